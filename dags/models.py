@@ -1,0 +1,180 @@
+"""The DAGs of every model: `<model>.train` and `<model>.release`, made from the specs in include/models/."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, TriggerRule, chain
+from airflow.timetables.trigger import CronTriggerTimetable
+
+from operators.compute.operators import RayJobOperator
+from operators.core.errors import SpecError
+from operators.core.loader import load_spec, spec_paths
+from operators.core.spec import ModelSpec
+from operators.gates.operators import EvaluateOperator, GateOperator
+from operators.registry.operators import RegisterOperator, model_asset
+from operators.rollout.operators import (
+    BeginReleaseOperator,
+    CanaryStepOperator,
+    DeployOperator,
+    PromoteOperator,
+    RollBackOperator,
+    ScheduleRetirementOperator,
+    SmokeTestOperator,
+)
+from operators.validation.operators import SnapshotOperator, ValidateOperator
+
+_RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+
+
+def train_dag(spec: ModelSpec) -> DAG:
+    """Snapshot → validate → train → evaluate → gate → register."""
+    retraining = spec.retraining
+    schedule = CronTriggerTimetable(retraining.schedule, timezone="UTC") if retraining.schedule else None
+    with DAG(
+        dag_id=f"{spec.name}.train",
+        description=f"Train {spec.name}: {spec.description}",
+        schedule=schedule,
+        start_date=_at_midnight(retraining.start),
+        end_date=_at_midnight(retraining.end) if retraining.end else None,
+        catchup=False,
+        max_active_runs=1,
+        default_args={"owner": spec.owner, **_RETRY},
+        tags=["taxiway", spec.name],
+        params={
+            "as_of": Param(
+                None,
+                type=["null", "string"],
+                format="date-time",
+                title="As of",
+                description="Train on what was known at this time. Empty: the run's logical date.",
+            ),
+            "parameters": Param(
+                {}, type="object", title="Parameters", description="Training parameters in place of the spec's."
+            ),
+            "sources": Param(
+                {},
+                type="object",
+                title="Sources",
+                description="Other sources: {table: address}, in place of the spec's.",
+            ),
+        },
+    ) as dag:
+        snapshot = SnapshotOperator(
+            task_id="snapshot", spec=spec, as_of="{{ params.as_of or '' }}", sources="{{ params.sources | tojson }}"
+        )
+        validate = ValidateOperator(
+            task_id="validate",
+            model=spec.name,
+            snapshot=snapshot.output,
+            suite_path=spec.validation.suite,
+            query_path=spec.data.query,
+        )
+        window_end = "{{ ti.xcom_pull(task_ids='snapshot')['window']['end'] }}"
+        job: dict[str, Any] = {"dataset": validate.output, "end": window_end}
+        tags = {"taxiway.dag_run": "{{ run_id }}", "taxiway.as_of": window_end}
+        timeout = timedelta(seconds=spec.training.timeout_s)
+        train = RayJobOperator(
+            task_id="train",
+            module="ray_jobs.train",
+            spec=spec,
+            payload={**job, "parameters": "{{ params.parameters | tojson }}", "tags": tags},
+            timeout=timeout,
+        )
+        evaluate = EvaluateOperator(
+            task_id="evaluate",
+            module="ray_jobs.evaluate",
+            spec=spec,
+            payload={**job, "challenger": "{{ ti.xcom_pull(task_ids='train')['model_uri'] }}"},
+            timeout=timeout,
+        )
+        gate = GateOperator(task_id="gate", spec=spec, evaluation=evaluate.output, retries=0)
+        register = RegisterOperator(
+            task_id="register",
+            spec=spec,
+            trained=train.output,
+            tags={
+                **tags,
+                "taxiway.data_digest": "{{ ti.xcom_pull(task_ids='validate')['digest'] }}",
+                "taxiway.smoke_key": "{{ ti.xcom_pull(task_ids='evaluate')['smoke_key'] }}",
+            },
+        )
+        chain(snapshot, validate, train, evaluate, gate, register)
+    return dag
+
+
+def release_dag(spec: ModelSpec) -> DAG:
+    """Begin → deploy → smoke → one task for each canary step → promote, or roll back."""
+    with DAG(
+        dag_id=f"{spec.name}.release",
+        description=f"Release a version of {spec.name} behind {spec.name}'s one endpoint",
+        schedule=[model_asset(spec.name)],
+        start_date=datetime(2013, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        default_args={"owner": spec.owner, **_RETRY},
+        tags=["taxiway", spec.name],
+        params={
+            "version": Param(
+                None,
+                type=["null", "string", "integer"],
+                title="Version",
+                description="Version in the registry. Empty: the one with the alias `challenger`.",
+            )
+        },
+    ) as dag:
+        begin = BeginReleaseOperator(task_id="begin", spec=spec, version="{{ params.version or '' }}")
+        common: dict[str, Any] = {"spec": spec, "release": begin.output}
+        moves = [
+            DeployOperator(task_id="deploy", **common),
+            SmokeTestOperator(task_id="smoke_test", **common),
+            *(
+                CanaryStepOperator(task_id=f"canary_{_weight(step.weight_pct)}_pct", index=index, **common)
+                for index, step in enumerate(spec.release.steps)
+            ),
+            # The first release skips the canary steps: there is no stable to compare it with.
+            PromoteOperator(task_id="promote", trigger_rule=TriggerRule.NONE_FAILED, **common),
+        ]
+        retire = ScheduleRetirementOperator(
+            task_id="retire_previous",
+            trigger_dag_id="retire",
+            previous="{{ ti.xcom_pull(task_ids='begin')['stable'] or '' }}",
+            spec=spec,
+        )
+        chain(begin, *moves, retire)
+        roll_back = RollBackOperator(task_id="roll_back", trigger_rule=TriggerRule.ONE_FAILED, **common)
+        moves >> roll_back
+    return dag
+
+
+def _weight(weight_pct: float) -> str:
+    return f"{weight_pct:g}".replace(".", "_")
+
+
+def _at_midnight(day: Any) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+class BrokenSpecs(DAG):
+    """Stands for the specs that are wrong: Airflow shows the message as an import error and keeps the other models' DAGs."""
+
+    def validate(self) -> None:
+        """Say what is wrong.
+
+        :raises SpecError: always
+        """
+        raise SpecError("\n" + str(self.doc_md))
+
+
+problems = []
+for path in spec_paths():
+    try:
+        found = load_spec(path)
+    except SpecError as error:
+        problems.append(str(error))
+        continue
+    globals()[f"{found.name}_train"] = train_dag(found)
+    globals()[f"{found.name}_release"] = release_dag(found)
+if problems:
+    broken = BrokenSpecs(dag_id="taxiway.broken_specs", doc_md="\n".join(problems), schedule=None)

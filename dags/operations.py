@@ -1,0 +1,56 @@
+"""What a person does to a running model: `rollback`; and what releases leave to be done later: `retire`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from operators.core.loader import spec_paths
+from operators.rollout.operators import RetireOperator, ReturnToOperator
+
+_RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+_MODELS = [path.stem for path in spec_paths()]
+
+with DAG(
+    dag_id="rollback",
+    description="Send all traffic of a model back to an earlier version, now",
+    schedule=None,
+    catchup=False,
+    default_args=_RETRY,
+    tags=["taxiway"],
+    params={
+        "model": Param(_MODELS[0] if _MODELS else "", type="string", enum=_MODELS, title="Model"),
+        "version": Param(
+            None,
+            type=["null", "string", "integer"],
+            title="Version",
+            description="Where the traffic goes. Empty: the version before the last promotion.",
+        ),
+        "reason": Param("", type="string", minLength=3, title="Reason", description="Kept in the ledger."),
+    },
+) as rollback:
+    ReturnToOperator(
+        task_id="return_to",
+        model="{{ params.model }}",
+        version="{{ params.version or '' }}",
+        reason="{{ params.reason }}",
+    )
+
+with DAG(
+    dag_id="retire",
+    description="Delete a version that has been kept warm long enough; releases start this by themselves",
+    schedule=None,
+    catchup=False,
+    max_active_runs=100,
+    default_args=_RETRY,
+    tags=["taxiway"],
+    params={
+        "model": Param("", type="string", title="Model"),
+        "version": Param("", type="string", title="Version"),
+        "after_s": Param(0, type="number", minimum=0, title="Wait", description="Seconds to wait first."),
+    },
+) as retire:
+    RetireOperator(
+        task_id="retire", model="{{ params.model }}", version="{{ params.version }}", after_s="{{ params.after_s }}"
+    )

@@ -1,0 +1,1 @@
+"""Taxiway: one package for each stage of a model's life."""

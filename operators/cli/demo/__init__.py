@@ -1,0 +1,1 @@
+"""`taxiway demo`: a model's whole life on real flights."""

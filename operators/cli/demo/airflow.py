@@ -1,0 +1,106 @@
+"""Airflow's public REST API, as far as the demo and the system test use it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from operators.core.errors import ServiceError
+from operators.core.http import answer, client, unreachable
+
+_SERVICE = "Airflow"
+_OVER = ("success", "failed")
+TaskStates = dict[str, str | None]
+
+
+class Airflow:
+    """A logged-in user of Airflow.
+
+    :param url: the api-server
+    :param password: of the user ``admin``
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url = url
+        with client(url) as http:
+            token = answer(http.post("/auth/token", json={"username": user, "password": password}), _SERVICE)
+        self._http = client(url, token=token["access_token"], timeout_s=30.0)
+
+    def wait_for_dag(self, dag_id: str, timeout_s: float = 120.0) -> None:
+        """Wait until the dag-processor has read a DAG, and unpause it.
+
+        :raises ServiceError: it did not within the time
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            response = self._http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+            if response.status_code != 404:
+                answer(response, _SERVICE)
+                return
+            if time.monotonic() > end:
+                raise ServiceError(
+                    f"Airflow has not read {dag_id} in {timeout_s:.0f} s; see {self.url} for import errors"
+                )
+            time.sleep(0.5)
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a run and return its id."""
+        run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
+        return str(run["dag_run_id"])
+
+    def runs_since(self, dag_id: str, since: datetime) -> list[str]:
+        """Return the runs that began to exist at ``since`` or later, the oldest first."""
+        query = f"run_after_gte={since.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')}&order_by=run_after"
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")
+        return [run["dag_run_id"] for run in found["dag_runs"]]
+
+    def tasks(self, dag_id: str, run_id: str) -> TaskStates:
+        """Return each task's state."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
+        return {row["task_id"]: row["state"] for row in found["task_instances"]}
+
+    def state(self, dag_id: str, run_id: str) -> str:
+        """Return a run's state."""
+        return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """Return what a task pushed, or None."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
+        response = self._http.get(path)
+        return None if response.status_code == 404 else answer(response, _SERVICE)["value"]
+
+    def follow(
+        self, dag_id: str, run_id: str, *, timeout_s: float, on_change: Callable[[str, str], None]
+    ) -> tuple[str, TaskStates]:
+        """Wait for the end of a run.
+
+        :param on_change: called with task and state at each change
+        :return: the run's state, and each task's
+        :raises ServiceError: it did not end in time
+        """
+        before: TaskStates = {}
+        for states, state in self._polled(dag_id, run_id, timeout_s):
+            for task, now in states.items():
+                if now and now != before.get(task):
+                    on_change(task, now)
+            before = states
+            if state in _OVER:
+                return state, states
+        raise ServiceError(f"run {run_id} of {dag_id} has not ended in {timeout_s:.0f} s; tasks: {before}")
+
+    def _polled(self, dag_id: str, run_id: str, timeout_s: float) -> Iterator[tuple[TaskStates, str]]:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            state = self.state(dag_id, run_id)  # first, so that the tasks read after it are final when it is
+            yield self.tasks(dag_id, run_id), state
+            time.sleep(0.5)
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            return answer(self._http.request(method, path, json=body), _SERVICE)
+        except httpx.HTTPError as error:
+            raise unreachable(_SERVICE, error) from error

@@ -1,0 +1,121 @@
+"""The command ``taxiway``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from operators.cli import environment, status, supervisor
+from operators.cli.config import AIRFLOW_USER, Stack
+from operators.core.errors import ConfigurationError, TaxiwayError
+
+EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOT_UP = 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 (failed), 2 (something must be mended first) or 3 (not up)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Airflow's own options must reach it untouched, --help too.
+    if given[:1] == ["airflow"]:
+        return _guarded(lambda: _airflow(given[1:]))
+    options = _parser().parse_args(given)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return _guarded(lambda: run(options))
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    try:
+        return run()
+    except ConfigurationError as error:
+        print(f"taxiway: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except TaxiwayError as error:
+        print(f"taxiway: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted; `taxiway status` says what runs, `taxiway down` stops it", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="taxiway", description="Run the whole platform on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    up = commands.add_parser("up", help="start everything and return once it is ready")
+    up.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    up.set_defaults(run=_up)
+    down = commands.add_parser("down", help="stop everything; data stays")
+    down.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    down.set_defaults(run=_down)
+    commands.add_parser("status", help="what runs, where, and with how much memory").set_defaults(run=_status)
+    commands.add_parser("env", help='addresses and keys, for `eval "$(taxiway env)"`').set_defaults(run=_env)
+    demo = commands.add_parser("demo", help="a model's whole life, on real data")
+    demo.add_argument("--rate", type=float, default=40.0, help="requests a second (default: 40)")
+    demo.set_defaults(run=_demo)
+    commands.add_parser("airflow", help="run Airflow's own command line against this stack")
+    return parser
+
+
+def _voice(options: argparse.Namespace) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, flush=True)
+
+    return say
+
+
+def _up(options: argparse.Namespace) -> int:
+    say = _voice(options)
+    started = time.monotonic()
+    if supervisor.is_up():
+        say("already up")
+    else:
+        supervisor.ensure_up(progress=say)
+        say(f"up in {time.monotonic() - started:.0f} s")
+    stack = Stack.running()
+    say(f"Airflow: {stack.airflow_url}  user {AIRFLOW_USER}, password {stack.secrets.airflow_password}")
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    say = _voice(options)
+    started = time.monotonic()
+    supervisor.down(progress=say)
+    say(f"down in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    report = status.collect(Stack.running())
+    print(status.render(report))
+    return 0 if report.up else EXIT_NOT_UP
+
+
+def _env(_: argparse.Namespace) -> int:
+    for name, value in environment.services(Stack.running()).items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    return int(import_module("operators.cli.demo.main").run(options))
+
+
+def _airflow(arguments: Sequence[str]) -> int:
+    stack = Stack.running()
+    env = {**environment.base(stack), **environment.airflow(stack)}
+    # A command of the user's is no part of the stack: `down` must not kill it.
+    env.pop(environment.MARKER)
+    os.execve(sys.executable, [sys.executable, "-m", "airflow", *arguments], env)  # noqa: S606
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

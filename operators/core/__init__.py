@@ -1,0 +1,1 @@
+"""Shared by every stage: spec, errors, ledger, storage, HTTP."""

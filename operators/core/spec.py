@@ -1,0 +1,218 @@
+"""The spec of a model: what `include/models/<name>.yaml` may say. Frozen, strict, and free of Airflow and Ray."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|w)$")
+
+
+def parse_duration_s(value: object) -> float:
+    """Read ``250ms``, ``30s``, ``10m``, ``6h``, ``7d`` or ``2w`` as seconds.
+
+    :raises ValueError: the unit is missing or unknown
+    """
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration; write a number and a unit of {', '.join(_UNITS_S)}, e.g. 30s")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+DurationS = Annotated[
+    float, BeforeValidator(parse_duration_s), Field(gt=0), PlainSerializer(lambda seconds: f"{seconds!r}s")
+]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+FeatureKind = Literal["category", "number", "integer", "boolean", "category?", "number?", "integer?", "boolean?"]
+"""A trailing ? allows null: the value may be unknown when the prediction is asked for."""
+Parameter = bool | int | float | str
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Table(_Part):
+    """One raw table: a Parquet file or folder, and the column that says when a row was observed."""
+
+    source: str = Field(min_length=1, description="below the storage root, or an s3:// or file:// address")
+    time_column: str
+
+
+class Data(_Part):
+    """What the model learns from."""
+
+    tables: dict[Name, Table] = Field(min_length=1)
+    query: str = Field(description="SQL that makes the dataset from the tables; relative to include/")
+    window_s: DurationS = Field(alias="window", description="history that one training run sees")
+    holdout_s: DurationS = Field(alias="holdout", description="the last part of the window, kept for the gate")
+    id: str = Field(description="column that names a row, and joins predictions to labels")
+    time: str = Field(description="column with the time of the event")
+    label: str
+    features: dict[str, FeatureKind] = Field(min_length=1, description="what a caller sends, in this order")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.holdout_s >= self.window_s:
+            raise ValueError("holdout must be shorter than window")
+        clash = {self.id, self.time, self.label} & set(self.features)
+        if clash:
+            raise ValueError(f"features must not contain the id, time or label column: {', '.join(sorted(clash))}")
+        return self
+
+
+class Validation(_Part):
+    """Which expectations the data must meet."""
+
+    suite: str = Field(description="Great Expectations suites, one per table; relative to include/")
+
+
+class Scaling(_Part):
+    """What Ray Train reserves."""
+
+    workers: int = Field(1, ge=1, le=1024)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+
+
+class Training(_Part):
+    """The code that trains, and what it runs on."""
+
+    entrypoint: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    scaling: Scaling = Scaling()
+    timeout_s: DurationS = Field(3600.0, alias="timeout")
+
+
+class Bounds(_Part):
+    """Absolute limits of one metric."""
+
+    min: float | None = Field(None)
+    max: float | None = Field(None)
+
+
+class Gate(_Part):
+    """What a candidate must show before it may meet traffic."""
+
+    metric: Literal["log_loss", "roc_auc", "brier", "accuracy"]
+    margin: float = Field(0.0, ge=0, description="how much worse than the champion is still accepted")
+    require: dict[Literal["log_loss", "roc_auc", "brier", "accuracy"], Bounds] = Field(default_factory=dict)
+    min_rows: int = Field(100, ge=1, description="labelled rows in the holdout")
+
+
+class Serving(_Part):
+    """What one version reserves on Ray Serve."""
+
+    replicas: int = Field(1, ge=1)
+    cpus_per_replica: float = Field(0.5, ge=0)
+    gpus_per_replica: float = Field(0, ge=0)
+    max_rows_per_request: int = Field(10_000, ge=1)
+
+
+class Step(_Part):
+    """One step of a canary."""
+
+    weight_pct: float = Field(ge=0.01, le=99, description="the last step to 100 is the promotion")
+    bake_s: DurationS = Field(alias="bake", description="how long the step is observed at least")
+
+    @property
+    def weight_bp(self) -> int:
+        """The weight in basis points, 0.01 %, which is what the edge splits by."""
+        return round(self.weight_pct * 100)
+
+
+class Judge(_Part):
+    """When a step of a canary counts as good."""
+
+    min_requests: int = Field(100, ge=1, description="of the canary in one step; fewer is Inconclusive")
+    max_wait_s: DurationS = Field(1800.0, alias="max_wait", description="for those requests to arrive")
+    max_failure_pct: float = Field(1.0, ge=0, le=100, description="percentage points above stable")
+    max_p95_ratio: float = Field(1.5, gt=1)
+    max_p95_increase_s: DurationS = Field(0.02, alias="max_p95_increase")
+
+
+class Release(_Part):
+    """How a version gets the traffic."""
+
+    steps: tuple[Step, ...] = Field(min_length=1, strict=False)
+    judge: Judge = Judge()
+    smoke_rows: int = Field(20, ge=1, le=1000)
+    keep_warm_s: DurationS = Field(3600.0, alias="keep_warm", description="how long the old version stays deployed")
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        weights = [step.weight_pct for step in steps]
+        if weights != sorted(set(weights)):
+            raise ValueError(f"weight_pct must rise from step to step; got {weights}")
+        return steps
+
+
+class PredictionLog(_Part):
+    """How often a replica writes its predictions to object storage."""
+
+    flush_every_s: DurationS = Field(30.0, alias="flush_every")
+    max_rows: int = Field(5000, ge=1, description="rows after which it writes without waiting")
+
+
+class Monitoring(_Part):
+    """What is kept of the traffic."""
+
+    prediction_log: PredictionLog = PredictionLog()
+
+
+class Retraining(_Part):
+    """When training runs by itself."""
+
+    schedule: str | None = Field(None, pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
+    start: date = date(2020, 1, 1)
+    end: date | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Retraining:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError("end must be after start")
+        return self
+
+
+class ModelSpec(_Part):
+    """A model's whole life. `operators.core.loader.load_spec` reads one from YAML."""
+
+    name: Name
+    description: str = ""
+    owner: str = Field(min_length=1, description="team that answers for the model")
+    data: Data
+    validation: Validation
+    training: Training
+    gate: Gate
+    serving: Serving = Serving()
+    release: Release
+    monitoring: Monitoring = Monitoring()
+    retraining: Retraining = Retraining()
+
+    @property
+    def features(self) -> Mapping[str, FeatureKind]:
+        """Feature columns and their kinds, in the order of the spec."""
+        return self.data.features
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back; travels with a Ray job and an MLflow run."""
+        return self.model_dump_json(by_alias=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read what `to_json` wrote."""
+        return cls.model_validate_json(text)

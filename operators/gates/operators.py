@@ -1,0 +1,57 @@
+"""Measure a candidate beside the champion, and decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from operators.compute.operators import RayJobOperator
+from operators.core.settings import setting
+from operators.core.spec import ModelSpec
+from operators.gates.policy import decide
+from operators.registry.client import CHAMPION, Registry
+
+
+class EvaluateOperator(RayJobOperator):
+    """Run the evaluation job against the model that is champion when the task runs."""
+
+    def execute(self, context: Any) -> Any:
+        """Look up the champion, then submit."""
+        registry = Registry(setting("MLFLOW_TRACKING_URI", "address of the MLflow tracking server"))
+        champion = registry.alias(self.spec.name, CHAMPION)
+        self.payload = {**self.payload, "champion": champion.uri if champion else None}
+        return super().execute(context)
+
+
+class GateOperator(BaseOperator):
+    """Decide whether the candidate may meet traffic, and write the decision to the ledger.
+
+    :param evaluation: what the evaluation job returned (templated)
+    :raises AirflowFailException: the answer is no; the message lists every reason
+    """
+
+    template_fields: Sequence[str] = ("evaluation",)
+
+    def __init__(self, *, spec: ModelSpec, evaluation: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.evaluation = evaluation
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Decide."""
+        from operators.core.ledger import Ledger
+
+        measured = self.evaluation
+        decision = decide(
+            self.spec.gate, rows=measured["rows"], challenger=measured["challenger"], champion=measured["champion"]
+        )
+        payload = {**decision.model_dump(mode="json"), "measured": measured}
+        ledger = Ledger(setting("TAXIWAY_LEDGER_URL", "SQLAlchemy URL of the ledger"))
+        ti = context["ti"]
+        ledger.append(self.spec.name, "gate", payload, key=f"{self.spec.name}/{ti.run_id}/gate/{ti.try_number}")
+        if not decision.passed:
+            raise AirflowFailException("the gate is closed: " + "; ".join(decision.reasons))
+        return decision.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Release a version: plan, judge, agent, operators."""

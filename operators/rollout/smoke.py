@@ -1,0 +1,59 @@
+"""Try a version with real rows before it meets a caller."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import httpx
+
+from operators.core.errors import RejectedError
+from operators.core.http import client, unreachable
+from operators.core.spec import ModelSpec
+
+_SINGLE_ROWS = 5
+
+
+def smoke_test(serve_url: str, spec: ModelSpec, version: str, body: bytes) -> dict[str, Any]:
+    """Send a request of many rows, some of one row, and one that is wrong.
+
+    :param body: an Open Inference V2 request
+    :return: rows sent, smallest and largest answer
+    :raises RejectedError: an answer is not what a caller may expect
+    :raises ServiceError: Serve did not answer
+    """
+    request = json.loads(body)
+    rows = request["inputs"][0]["shape"][0]
+    path = f"/{spec.name}/{version}/v2/models/{spec.name}/infer"
+    with client(serve_url, timeout_s=30.0) as http:
+        values = _predict(http, path, request, rows)
+        for index in range(min(rows, _SINGLE_ROWS)):
+            one = _predict(http, path, _row(request, index), 1)
+            if not math.isclose(one[0], values[index], abs_tol=1e-5):
+                raise RejectedError(f"row {index} alone gives {one[0]}, among {rows} rows {values[index]}")
+        wrong = _post(http, path, {"inputs": request["inputs"][1:]})
+        if wrong.status_code != 400:
+            raise RejectedError(f"a request without an input was answered with {wrong.status_code}, not 400")
+    return {"rows": rows, "lowest": min(values), "highest": max(values)}
+
+
+def _row(request: dict[str, Any], index: int) -> dict[str, Any]:
+    return {"inputs": [{**tensor, "shape": [1], "data": [tensor["data"][index]]} for tensor in request["inputs"]]}
+
+
+def _predict(http: httpx.Client, path: str, request: dict[str, Any], rows: int) -> list[float]:
+    response = _post(http, path, request)
+    if response.status_code != 200:
+        raise RejectedError(f"real rows were answered with {response.status_code}: {response.text[:300]}")
+    values: list[float] = response.json()["outputs"][0]["data"]
+    if len(values) != rows or not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
+        raise RejectedError(f"{rows} rows were answered with {len(values)} values, not all of them probabilities")
+    return values
+
+
+def _post(http: httpx.Client, path: str, request: dict[str, Any]) -> httpx.Response:
+    try:
+        return http.post(path, json=request)
+    except httpx.HTTPError as error:
+        raise unreachable("Ray Serve", error) from error

@@ -1,0 +1,244 @@
+"""Turn what Great Expectations measured into a verdict and a short table. Pure: no I/O, no Great Expectations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from operators.core.dataset import Dataset
+
+SAMPLE = 3
+_XCOM_ROWS = 50
+Severity = Literal["critical", "warning", "info"]
+_COLUMN_KEYS = ("column", "column_A", "column_B")
+_COLUMN_LIST_KEYS = ("column_list", "column_set")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Expectation(_Frozen):
+    """One expectation as it stands in the YAML file: Great Expectations' own type and kwargs."""
+
+    type: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    severity: Severity = "critical"
+    notes: str = ""
+    line: int = Field(0, description="where it stands in the file")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        single = [self.kwargs[key] for key in _COLUMN_KEYS if key in self.kwargs]
+        return (*single, *(c for key in _COLUMN_LIST_KEYS for c in self.kwargs.get(key) or ()))
+
+    @property
+    def is_column_list(self) -> bool:
+        """Whether it is about which columns the table has."""
+        return self.type.startswith("expect_table_columns")
+
+    @property
+    def words(self) -> str:
+        """What it expects, in plain words."""
+        if self.notes:
+            return self.notes
+        text = self.type.removeprefix("expect_").replace("_", " ")
+        rest = ", ".join(f"{key} {value}" for key, value in self.kwargs.items() if key not in _COLUMN_KEYS)
+        return f"{text} ({rest})" if rest else text
+
+
+class Finding(_Frozen):
+    """One row of the report."""
+
+    table: str
+    column: str | None
+    expectation: str
+    severity: Severity
+    ok: bool
+    unexpected_count: int | None = None
+    rows: int | None = None
+    sample: tuple[str, ...] = ()
+    detail: str = ""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the data is refused because of it."""
+        return not self.ok and self.severity == "critical"
+
+
+class ValidationReport(_Frozen):
+    """What was checked, what was found, and the dataset if the data may be used."""
+
+    passed: bool
+    findings: tuple[Finding, ...]
+    dataset: Dataset | None = None
+    docs_url: str | None = None
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """The findings that are not ok; those that stop first."""
+        return tuple(sorted((f for f in self.findings if not f.ok), key=lambda finding: not finding.stops))
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the verdict and what is not ok, as plain JSON types; the full report is in storage."""
+        return {
+            "passed": self.passed,
+            "checks": len(self.findings),
+            "failures": [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]],
+            "text": self.text(),
+            "docs_url": self.docs_url,
+            "dataset": self.dataset.to_dict() if self.dataset else None,
+        }
+
+    def text(self) -> str:
+        """Return a summary and a table of what is not ok."""
+        stopping = sum(finding.stops for finding in self.findings)
+        warnings = len(self.failures) - stopping
+        head = (
+            f"data {'accepted' if self.passed else 'REFUSED'}: {len(self.findings)} checks, {stopping} failed, "
+            f"{warnings} warning{'' if warnings == 1 else 's'}"
+        )
+        if not self.failures:
+            return head
+        names = ("", "table", "column", "expectation", "unexpected", "found")
+        rows = [names, *(_cells(finding) for finding in self.failures)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([head, *lines])
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    share = ""
+    if finding.unexpected_count is not None and finding.rows:
+        share = f"{finding.unexpected_count:,} of {finding.rows:,} rows"
+    mark = "FAIL" if finding.stops else "warn"
+    found = finding.detail or ", ".join(finding.sample)
+    return mark, finding.table, finding.column or "", finding.expectation, share, found
+
+
+def verdict(findings: Iterable[Finding], *, complete: bool) -> bool:
+    """Say whether the data may be used.
+
+    :param complete: every table was checked. What was not checked is not accepted.
+    """
+    return complete and not any(finding.stops for finding in findings)
+
+
+def missing_columns(expectations: Sequence[Expectation], columns: Iterable[str]) -> list[str]:
+    """Return the columns that the suite reads and the table lacks, in the suite's order."""
+    present = set(columns)
+    return [c for c in dict.fromkeys(c for e in expectations for c in e.columns) if c not in present]
+
+
+def runnable(expectations: Sequence[Expectation], columns: Iterable[str]) -> list[Expectation]:
+    """Return the expectations whose columns exist. Great Expectations answers the others with a stack trace."""
+    missing = set(missing_columns(expectations, columns))
+    return [e for e in expectations if e.is_column_list or not missing & set(e.columns)]
+
+
+def column_findings(
+    table: str,
+    expectations: Sequence[Expectation],
+    columns: Sequence[str],
+    gaps: Mapping[str, Sequence[str]],
+) -> list[Finding]:
+    """Report the columns that are missing, from the table or from some of its source files, and likely new names.
+
+    :param columns: of the table, in its order
+    :param gaps: column → source files that lack it while others have it
+    """
+    known = dict.fromkeys(c for e in expectations for c in e.columns)
+    new = [column for column in columns if column not in known]
+    findings = []
+    for column in missing_columns(expectations, columns):
+        findings.append(_missing(table, column, f"column {column} is missing from {table}", new, only=len(new) == 1))
+    for column in (c for c in gaps if c in known):
+        text = f"column {column} is missing from {table} in {_files(gaps[column])}"
+        # The new name can only stand in the files that lack the old one.
+        fits = [c for c in new if not set(gaps.get(c, ())) & set(gaps[column])]
+        findings.append(_missing(table, column, text, fits, only=len(fits) == 1))
+    return findings
+
+
+def _missing(table: str, column: str, text: str, new: Sequence[str], *, only: bool) -> Finding:
+    close = get_close_matches(column, new, n=1, cutoff=0.5) or (list(new) if only else [])
+    hint = f"; {close[0]} looks like it was renamed" if close else ""
+    return Finding(
+        table=table, column=column, expectation="the column exists", severity="critical", ok=False, detail=text + hint
+    )
+
+
+def _files(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
+
+
+def finding(
+    table: str, expectation: Expectation, result: Mapping[str, Any], rows: int, type_name: str | None
+) -> Finding:
+    """Translate one result of Great Expectations.
+
+    :param result: as `to_json_dict` gives it: ``success``, ``result`` and ``exception_info``
+    :param rows: of the table
+    :param type_name: of the column, for the message when the expectation could not be evaluated
+    """
+    ok, facts = bool(result["success"]), result.get("result") or {}
+    count = facts.get("unexpected_count")
+    detail = "" if ok else _observed(expectation, result.get("expectation_config", {}).get("kwargs", {}), facts)
+    error = _exception(result.get("exception_info") or {})
+    if error:
+        kind = f"the column is {type_name}; " if type_name else ""
+        detail = f"could not be checked: {kind}{error}"
+    columns = expectation.columns
+    return Finding(
+        table=table,
+        column=columns[0] if len(columns) == 1 else ", ".join(columns) if len(columns) < 4 and columns else None,
+        expectation=expectation.words,
+        severity=expectation.severity,
+        ok=ok,
+        unexpected_count=count,
+        rows=rows,
+        sample=() if ok else _sample(facts),
+        detail=detail,
+    )
+
+
+def _sample(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    shown = []
+    for value in facts.get("partial_unexpected_list") or ():
+        text = " ".join(str(v) for v in value.values()) if isinstance(value, dict) else str(value)
+        if value is not None and text not in shown:
+            shown.append(text[:60])
+    return tuple(shown[:SAMPLE])
+
+
+def _observed(expectation: Expectation, kwargs: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Say what was found, for an expectation about a whole table or column."""
+    value = facts.get("observed_value")
+    if value is None or "unexpected_count" in facts:
+        return ""
+    unit = " rows" if "row_count" in expectation.type else ""
+    bounds = (("at least", kwargs.get("min_value")), ("at most", kwargs.get("max_value")))
+    limits = [f"{word} {_number(bound)}" for word, bound in bounds if bound is not None]
+    if not limits:
+        return f"found {str(value)[:200]}"
+    return f"expected {' and '.join(limits)}{unit}, found {_number(value)}"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.4g}"
+    return f"{int(value):,}" if isinstance(value, int | float) else str(value)
+
+
+def _exception(info: Mapping[str, Any]) -> str:
+    """Return the last line of an exception; Great Expectations nests the info under a metric's id or not at all."""
+    candidates = [info, *(value for value in info.values() if isinstance(value, Mapping))]
+    for candidate in candidates:
+        if candidate.get("raised_exception") and candidate.get("exception_message"):
+            return str(candidate["exception_message"]).strip().splitlines()[-1][:200]
+    return ""

@@ -1,0 +1,90 @@
+"""Deploy and retire versions on Ray Serve: each an application of its own, so that no update touches a running version.
+
+`serve.run` adds one application and leaves the others alone; `PUT /api/serve/applications/` would replace them all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from typing import Any
+
+from operators.core.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+
+class Deployer:
+    """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy: dict[str, str] = {}  # application → what its deployment said last
+
+    def deploy(self, model: str, version: str, spec_json: str, model_uri: str) -> dict[str, Any]:
+        """Start deploying a version and return its state; a second call finds the first."""
+        spec = ModelSpec.from_json(spec_json)
+        if spec.name != model:
+            raise ValueError(f"the spec is of {spec.name!r}, not of {model!r}")
+        state = self.state(model, version)
+        if state["status"] in ("RUNNING", "DEPLOYING"):
+            return state
+        name = _name(model, version)
+        with self._lock:
+            if self._busy.get(name) == "DEPLOYING":
+                return self.state(model, version)
+            self._busy[name] = "DEPLOYING"
+        threading.Thread(target=self._run, args=(name, spec, version, model_uri), daemon=True).start()
+        return self.state(model, version)
+
+    def _run(self, name: str, spec: ModelSpec, version: str, model_uri: str) -> None:
+        from ray import serve
+
+        from ray_jobs.serving import application
+
+        said = ""
+        try:
+            runtime_env = json.loads(os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}"))
+            bound = application(spec, version, model_uri, runtime_env)
+            serve.run(bound, name=name, route_prefix=f"/{spec.name}/{version}")
+        except Exception as error:  # noqa: BLE001 - the state that callers read says what happened
+            _log.exception("deploying %s failed", name)
+            said = f"{type(error).__name__}: {error}"
+        with self._lock:
+            self._busy[name] = said
+
+    def state(self, model: str, version: str) -> dict[str, Any]:
+        """Return ``status`` (NOT_STARTED, DEPLOYING, RUNNING, UNHEALTHY, DEPLOY_FAILED, DELETING) and ``message``."""
+        return self.states().get(_name(model, version), {"status": "NOT_STARTED", "message": ""})
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """Return the state of every application, by ``<model>-<version>``."""
+        from ray import serve
+
+        found = {}
+        for name, app in serve.status().applications.items():
+            replicas = [m.message for m in app.deployments.values() if m.message]
+            found[name] = {"status": str(app.status.value), "message": "; ".join([app.message, *replicas]).strip("; ")}
+        with self._lock:
+            for name, said in self._busy.items():
+                if name not in found and said == "DEPLOYING":
+                    found[name] = {"status": "DEPLOYING", "message": ""}
+                elif name not in found and said:
+                    found[name] = {"status": "DEPLOY_FAILED", "message": said}
+        return found
+
+    def retire(self, model: str, version: str) -> None:
+        """Delete an application and wait until its replicas have drained; one that is not there is as good as retired."""
+        from ray import serve
+
+        name = _name(model, version)
+        if name in serve.status().applications:
+            serve.delete(name)
+        with self._lock:
+            self._busy.pop(name, None)
+
+
+def _name(model: str, version: str) -> str:
+    return f"{model}-{version}"

@@ -1,0 +1,207 @@
+"""Open Inference Protocol V2 over JSON: read a request into columns, write an answer. Pure; no Ray, no MLflow.
+
+Source of the format: Open Inference Protocol, REST, https://github.com/kserve/open-inference-protocol
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from operators.core.spec import FeatureKind
+
+_NUMBERS = frozenset({"FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
+_INTEGERS = frozenset(name for name in _NUMBERS if "INT" in name)
+_DATATYPES: Mapping[str, frozenset[str]] = {
+    "category": frozenset({"BYTES"}),
+    "number": _NUMBERS,
+    "integer": _INTEGERS,
+    "boolean": frozenset({"BOOL"}),
+}
+_PYTHON: Mapping[str, tuple[type, ...]] = {
+    "category": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+}
+_PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
+_INT64_LIMIT = 2**63
+
+
+class BadRequestError(ValueError):
+    """The caller's request is wrong; the message is the answer to a 400."""
+
+
+class Request(BaseModel):
+    """A request that was read: each feature's values, all of one length."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str | None
+    unit: str | None
+    columns: dict[str, list[Any]]
+    rows: int
+
+
+def read_request(body: bytes, features: Mapping[str, FeatureKind], *, max_rows: int) -> Request:
+    """Read and check a request.
+
+    :param body: JSON as the caller sent it
+    :param features: the features that the model wants, all of them and nothing else
+    :param max_rows: rows that one request may hold
+    :raises BadRequestError: something is missing, extra, mistyped or not finite
+    """
+    document = _parse(body)
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise BadRequestError("`inputs` must be a list with one tensor for each feature")
+    columns: dict[str, list[Any]] = {}
+    for tensor in inputs:
+        name = tensor.get("name") if isinstance(tensor, dict) else None
+        if not isinstance(name, str):
+            raise BadRequestError("each of `inputs` must be an object with a `name`")
+        if name in columns:
+            raise BadRequestError(f"input {name!r} appears twice")
+        if name not in features:
+            raise BadRequestError(f"unknown input {name!r}; this model takes {', '.join(features)}")
+        columns[name] = _values(name, tensor, features[name])
+    if missing := [name for name in features if name not in columns]:
+        raise BadRequestError(f"missing input {', '.join(missing)}")
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) != 1:
+        shown = ", ".join(f"{name} has {len(values)}" for name, values in columns.items())
+        raise BadRequestError(f"inputs differ in length: {shown}")
+    rows = lengths.pop()
+    if not 1 <= rows <= max_rows:
+        raise BadRequestError(f"a request holds 1 to {max_rows} rows; this one has {rows}")
+    return Request(
+        id=_text(document, "id"),
+        unit=_text(document.get("parameters") or {}, "unit"),
+        columns={name: columns[name] for name in features},
+        rows=rows,
+    )
+
+
+def write_answer(*, model: str, version: str, request_id: str | None, output: str, values: Sequence[float]) -> bytes:
+    """Return the JSON of a successful answer: one FP64 tensor of shape [rows].
+
+    :raises ValueError: the model returned something that is not finite
+    """
+    answer: dict[str, Any] = {
+        "model_name": model,
+        "model_version": version,
+        "outputs": [{"name": output, "shape": [len(values)], "datatype": "FP64", "data": list(values)}],
+    }
+    if request_id is not None:
+        answer["id"] = request_id
+    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+
+
+def metadata(*, model: str, version: str, features: Mapping[str, FeatureKind], output: str) -> dict[str, Any]:
+    """Return the answer to ``GET /v2/models/{name}``."""
+    return {
+        "name": model,
+        "versions": [version],
+        "platform": "taxiway",
+        "inputs": [{"name": n, "datatype": _PREFERRED[k.rstrip("?")], "shape": [-1]} for n, k in features.items()],
+        "outputs": [{"name": output, "datatype": "FP64", "shape": [-1]}],
+    }
+
+
+def write_request(rows: Sequence[Mapping[str, Any]], features: Mapping[str, FeatureKind]) -> dict[str, Any]:
+    """Return the request that asks for a prediction of these rows; what `read_request` reads."""
+    inputs = []
+    for name, kind in features.items():
+        base = kind.rstrip("?")
+        data = [_plain(row[name], base) for row in rows]
+        inputs.append({"name": name, "shape": [len(rows)], "datatype": _PREFERRED[base], "data": data})
+    return {"inputs": inputs}
+
+
+def _plain(value: Any, kind: str) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return _PYTHON[kind][-1](value)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body, parse_constant=_not_finite)
+    except BadRequestError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BadRequestError("the body must be a JSON object with `inputs`")
+    if not isinstance(document.get("parameters", {}), dict):
+        raise BadRequestError("`parameters` must be an object")
+    return document
+
+
+def _not_finite(token: str) -> None:
+    raise BadRequestError(f"{token} is not a finite number")
+
+
+def _text(holder: Mapping[str, Any], key: str) -> str | None:
+    value = holder.get(key)
+    if value is not None and not isinstance(value, str):
+        raise BadRequestError(f"`{key}` must be a string")
+    if value is not None:
+        _check_text(value, f"`{key}`")
+    return value
+
+
+def _check_text(value: str, where: str) -> None:
+    """Refuse half of a surrogate pair: JSON can spell it, UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRequestError(f"{where} is not valid Unicode") from None
+
+
+def _values(name: str, tensor: Mapping[str, Any], kind: FeatureKind) -> list[Any]:
+    base = kind.rstrip("?")
+    datatype = tensor.get("datatype")
+    if not isinstance(datatype, str) or datatype not in _DATATYPES[base]:
+        raise BadRequestError(f"input {name!r} has datatype {datatype!r}; expected {_PREFERRED[base]}")
+    data = tensor.get("data")
+    if not isinstance(data, list):
+        raise BadRequestError(f"input {name!r} needs `data`, a list of values")
+    if data and all(isinstance(item, list) and len(item) == 1 for item in data):
+        data = [item[0] for item in data]
+    shape = tensor.get("shape")
+    if shape not in ([len(data)], [len(data), 1]):
+        raise BadRequestError(f"input {name!r} has shape {shape!r} but {len(data)} values; expected [{len(data)}]")
+    _check_types(name, data, base, nullable=kind.endswith("?"))
+    return [None if value is None else float(value) for value in data] if base == "number" else data
+
+
+def _check_types(name: str, data: Iterable[Any], base: str, *, nullable: bool) -> None:
+    allowed: Any = _PYTHON[base]
+    for index, value in enumerate(data):
+        if value is None and nullable:
+            continue
+        if not isinstance(value, allowed) or (isinstance(value, bool) and base != "boolean"):
+            raise BadRequestError(f"input {name!r}, row {index}: {_short(value)} is not a valid {base}")
+        if base in ("number", "integer") and not _is_finite(value, base):
+            raise BadRequestError(f"input {name!r}, row {index}: {_short(value)} is out of range")
+        if base == "category":
+            _check_text(value, f"input {name!r}, row {index}")
+
+
+def _is_finite(value: float, base: str) -> bool:
+    if base == "integer":
+        return -_INT64_LIMIT <= value < _INT64_LIMIT
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,22 @@
+"""What every Ray job does first and last: read its input, write its result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from operators.core.settings import storage_url
+from operators.core.storage import Storage
+
+
+def run(work: Callable[[dict[str, Any], str], Mapping[str, Any]]) -> None:
+    """Call ``work`` with ``<key>/input.json`` and the key, argv[1]; write what it returns as ``<key>/result.json``.
+
+    A job that is run again overwrites its own result, so that it can be killed at any point.
+    """
+    key = sys.argv[1]
+    storage = Storage.from_url(storage_url())
+    result = work(json.loads(storage.get_bytes(f"{key}/input.json")), key)
+    storage.put_bytes(f"{key}/result.json", json.dumps(result, allow_nan=False).encode())

@@ -1,0 +1,103 @@
+"""One model version as a Ray Serve application that speaks Open Inference Protocol V2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from typing import Any
+
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+from operators.core.settings import storage_url
+from operators.core.spec import ModelSpec
+from operators.core.storage import Storage
+from ray_jobs.inference import BadRequestError, metadata, read_request, write_answer
+from ray_jobs.prediction_log import PredictionLog
+
+OUTPUT = "probability"
+_log = logging.getLogger("ray.serve")
+
+
+class Version:
+    """Load a version once and answer for it.
+
+    :param spec_json: the model's spec, `ModelSpec.to_json`
+    :param version: number in the registry
+    :param model_uri: where MLflow has the model
+    """
+
+    def __init__(self, spec_json: str, version: str, model_uri: str) -> None:
+        import mlflow.pyfunc
+
+        self._spec = ModelSpec.from_json(spec_json)
+        self._version = version
+        self._model = mlflow.pyfunc.load_model(model_uri).unwrap_python_model()
+        self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer ``…/infer``, ``…/ready`` or, for any other path, the metadata."""
+        path = request.url.path.rstrip("/")
+        if path.endswith("/infer"):
+            if request.method != "POST":
+                return _json(405, {"error": "use POST"})
+            return self._infer(await request.body(), request.headers.get("x-request-id"))
+        if path.endswith("/ready"):
+            return _json(200, {"ready": True})
+        if path.endswith(f"/models/{self._spec.name}"):
+            found = metadata(model=self._spec.name, version=self._version, features=self._spec.features, output=OUTPUT)
+            return _json(200, found)
+        return _json(404, {"error": f"nothing here: {path}"})
+
+    def _infer(self, body: bytes, request_id: str | None) -> Response:
+        try:
+            request = read_request(body, self._spec.features, max_rows=self._spec.serving.max_rows_per_request)
+        except BadRequestError as error:
+            return _json(400, {"error": str(error)})
+        try:
+            values = self._predict(request.columns)
+            answer = write_answer(
+                model=self._spec.name,
+                version=self._version,
+                request_id=request.id,
+                output=OUTPUT,
+                values=values,
+            )
+        except Exception as error:  # noqa: BLE001 - the model's code is the user's: whatever it raises is its failure
+            _log.exception("version %s of %s failed", self._version, self._spec.name)
+            return _json(500, {"error": f"version {self._version} failed: {type(error).__name__}"})
+        self._predictions.add(request_id or uuid.uuid4().hex, request.unit, request.columns, values)
+        return Response(answer, media_type="application/json")
+
+    def _predict(self, columns: dict[str, list[Any]]) -> list[float]:
+        rows = len(next(iter(columns.values())))
+        values = [float(value) for value in self._model.predict(None, columns)]
+        if len(values) != rows:
+            raise ValueError(f"the model returned {len(values)} values for {rows} rows")
+        return values
+
+    def __del__(self) -> None:
+        if hasattr(self, "_predictions"):
+            self._predictions.close()
+
+
+def application(spec: ModelSpec, version: str, model_uri: str, runtime_env: dict[str, Any]) -> serve.Application:
+    """Return the application of one version, with the resources that the spec asks for."""
+    deployment = serve.deployment(Version).options(
+        name="version",
+        num_replicas=spec.serving.replicas,
+        max_ongoing_requests=64,
+        ray_actor_options={
+            "num_cpus": spec.serving.cpus_per_replica,
+            "num_gpus": spec.serving.gpus_per_replica,
+            **({"runtime_env": runtime_env} if runtime_env else {}),
+        },
+        graceful_shutdown_timeout_s=5,
+    )
+    return deployment.bind(spec.to_json(), version, model_uri)
+
+
+def _json(status: int, body: dict[str, Any]) -> Response:
+    return Response(json.dumps(body), status_code=status, media_type="application/json")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_jobs.inference import BadRequestError, metadata, read_request, write_answer, write_request
+
+FEATURES: dict[str, Any] = {
+    "carrier": "category",
+    "distance": "number",
+    "month": "integer",
+    "temp": "number?",
+    "is_new": "boolean",
+}
+ROW = {"carrier": "AA", "distance": 733.0, "month": 3, "temp": None, "is_new": True}
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    request = write_request([ROW, {**ROW, "temp": 40.1}], FEATURES)
+    for tensor in request["inputs"]:
+        tensor.update(changes.get(tensor["name"], {}))
+    return request
+
+
+def read(request: Any, max_rows: int = 10) -> Any:
+    raw = request if isinstance(request, bytes) else json.dumps(request).encode()
+    return read_request(raw, FEATURES, max_rows=max_rows)
+
+
+def test_what_is_written_is_read() -> None:
+    request = read({**body(), "id": "42", "parameters": {"unit": "u1"}})
+    assert request.columns == {
+        "carrier": ["AA", "AA"],
+        "distance": [733.0, 733.0],
+        "month": [3, 3],
+        "temp": [None, 40.1],
+        "is_new": [True, True],
+    }
+    assert (request.id, request.unit, request.rows) == ("42", "u1", 2)
+
+
+def test_order_of_inputs_does_not_matter() -> None:
+    request = body()
+    request["inputs"].reverse()
+    assert list(read(request).columns) == list(FEATURES)
+
+
+def test_column_vectors_and_other_number_types_are_accepted() -> None:
+    request = body(distance={"shape": [2, 1], "data": [[1], [2]], "datatype": "INT32"})
+    assert read(request).columns["distance"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "JSON object"),
+        (b"{}", "`inputs`"),
+        ({"inputs": []}, "`inputs`"),
+        ({"inputs": ["x"]}, "`name`"),
+        ({**body(), "id": 5}, "`id` must be a string"),
+        ({**body(), "parameters": []}, "`parameters`"),
+        (b"[" * 100_000, "not JSON"),
+        ({"inputs": body()["inputs"][1:]}, "missing input carrier"),
+        ({"inputs": [*body()["inputs"], body()["inputs"][0]]}, "'carrier' appears twice"),
+        ({"inputs": [*body()["inputs"], {"name": "dep_delay"}]}, "unknown input 'dep_delay'"),
+        (body(carrier={"data": [1, "AA"]}), "row 0: 1 is not a valid category"),
+        (body(carrier={"data": [None, "AA"]}), "row 0: null is not a valid category"),
+        (body(distance={"data": ["733", 1]}), 'row 0: "733" is not a valid number'),
+        (body(distance={"data": [True, 1]}), "row 0: true is not a valid number"),
+        (body(distance={"data": [10**400, 1]}), "row 0"),
+        (body(month={"data": [3.5, 3]}), "row 0: 3.5 is not a valid integer"),
+        (body(month={"data": [2**63, 3]}), "out of range"),
+        ({**body(), "id": "\ud800"}, "`id` is not valid Unicode"),
+        (json.dumps(body()).replace('"AA"', '"\\ud800"').encode(), "row 0 is not valid Unicode"),
+        (body(is_new={"data": [1, True]}), "row 0: 1 is not a valid boolean"),
+        (body(distance={"datatype": "BYTES"}), "datatype 'BYTES'; expected FP64"),
+        (body(distance={"datatype": ["FP64"]}), "datatype"),
+        (body(distance={"shape": [3]}), "shape [3] but 2 values"),
+        (body(distance={"data": "733"}), "needs `data`"),
+        (body(distance={"data": [1.0], "shape": [1]}), "differ in length"),
+        (b'{"inputs": [{"name": "distance", "data": [NaN]}]}', "NaN is not a finite number"),
+        (b'{"inputs": [{"name": "distance", "data": [-Infinity]}]}', "-Infinity is not a finite number"),
+        (json.dumps(body()).replace("733.0", "1e999").encode(), "out of range"),
+    ],
+)  # fmt: skip
+def test_bad_requests_say_why(request_: Any, reason: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        read(request_)
+    assert reason in str(caught.value)
+
+
+def test_rows_are_limited() -> None:
+    with pytest.raises(BadRequestError, match="1 to 1 rows; this one has 2"):
+        read(body(), max_rows=1)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["inputs", "name", "data", "shape", "datatype", "id"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values, st.sampled_from(list(FEATURES)), st.sampled_from(["data", "shape", "datatype", "name"]))
+def test_nothing_but_bad_request_ever_escapes(value: Any, feature: str, field: str) -> None:
+    for request in (value, body(**{feature: {field: value}})):
+        try:
+            read(json.dumps(request).encode())
+        except BadRequestError as error:
+            assert str(error)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_never_crash(raw: bytes) -> None:
+    with pytest.raises(BadRequestError):
+        read(raw)
+
+
+def test_answer() -> None:
+    answer = json.loads(write_answer(model="m", version="3", request_id="a", output="p", values=[0.25, 0.5]))
+    assert answer == {
+        "model_name": "m",
+        "model_version": "3",
+        "id": "a",
+        "outputs": [{"name": "p", "shape": [2], "datatype": "FP64", "data": [0.25, 0.5]}],
+    }
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_answer(model="m", version="3", request_id=None, output="p", values=[math.nan])
+
+
+def test_metadata_names_every_feature() -> None:
+    found = metadata(model="m", version="3", features=FEATURES, output="p")
+    assert [tensor["name"] for tensor in found["inputs"]] == list(FEATURES)
+    assert [tensor["datatype"] for tensor in found["inputs"]] == ["BYTES", "FP64", "INT64", "FP64", "BOOL"]

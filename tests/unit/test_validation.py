@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from operators.cli.seed import DAMAGE, damage, seed_flights
+from operators.core.dataset import Dataset, Snapshot, TableSource, Window, build, snapshot
+from operators.core.errors import ConfigurationError, RejectedError
+from operators.core.loader import INCLUDE
+from operators.core.settings import PROJECT_ROOT
+from operators.core.storage import Storage
+from operators.validation.client import require_passed, validate
+from operators.validation.operators import ValidateOperator
+from operators.validation.policy import Expectation, ValidationReport, column_findings, finding, verdict
+from operators.validation.suites import Suites, load_suites
+
+SUITES = INCLUDE / "expectations/flight_delay.yaml"
+SQL = (INCLUDE / "queries/flight_delay.sql").read_text()
+WINDOW = Window(start=datetime(2013, 1, 1), end=datetime(2013, 3, 1))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    storage = Storage.from_url(f"file://{tmp_path_factory.mktemp('store')}")
+    seed_flights(storage, months=[1, 2])
+    return storage
+
+
+@pytest.fixture(scope="module")
+def suites() -> Suites:
+    return load_suites(SUITES)
+
+
+def freeze(storage: Storage, root: str, window: Window = WINDOW) -> Snapshot:
+    tables = {
+        "flights": TableSource(source=f"{root}/flights", time_column="sched_dep_at"),
+        "weather": TableSource(source=f"{root}/weather", time_column="observed_at"),
+    }
+    return snapshot(tables, window, storage, "snapshots")
+
+
+def run(storage: Storage, suites: Suites, frozen: Snapshot, sql: str = SQL) -> ValidationReport:
+    def make(local: Any) -> Dataset:
+        return build(frozen, sql, {"as_of": WINDOW.end}, storage=storage, prefix="datasets", local=local)
+
+    return validate(frozen, suites, storage=storage, prefix="validation/flight_delay/run", build=make)
+
+
+def test_clean_data_becomes_a_dataset_with_a_report(storage: Storage, suites: Suites) -> None:
+    report = run(storage, suites, freeze(storage, "raw"))
+    assert report.passed
+    assert require_passed(report).rows == 51_955
+    # The source has one impossible wind speed. It is listed, and does not stop anything.
+    assert [(f.severity, f.sample) for f in report.failures] == [("warning", ("1048.36058",))]
+    assert ValidationReport.model_validate_json(storage.get_bytes("validation/flight_delay/run/report.json")) == report
+    docs = storage.list("validation/flight_delay/run/docs")
+    assert sum("/validations/" in key for key in docs) == 3
+    assert report.docs_url == storage.url("validation/flight_delay/run/docs/index.html")
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_each_damage_stops(storage: Storage, suites: Suites, kind: str) -> None:
+    report = run(storage, suites, freeze(storage, damage(storage, 2, [kind])))
+    assert not report.passed
+    assert report.dataset is None
+    with pytest.raises(RejectedError, match="data REFUSED"):
+        require_passed(report)
+
+
+def test_all_damage_is_reported_at_once_and_with_numbers(storage: Storage, suites: Suites) -> None:
+    root = damage(storage, 2, ["renamed_column", "distance_in_metres", "half_weather"])
+    text = run(storage, suites, freeze(storage, root)).text()
+    assert "column wind_speed is missing from weather in 2013-02.parquet; wind_kph looks like it was renamed" in text
+    assert "24,951 of 51,955 rows" in text
+    assert "expected at least 3,823 and at most 4,251 rows, found 3,230" in text
+    only_february = Window(start=datetime(2013, 2, 1), end=WINDOW.end)
+    text = run(storage, suites, freeze(storage, root, only_february)).text()
+    assert "column wind_speed is missing from weather; wind_kph looks like it was renamed" in text
+    assert "Traceback" not in text
+
+
+def test_text_in_a_number_column_is_a_finding(storage: Storage, suites: Suites, tmp_path: Path) -> None:
+    other = Storage.from_url(f"file://{tmp_path}")
+    for table, select in (("flights", "*"), ("weather", "* REPLACE (temp || ' F' AS temp)")):
+        (tmp_path / f"raw/{table}").mkdir(parents=True)
+        source = storage.url(f"raw/{table}/2013-02.parquet").removeprefix("file://")
+        duckdb.execute(f"COPY (SELECT {select} FROM '{source}') TO '{tmp_path}/raw/{table}/1.parquet' (FORMAT parquet)")
+    report = run(other, suites, freeze(other, "raw", Window(start=datetime(2013, 2, 1), end=WINDOW.end)))
+    assert [f.column for f in report.findings if f.stops] == ["temp"]
+    assert "the column is VARCHAR" in report.text()
+
+
+def test_a_query_that_fails_is_in_the_report(storage: Storage, suites: Suites) -> None:
+    report = run(storage, suites, freeze(storage, "raw"), "SELECT nope FROM flights")
+    assert not report.passed
+    assert "nope" in report.text()
+
+
+def write(path: Path, expectation: str) -> Path:
+    first = "- type: expect_table_row_count_to_equal\n      kwargs: {value: 1}"
+    path.write_text(f"weather:\n  expectations:\n    {first}\n    - {expectation}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("expectation", "message"),
+    [
+        (
+            "{type: expect_column_value_to_be_between, kwargs: {column: a}}",
+            "did you mean 'expect_column_values_to_be_between'?",
+        ),
+        (
+            "{type: expect_column_values_to_be_between, kwargs: {column: a, min_vale: 1}}",
+            "has no argument 'min_vale'; did you mean 'min_value'?",
+        ),
+        (
+            "{type: expect_column_values_to_be_between, kwargs: {column: a}}",
+            "min_value and max_value cannot both be None",
+        ),
+        (
+            "{type: expect_column_to_exist, kwargs: {column: a}, severity: fatal}",
+            "severity: Input should be 'critical'",
+        ),
+        ("{type: expect_column_to_exist, kwarg: {column: a}}", "unknown key 'kwarg'; did you mean 'kwargs'?"),
+        ("expect_column_to_exist", "an expectation is a mapping"),
+    ],
+)
+def test_a_typo_is_reported_with_its_line(tmp_path: Path, expectation: str, message: str) -> None:
+    path = write(tmp_path / "suite.yaml", expectation)
+    with pytest.raises(ConfigurationError) as caught:
+        load_suites(path)
+    assert str(caught.value).startswith(f"{path}:5: ")
+    assert message in str(caught.value)
+
+
+def test_a_suite_for_an_unknown_table_is_refused(storage: Storage, tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text("wether:\n  expectations: [{type: expect_column_to_exist, kwargs: {column: a}}]\n")
+    with pytest.raises(ConfigurationError, match="did you mean 'weather'"):
+        run(storage, load_suites(path), freeze(storage, "raw"))
+
+
+def test_two_expectations_of_one_type_and_column_both_run(suites: Suites, storage: Storage) -> None:
+    report = run(storage, suites, freeze(storage, "raw"))
+    assert len(report.findings) == sum(len(expectations) for expectations in suites.tables.values())
+
+
+class TestPolicy:
+    between = Expectation(type="expect_column_values_to_be_between", kwargs={"column": "wind_speed", "min_value": 0})
+
+    def test_what_was_not_checked_is_not_accepted(self) -> None:
+        assert verdict([], complete=True)
+        assert not verdict([], complete=False)
+
+    def test_only_critical_findings_stop(self) -> None:
+        result = {"success": False, "result": {"unexpected_count": 1}}
+        bad = finding("t", self.between, result, 10, None)
+        assert not verdict([bad], complete=True)
+        assert verdict([bad.model_copy(update={"severity": "warning"})], complete=True)
+
+    def test_a_lone_new_column_is_the_likely_new_name(self) -> None:
+        found = column_findings("weather", [self.between], ["v"], {})
+        assert found[0].detail == "column wind_speed is missing from weather; v looks like it was renamed"
+
+    def test_without_a_likely_name_none_is_guessed(self) -> None:
+        found = column_findings("weather", [self.between], ["a", "b"], {})
+        assert found[0].detail == "column wind_speed is missing from weather"
+
+
+class _TaskInstance(SimpleNamespace):
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed = {key: json.loads(json.dumps(value))}
+
+
+def operator(storage: Storage, frozen: Snapshot) -> ValidateOperator:
+    return ValidateOperator(
+        task_id="validate",
+        model="flight_delay",
+        snapshot=frozen.to_dict(),
+        suite_path="expectations/flight_delay.yaml",
+        query_path="queries/flight_delay.sql",
+        run_key="scheduled",
+        storage_root=storage.root,
+    )
+
+
+def test_the_operator_returns_the_dataset(storage: Storage) -> None:
+    ti = _TaskInstance()
+    dataset = Dataset.from_dict(operator(storage, freeze(storage, "raw")).execute({"ti": ti}))
+    assert storage.exists(dataset.key)
+    assert ti.pushed["report"]["passed"] is True
+
+
+def test_the_operator_fails_for_good_and_keeps_the_report(storage: Storage) -> None:
+    ti = _TaskInstance()
+    frozen = freeze(storage, damage(storage, 2, ["temp_in_kelvin"]))
+    with pytest.raises(AirflowFailException, match=r"temperature is in °F.*2,010 of 4,236 rows"):
+        operator(storage, frozen).execute({"ti": ti})
+    assert ti.pushed["report"]["failures"][0]["column"] == "temp"
+    assert not json.loads(storage.get_bytes("validation/flight_delay/scheduled/report.json"))["passed"]
+
+
+FORKED = """
+import os, sys
+import great_expectations  # Airflow forks its tasks: what the parent imported must work in the child
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+import json
+from tests.unit.test_validation import SUITES, Snapshot, Storage, load_suites, run
+report = run(Storage.from_url(sys.argv[1]), load_suites(SUITES), Snapshot.from_dict(json.loads(sys.argv[2])))
+os._exit(0 if report.passed else 9)
+"""
+
+
+def test_it_runs_in_a_forked_process(storage: Storage) -> None:
+    frozen = json.dumps(freeze(storage, "raw").to_dict())
+    done = subprocess.run([sys.executable, "-c", FORKED, storage.root, frozen], cwd=PROJECT_ROOT, timeout=120)
+    assert done.returncode == 0
