@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 
+_NICENESS = 10  # where a job shares a machine with replicas, callers go first
+
 
 def run(work: Callable[[dict[str, Any], str], Mapping[str, Any]]) -> None:
     """Call ``work`` with ``<key>/input.json`` and the key, argv[1]; write what it returns as ``<key>/result.json``.
 
     A job that is run again overwrites its own result, so that it can be killed at any point.
     """
+    os.nice(_NICENESS)
     key = sys.argv[1]
     storage = Storage.from_url(storage_url())
     result = work(json.loads(storage.get_bytes(f"{key}/input.json")), key)

@@ -23,6 +23,8 @@ EXTERNAL: Mapping[str, str] = {
     "TAXIWAY_RAY_URL": "ray",
     "MLFLOW_TRACKING_URI": "mlflow",
 }
+# On the user's own cluster the agent, the edge and Serve are where the user put them. RAY_ADDRESS lets us install the agent.
+ON_EXTERNAL_RAY = ("TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL", "TAXIWAY_AGENT_URL", "TAXIWAY_AGENT_TOKEN", "RAY_ADDRESS")
 # Set in every environment that we make: the variables of EXTERNAL that are ours there, not the user's.
 MANAGED = "TAXIWAY_MANAGED"
 DATABASES = ("airflow", "mlflow", "taxiway")
@@ -38,9 +40,9 @@ class Stack:
     home: Path
     ports: Mapping[str, int]
     external: Mapping[str, str] = field(default_factory=dict, repr=False)
+    serving: Mapping[str, str] = field(default_factory=dict, repr=False)
     ray_cpus: int = 4
     ray_object_store_bytes: int = 1 << 30
-    start_timeout_s: float = 180.0
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Stack:
@@ -59,9 +61,13 @@ class Stack:
                 for variable, service in EXTERNAL.items()
                 if env.get(variable) and variable not in managed
             },
+            serving={
+                variable: env[variable]
+                for variable in ON_EXTERNAL_RAY
+                if env.get(variable) and env.get("TAXIWAY_RAY_URL") and "TAXIWAY_RAY_URL" not in managed
+            },
             ray_cpus=_count(env, "TAXIWAY_RAY_CPUS", max(4, os.cpu_count() or 1)),
             ray_object_store_bytes=_count(env, "TAXIWAY_RAY_OBJECT_STORE_BYTES", 1 << 30),
-            start_timeout_s=_count(env, "TAXIWAY_START_TIMEOUT_S", 180),
         )
 
     @classmethod

@@ -60,6 +60,7 @@ def services(stack: Stack) -> dict[str, str]:
         "TAXIWAY_AIRFLOW_URL": stack.airflow_url,
         MANAGED: ",".join(variable for variable, service in EXTERNAL.items() if stack.owns(service)),
     }
+    env |= {name: value for name, value in stack.serving.items() if name != "RAY_ADDRESS"}
     if stack.owns("s3"):
         env |= {
             "AWS_ENDPOINT_URL": stack.url("s3"),
@@ -167,6 +168,9 @@ def ray_head(stack: Stack) -> dict[str, str]:
         "RAY_START_HOOK": "operators.cli.ray_head.configure",
         # On `down` everything goes; nobody is left to drain for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # Ray gives its workers niceness 15: on a busy machine replicas would come after everything else.
+        "RAY_worker_niceness": "0",
+        "RAY_COLOR_PREFIX": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",

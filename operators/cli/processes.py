@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _KILL_TIMEOUT_S = 10.0
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -166,3 +168,15 @@ def holder(port: int) -> int | None:
                     if os.readlink(_PROC / str(pid) / "fd" / descriptor) in inodes:
                         return pid
     return None
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphan below us: HAProxy, forked children, daemons. They would go to init."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def boot_id() -> str:
+    """Return what names this boot: start times are counted from it."""
+    return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()

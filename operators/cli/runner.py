@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,8 +20,7 @@ from operators.cli.secret import write_private
 from operators.cli.service import Service, transitive_needs
 from operators.core.errors import TaxiwayError
 
-_PR_SET_CHILD_SUBREAPER = 36
-_POLL_S = 0.1
+_POLL_S, _WATCH_S = 0.1, 0.5
 _CHECK_EVERY_S = 0.25
 _RECORD_EVERY_S = 2.0
 _LOG_KEPT_BYTES = 10_000_000
@@ -40,13 +39,19 @@ class _Run:
     checked: float = 0.0
     not_before: float = 0.0
     why_not: str = ""
+    launching: bool = False
     # What it needs, and what that needs: a step in between does not run any more when it is ready.
     needs_all: frozenset[str] = frozenset()
 
     @property
+    def exit_code(self) -> int | None:
+        """How its process ended; None if it runs, or if there is none."""
+        return self.process.poll() if self.process else None
+
+    @property
     def running(self) -> bool:
         """Whether its process runs."""
-        return self.process is not None and self.process.poll() is None
+        return self.process is not None and self.exit_code is None
 
 
 class Runner:
@@ -72,7 +77,7 @@ class Runner:
 
     def run(self, stop_asked: Callable[[], bool]) -> None:
         """Start everything, watch it until asked to stop, stop it. A failure while starting stops it too."""
-        adopt_orphans()
+        processes.adopt_orphans()
         self._publish()
         try:
             while not stop_asked():
@@ -80,7 +85,8 @@ class Runner:
                     self._publish()
                 if self.state.state == state.FAILED:
                     break
-                time.sleep(_POLL_S)
+                # Started in a hurry, watched at leisure: two cores have better to do.
+                time.sleep(_POLL_S if self.state.state == state.STARTING else _WATCH_S)
         finally:
             self.stop()
 
@@ -106,10 +112,11 @@ class Runner:
             if time.monotonic() >= run.not_before and self._needs_ready(run):
                 run.shown.state = state.STARTING
                 run.started = time.monotonic()
+                run.launching = True
                 run.task = self._pool.submit(self._launch, run)
         elif run.shown.state == state.STARTING:
             self._watch_start(run)
-        elif run.process is not None and (code := run.process.poll()) is not None:
+        elif run.shown.state == state.READY and (code := run.exit_code) is not None:
             self._ended(run, code)
         return before != (run.shown.state, run.shown.pid, run.shown.restarts)
 
@@ -118,6 +125,12 @@ class Runner:
 
     def _launch(self, run: _Run) -> bool:
         """Start the process, in a thread. True if there is nothing to wait for."""
+        try:
+            return self._launch_now(run)
+        finally:
+            run.launching = False
+
+    def _launch_now(self, run: _Run) -> bool:
         service = run.service
         if service.skip and service.skip():
             run.shown.skipped = True
@@ -162,8 +175,7 @@ class Runner:
         if run.process is None and not service.external:  # it could not be launched
             self._failed(run, run.why_not)
             return
-        code = run.process.poll() if run.process else None
-        if code is not None:
+        if (code := run.exit_code) is not None:
             self._step_done(run, code)
         elif not service.step and time.monotonic() - run.checked >= _CHECK_EVERY_S:
             run.checked = time.monotonic()
@@ -189,15 +201,23 @@ class Runner:
         run.shown.ready_after_s = round(time.monotonic() - self._began, 1)
 
     def _ended(self, run: _Run, code: int) -> None:
-        """Handle a process that ended by itself: again, if it may and everything had been up; else it failed."""
+        """Handle a process that ended by itself: again, if it may; else it failed."""
         how = f"ended with {code}" if code >= 0 else f"was ended by signal {-code}"
-        if self.state.state == state.READY and run.shown.restarts < run.service.restarts:
+        starting = self.state.state == state.STARTING
+        if run.shown.restarts < (run.service.start_retries if starting else run.service.restarts):
+            self._end_group(run)
             run.shown.restarts += 1
             run.not_before = time.monotonic() + run.shown.restarts**2
             run.shown.state, run.shown.note, run.why_not = state.PENDING, f"{how}; started again", ""
             _log.warning("%s %s; starting it again (%d)", run.service.name, how, run.shown.restarts)
         else:
             self._failed(run, how)
+
+    def _end_group(self, run: _Run) -> None:
+        """End what a dead service left of itself: it would still hold the ports."""
+        if run.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(run.process.pid, signal.SIGKILL)
 
     def _failed(self, run: _Run, why: str) -> None:
         run.shown.state, run.shown.note = state.FAILED, why
@@ -210,14 +230,19 @@ class Runner:
         return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
     def _reap(self) -> None:
-        """Collect orphans that ended. Our own children are left to their Popen, which wants the exit code."""
-        own = {run.process.pid for run in self._runs.values() if run.process}
-        for pid in [p.pid for p in processes.table().values() if p.zombie and p.parent == os.getpid()]:
-            if pid not in own:
-                try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:  # a Popen was faster
-                    _log.debug("%d was collected already", pid)
+        """Collect what ended. Our own children are left to their Popen, which wants the exit code."""
+        # A thread that just started a process has not told us which; taking its exit code would read as success.
+        if any(run.launching for run in self._runs.values()):
+            return
+        own = {run.process.pid: run.process for run in self._runs.values() if run.process}
+        try:
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid not in own:
+                    os.waitpid(ended.si_pid, os.WNOHANG)
+                else:
+                    own[ended.si_pid].poll()
+        except ChildProcessError:  # we have no children
+            return
 
     def _record(self) -> None:
         """Write down every process below us, for a `down` that finds the supervisor killed."""
@@ -228,7 +253,9 @@ class Runner:
         found = sorted([pid, table[pid].start] for pid in processes.descendants([os.getpid()], table))
         if found != self._recorded:
             self._recorded = found
-            write_private(self._run_dir / "processes.json", json.dumps(found))
+            write_private(
+                self._run_dir / "processes.json", json.dumps({"boot": processes.boot_id(), "processes": found})
+            )
 
     def _publish(self) -> None:
         state.write(self._run_dir / "state.json", self.state)
@@ -269,10 +296,3 @@ class Runner:
         table = processes.table()
         below = processes.descendants([os.getpid()], table) - {os.getpid()}
         return {pid for pid in below if not table[pid].zombie}
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every orphan below us: HAProxy, forked children, daemons. They would go to init."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")

@@ -78,8 +78,11 @@ def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
         ray_head.write_haproxy_wrapper(stack.serve_dir / "haproxy")
 
     def ready() -> bool:
-        jobs = checks.get_json(f"{stack.ray_url}/api/jobs/", header)
-        return jobs is not None and checks.connects(stack.url("ray_node_manager"))
+        # Its job API answers seconds before the node has joined, which on a busy machine may even fail.
+        nodes = checks.get_json(f"{stack.ray_url}/api/v0/nodes", header) or {"data": {"result": {"result": []}}}
+        return any(node["state"] == "ALIVE" for node in nodes["data"]["result"]["result"]) and bool(
+            checks.get(f"{stack.ray_url}/api/jobs/", header)[0] == 200
+        )
 
     return Service(
         name="ray",
@@ -89,21 +92,25 @@ def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
         ready=ready,
         address=stack.ray_url,
         grace_s=6.0,
+        # It gives its own node 30 s to join; on a machine that others keep busy that is not always enough.
+        start_retries=1,
     )
 
 
 def _agent(stack: Stack, env: Mapping[str, str]) -> Service:
-    extra = (
-        environment.ray_head(stack) | {"RAY_ADDRESS": f"{HOST}:{stack.ports['ray_gcs']}"} if stack.owns("ray") else {}
-    )
+    if stack.owns("ray"):
+        extra = environment.ray_head(stack) | {"RAY_ADDRESS": f"{HOST}:{stack.ports['ray_gcs']}"}
+    else:
+        extra = {name: value for name, value in stack.serving.items() if name == "RAY_ADDRESS"}
     return Service(
         name="serving",
         command=_python("-m", "ray_jobs.agent"),
         env={**env, **extra},
         needs=("ray",),
         step=True,
-        skip=lambda: find_spec("ray_jobs.agent") is None,
-        address=stack.url("edge"),
+        # Without the address it would connect to any Ray that it finds on this machine.
+        skip=lambda: "RAY_ADDRESS" not in extra or find_spec("ray_jobs.agent") is None,
+        address=env["TAXIWAY_EDGE_URL"],
     )
 
 

@@ -126,7 +126,8 @@ def _follow(stack: Stack, progress: Progress, child: subprocess.Popen[bytes] | N
             return
         if found and found.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
             raise ServiceError(_explain(stack, found))
-        if ended:
+        # If it ended because another `up` was faster, that one is followed.
+        if ended and not state.locked(files.lock):
             raise ServiceError(f"the supervisor ended:\n{tail(stack.log_dir / 'supervisor.log')}")
         time.sleep(_POLL_S)
 
@@ -152,10 +153,10 @@ def leftovers(stack: Stack) -> set[int]:
     table = processes.table()
     proven = processes.marked(f"{environment.MARKER}={stack.secrets.stack_id}", table)
     proven |= processes.inside((stack.home / "edge", stack.home / "postgres"), ("haproxy", "postgres"), table)
-    with suppress(FileNotFoundError, ValueError):
-        for pid, start in json.loads(Files(stack.run_dir).processes.read_text()):
-            if pid in table and table[pid].start == start:
-                proven.add(pid)
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # damaged: the other proofs remain
+        recorded = json.loads(Files(stack.run_dir).processes.read_text())
+        if recorded["boot"] == processes.boot_id():
+            proven |= {pid for pid, start in recorded["processes"] if pid in table and table[pid].start == start}
     # `taxiway down` may itself run below a process of the stack.
     spared = processes.ancestors(os.getpid(), table)
     return {pid for pid in processes.descendants(proven, table) - spared if not table[pid].zombie}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,8 @@ from operators.core.errors import SpecError
 from operators.core.settings import PROJECT_ROOT
 from operators.core.spec import ModelSpec
 
-INCLUDE = PROJECT_ROOT / "include"
+# The folder with models/, queries/ and expectations/: the project's own, or another one.
+INCLUDE = Path(os.environ.get("TAXIWAY_INCLUDE") or PROJECT_ROOT / "include")
 Path_ = tuple[str | int, ...]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a spec in a tenth of the time
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,7 @@ def _train_on_worker(config: Mapping[str, Any]) -> None:
 
     from ray_jobs.trainers.xgboost_served import encode
 
+    os.nice(10)  # where a worker shares a machine with replicas, callers go first
     context = ray.train.get_context()
     table = pq.read_table(pa.BufferReader(config["data"]))
     rows = pa.array(range(context.get_world_rank(), table.num_rows, context.get_world_size()))

@@ -314,6 +314,15 @@ class TestFallback:
         assert (answer.status, answer.version, answer.arm) == (422, "4", "canary")
         assert counted(edge, "canary").failures == 0
 
+    def test_a_canary_that_serve_no_longer_knows_costs_nothing(
+        self, edge: Edge, call: Caller, versions: Versions
+    ) -> None:
+        edge.set_route(Route("flight_delay", "3", "4", 10_000))
+        versions.behaviour["4"] = 404
+        answer = call()
+        assert (answer.status, answer.version, answer.arm) == (200, "3", "fallback")
+        assert counted(edge, "canary").failures == 1
+
     def test_bodies_up_to_the_limit_fall_back_and_larger_ones_go_to_stable(
         self, edge: Edge, call: Caller, versions: Versions
     ) -> None:
@@ -368,6 +377,17 @@ class TestStable:
         finally:
             timer.join()
             reborn[0].close()
+
+    def test_a_version_that_serve_forgets_for_a_moment_costs_nothing(
+        self, edge: Edge, call: Caller, versions: Versions
+    ) -> None:
+        assert call().status == 200
+        versions.behaviour["3"] = 404
+        timer = threading.Timer(0.4, lambda: versions.behaviour.pop("3"))
+        timer.start()
+        answer = call()
+        timer.join()
+        assert (answer.status, answer.version) == (200, "3")
 
     def test_ready_follows_the_upstream(self, edge: Edge, versions: Versions) -> None:
         assert edge.ready()

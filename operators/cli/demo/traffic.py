@@ -95,11 +95,11 @@ class Traffic:
             self._tally.sent += 1
         try:
             async with session.post(self._url, data=body, headers=headers) as response:
-                answered = await response.json()
-                problem = None if response.status == 200 else f"{response.status}: {str(answered)[:200]}"
                 version = response.headers.get("X-Taxiway-Version", "")
                 arm = response.headers.get("X-Taxiway-Arm", "")
-                if problem is None and answered["model_version"] != version:
+                said = await response.text()
+                problem = None if response.status == 200 else f"{response.status} of {arm} {version}: {said[:200]}"
+                if problem is None and (answered := json.loads(said))["model_version"] != version:
                     problem = f"version {answered['model_version']} answered, the edge says {version}"
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
             problem, version, arm = f"{type(error).__name__}: {error}", "", ""

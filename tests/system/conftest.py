@@ -1,0 +1,94 @@
+"""A stack of its own for the system test: real services, free ports, a folder that goes away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_OFFSETS = (300, 500, 900, 1100)  # a stack that a developer runs has the ports at 0
+
+
+@dataclass
+class System:
+    """The running stack."""
+
+    play: object
+    include: Path
+    stack: object
+
+
+def smaller(spec: str) -> str:
+    """A slice of the real spec: two weeks, ten rounds, short bakes."""
+    changes = {
+        "window: 60d": "window: 14d",
+        "holdout: 7d": "holdout: 3d",
+        "rounds: 60": "rounds: 10",
+        "bake: 10s": "bake: 3s",
+        "min_requests: 30": "min_requests: 15",
+        "keep_warm: 10m": "keep_warm: 1s",
+        "{min: 0.55}": "{min: 0.5}",
+        "margin: 0.005": "margin: 0.5",
+    }
+    for old, new in changes.items():
+        assert old in spec, f"{old!r} is not in the spec any more"
+        spec = spec.replace(old, new)
+    return spec
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    from operators.cli import preflight, supervisor
+    from operators.cli.config import Stack
+    from operators.cli.demo.acts import Play
+    from operators.cli.demo.airflow import Airflow
+    from operators.cli.demo.view import View
+    from operators.cli.seed import seed_flights
+    from operators.core.errors import ConfigurationError
+    from operators.core.loader import load_spec
+    from operators.core.settings import storage_url
+    from operators.core.storage import Storage
+
+    folder = Path(tempfile.mkdtemp(prefix="tw-test-"))
+    include = Path(shutil.copytree(ROOT / "include", folder / "include"))
+    spec_path = include / "models" / "flight_delay.yaml"
+    spec_path.write_text(smaller(spec_path.read_text()))
+    kept = dict(os.environ)
+    os.environ.update(TAXIWAY_HOME=str(folder / "home"), TAXIWAY_INCLUDE=str(include))
+    os.environ.pop("AIRFLOW_HOME", None)  # the DAG tests have one of their own
+
+    def free(offset: int) -> bool:
+        os.environ["TAXIWAY_PORT_OFFSET"] = str(offset)
+        try:
+            preflight.check_ports(Stack.load())
+        except ConfigurationError:
+            return False
+        return True
+
+    if not any(free(offset) for offset in _OFFSETS):
+        pytest.fail(f"the ports at none of the offsets {_OFFSETS} are free")
+    stack = Stack.load()
+    say: Callable[[str], None] = print
+    try:
+        os.environ.update(supervisor.ensure_up(stack, progress=say))
+        seed_flights(Storage.from_url(storage_url()), months=[1])
+        airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
+        view = View(lambda: "")
+        play = Play(load_spec(spec_path), airflow, view, os.environ)
+        for dag_id in ("flight_delay.train", "flight_delay.release", "rollback", "retire"):
+            airflow.wait_for_dag(dag_id)
+        yield System(play, include, stack)
+    finally:
+        supervisor.down(stack)
+        left = supervisor.leftovers(stack)
+        os.environ.clear()
+        os.environ.update(kept)
+        if not left:
+            shutil.rmtree(folder, ignore_errors=True)
+    assert not left, f"`down` left processes: {left}"

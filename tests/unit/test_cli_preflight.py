@@ -1,0 +1,96 @@
+"""Each thing that would make `up` fail late is said at once, in one sentence that says what to do."""
+
+from __future__ import annotations
+
+import os
+import socket
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from operators.cli import main, ports, preflight, processes
+from operators.cli.config import Stack
+from operators.core.errors import ConfigurationError
+
+
+def test_a_taken_port_is_named_with_who_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The other ports may well be taken: by a stack that runs here.
+    monkeypatch.setattr(ports, "OF_SERVICE", {"mlflow": ("mlflow",)})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        stack = Stack.load({"TAXIWAY_HOME": str(tmp_path), "TAXIWAY_PORT_MLFLOW": str(port)})
+        with pytest.raises(ConfigurationError, match=rf"port {port} \(mlflow\) is taken by process {os.getpid()}"):
+            preflight.check_ports(stack)
+
+
+def test_a_port_of_a_service_that_is_not_ours_may_be_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environ = {"TAXIWAY_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": url, "TAXIWAY_PORT_MLFLOW": url[-5:]}
+        preflight.check_external(Stack.load(environ))
+
+
+def test_an_external_service_must_answer_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environ = {"TAXIWAY_HOME": str(tmp_path), "TAXIWAY_POSTGRES_URL": f"postgresql://me:hush@127.0.0.1:{port}/"}
+    with pytest.raises(ConfigurationError, match=f"TAXIWAY_POSTGRES_URL names 127.0.0.1:{port}") as caught:
+        preflight.check_external(Stack.load(environ))
+    assert "hush" not in str(caught.value)
+
+
+def test_python_that_is_too_old_or_too_new() -> None:
+    preflight.check_python((3, 11))
+    for release in ((3, 10), (3, 14)):
+        with pytest.raises(ConfigurationError, match=r"use 3\.11"):
+            preflight.check_python(release)
+
+
+def test_memory() -> None:
+    preflight.check_memory(6 << 30)
+    with pytest.raises(ConfigurationError, match=r"5\.0 GB of memory are available and 6 GB are needed"):
+        preflight.check_memory(5 << 30)
+
+
+def test_packages_other_than_the_lock_says(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"ray=={version('ray')} \\\n    --hash=sha256:0\nsomething-else==1\n")
+    preflight.check_packages(lock)
+    lock.write_text("ray==1.0.0 \\\n")
+    with pytest.raises(ConfigurationError, match=r"ray 1\.0\.0 is needed"):
+        preflight.check_packages(lock)
+
+
+def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight.check_disk(tmp_path / "not" / "there" / "yet")
+    monkeypatch.setattr(preflight, "_DISK_BYTES", 1 << 60)
+    with pytest.raises(ConfigurationError, match="free some, or set TAXIWAY_HOME"):
+        preflight.check_disk(tmp_path)
+
+
+def test_configuration_errors_exit_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TAXIWAY_HOME", str(tmp_path))
+    monkeypatch.setenv("TAXIWAY_PORT_OFFSET", "x")
+    assert main.main(["up"]) == 2
+    assert capsys.readouterr().err == "taxiway: TAXIWAY_PORT_OFFSET='x' is not a number\n"
+
+
+def test_status_of_a_stack_that_is_down_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAXIWAY_HOME", str(tmp_path))
+    assert main.main(["status"]) == 3
+
+
+def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+    me = processes.read(os.getpid())
+    assert me is not None
+    assert processes.alive(me.pid, me.start)
+    assert not processes.alive(me.pid, me.start + 1)
+
+
+def test_descendants_and_ancestors() -> None:
+    table = {pid: processes.Process(pid, parent, 0, False) for pid, parent in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 1)]}
+    assert processes.descendants([2], table) == {2, 3, 4}
+    assert processes.ancestors(3, table) == {3, 2, 1}
