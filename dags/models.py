@@ -110,8 +110,8 @@ def release_dag(spec: ModelSpec) -> DAG:
         dag_id=f"{spec.name}.release",
         description=f"Release a version of {spec.name} behind {spec.name}'s one endpoint",
         schedule=[model_asset(spec.name)],
-        start_date=datetime(2013, 1, 1, tzinfo=UTC),
         catchup=False,
+        is_paused_upon_creation=False,  # what passed the gate is released
         max_active_runs=1,
         default_args={"owner": spec.owner, **_RETRY},
         tags=["taxiway", spec.name],

@@ -17,6 +17,7 @@ with DAG(
     description="Send all traffic of a model back to an earlier version, now",
     schedule=None,
     catchup=False,
+    is_paused_upon_creation=False,  # in an emergency nobody should have to find a switch first
     default_args=_RETRY,
     tags=["taxiway"],
     params={
@@ -42,6 +43,7 @@ with DAG(
     description="Delete a version that has been kept warm long enough; releases start this by themselves",
     schedule=None,
     catchup=False,
+    is_paused_upon_creation=False,
     max_active_runs=100,
     default_args=_RETRY,
     tags=["taxiway"],

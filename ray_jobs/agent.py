@@ -35,7 +35,7 @@ class Agent:
     def __init__(self, listen_url: str, edge_url: str, serve_url: str, state_dir: str, token: str) -> None:
         self._listen = urlsplit(listen_url)
         self._token = token
-        self._deployer = Deployer()
+        self._deployer = Deployer(serve_url)
         self._edge = Edge(
             EdgeConfig(bind=urlsplit(edge_url).netloc, upstream=urlsplit(serve_url).netloc, state_dir=Path(state_dir))
         )

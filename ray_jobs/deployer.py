@@ -10,16 +10,19 @@ import logging
 import os
 import threading
 from typing import Any
+from urllib.request import urlopen
 
 from operators.core.spec import ModelSpec
 
+_PROBE_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
 
 
 class Deployer:
     """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying."""
 
-    def __init__(self) -> None:
+    def __init__(self, serve_url: str) -> None:
+        self._serve_url = serve_url
         self._lock = threading.Lock()
         self._busy: dict[str, str] = {}  # application → what its deployment said last
 
@@ -56,8 +59,22 @@ class Deployer:
             self._busy[name] = said
 
     def state(self, model: str, version: str) -> dict[str, Any]:
-        """Return ``status`` (NOT_STARTED, DEPLOYING, RUNNING, UNHEALTHY, DEPLOY_FAILED, DELETING) and ``message``."""
-        return self.states().get(_name(model, version), {"status": "NOT_STARTED", "message": ""})
+        """Return ``status`` (NOT_STARTED, DEPLOYING, RUNNING, UNHEALTHY, DEPLOY_FAILED, DELETING) and ``message``.
+
+        RUNNING means that it answers through Serve's proxy, which hears of a version some time after it runs.
+        """
+        state = self.states().get(_name(model, version), {"status": "NOT_STARTED", "message": ""})
+        if state["status"] == "RUNNING" and not self._answers(model, version):
+            return {"status": "DEPLOYING", "message": "it runs; Serve's proxy does not know it yet"}
+        return state
+
+    def _answers(self, model: str, version: str) -> bool:
+        url = f"{self._serve_url}/{model}/{version}/v2/models/{model}/ready"
+        try:
+            with urlopen(url, timeout=_PROBE_TIMEOUT_S) as answer:  # noqa: S310 - our own Serve, from the settings
+                return bool(answer.status == 200)
+        except OSError:  # refused, timed out, or an answer that is not a success
+            return False
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Return the state of every application, by ``<model>-<version>``."""

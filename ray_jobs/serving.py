@@ -95,7 +95,9 @@ def application(spec: ModelSpec, version: str, model_uri: str, runtime_env: dict
             **({"runtime_env": runtime_env} if runtime_env else {}),
         },
         graceful_shutdown_timeout_s=5,
-        logging_config={"enable_access_log": False},  # the edge counts; a line for each request costs more than it tells
+        logging_config={
+            "enable_access_log": False
+        },  # the edge counts; a line for each request costs more than it tells
     )
     return deployment.bind(spec.to_json(), version, model_uri)
 
