@@ -26,6 +26,7 @@ from ray_jobs.edge import Edge, EdgeConfig, Route
 
 NAME, NAMESPACE = "taxiway-agent", "taxiway"
 _LISTEN_TIMEOUT_S = 30.0
+_WATCH_EVERY_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -35,12 +36,14 @@ class Agent:
     def __init__(self, listen_url: str, edge_url: str, serve_url: str, state_dir: str, token: str) -> None:
         self._listen = urlsplit(listen_url)
         self._token = token
-        self._deployer = Deployer(serve_url)
+        self._deployer = Deployer(serve_url, Path(state_dir) / "orders.json")
         self._edge = Edge(
             EdgeConfig(bind=urlsplit(edge_url).netloc, upstream=urlsplit(serve_url).netloc, state_dir=Path(state_dir))
         )
         # In the constructor, so that an actor that Ray restarts comes back whole.
         self._edge.start()
+        routes = self._edge.routes().values()
+        self._deployer.restore({(r.model, v) for r in routes for v in (r.stable, r.canary) if v is not None})
         listening = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._listen_forever(listening)), daemon=True).start()
         if not listening.wait(_LISTEN_TIMEOUT_S):
@@ -73,7 +76,12 @@ class Agent:
             except OSError as error:  # the agent before this one may still hold the port
                 _log.warning("%s", error)
                 await asyncio.sleep(0.2)
-        await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            try:
+                await asyncio.to_thread(self._edge.start)  # finds the one that runs, or brings it back
+            except TaxiwayError as error:
+                _log.error("the edge is down and does not start: %s", error)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:

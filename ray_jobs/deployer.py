@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -19,10 +20,18 @@ _log = logging.getLogger(__name__)
 
 
 class Deployer:
-    """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying."""
+    """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying.
 
-    def __init__(self, serve_url: str) -> None:
+    :param serve_url: Serve's proxy
+    :param orders_path: where the deployments that were asked for are kept, so that a new cluster can be filled again
+    """
+
+    def __init__(self, serve_url: str, orders_path: Path) -> None:
         self._serve_url = serve_url
+        self._orders_path = orders_path
+        self._orders: dict[str, list[str]] = (
+            json.loads(orders_path.read_text(encoding="utf-8")) if orders_path.exists() else {}
+        )
         self._lock = threading.Lock()
         self._busy: dict[str, str] = {}  # application → what its deployment said last
 
@@ -39,6 +48,8 @@ class Deployer:
             if self._busy.get(name) == "DEPLOYING":
                 return self.state(model, version)
             self._busy[name] = "DEPLOYING"
+            self._orders[name] = [model, version, spec_json, model_uri]
+            self._keep_orders()
         threading.Thread(target=self._run, args=(name, spec, version, model_uri), daemon=True).start()
         return self.state(model, version)
 
@@ -101,6 +112,19 @@ class Deployer:
             serve.delete(name)
         with self._lock:
             self._busy.pop(name, None)
+            if self._orders.pop(name, None):
+                self._keep_orders()
+
+    def restore(self, routed: set[tuple[str, str]]) -> None:
+        """Deploy what has traffic and is not there: after a stop, Ray comes back empty and the edge does not."""
+        for order in list(self._orders.values()):
+            if (order[0], order[1]) in routed:
+                self.deploy(*order)
+
+    def _keep_orders(self) -> None:
+        fresh = self._orders_path.with_suffix(".tmp")
+        fresh.write_text(json.dumps(self._orders), encoding="utf-8")
+        fresh.replace(self._orders_path)
 
 
 def _name(model: str, version: str) -> str:

@@ -227,3 +227,17 @@ def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
         assert "release.steps.0.bake: 3 is not a duration" in errors
     finally:
         path.unlink()
+
+
+def test_champion_answers_again_after_down_and_up(system: Any, edge: httpx.Client, requests: Any) -> None:
+    from operators.cli import supervisor
+
+    before = system.play.champion()
+    supervisor.down(system.stack)
+    assert not supervisor.leftovers(system.stack)
+    supervisor.ensure_up(system.stack)
+    end = time.monotonic() + 60
+    while (answered := infer(edge, requests[0][1])).status_code != 200 and time.monotonic() < end:
+        time.sleep(0.5)
+    assert answered.json()["model_version"] == before
+    assert system.play.champion() == before

@@ -124,7 +124,8 @@ class Play:
 
         def show(task: str, state: str) -> None:
             if state not in _QUIET:
-                self.view.event(f"{dag_id}  {task}: {state}{self._numbers(dag_id, run_id, task)}")
+                numbers = "" if state == "skipped" else self._numbers(dag_id, run_id, task)
+                self.view.event(f"{dag_id}  {task}: {state}{numbers}")
 
         state, tasks = self.airflow.follow(dag_id, run_id, timeout_s=_RUN_TIMEOUT_S, on_change=show)
         return state, tasks, run_id
@@ -145,7 +146,7 @@ class Play:
             return f", {value['metric']} {value['challenger']:.4f} ({beside})"
         if task.startswith("canary_"):
             verdicts = self.controller.ledger.entries(self.spec.name, kind="verdict")
-            mine = [e.payload for e in verdicts if e.payload["step"] == task]
+            mine = [e.payload for e in verdicts if e.payload["step"] == task and f"/{run_id}#" in e.key]
             return f", {mine[-1]['outcome']}: {mine[-1]['reason']}" if mine else ""
         if task == "register" and isinstance(value, dict):
             return f", version {value['version']}"

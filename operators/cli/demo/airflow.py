@@ -52,6 +52,13 @@ class Airflow:
         run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
 
+    def end_runs(self, dag_id: str) -> int:
+        """Mark every run that has not ended as failed, and return how many there were."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
+        for run in found:
+            self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+        return len(found)
+
     def runs_since(self, dag_id: str, since: datetime) -> list[str]:
         """Return the runs that began to exist at ``since`` or later, the oldest first."""
         query = f"run_after_gte={since.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')}&order_by=run_after"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 from functools import partial
 from typing import Any
@@ -49,6 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     from operators.cli.demo.airflow import Airflow
     from operators.core.loader import INCLUDE, load_spec
 
+    # Also where a shell has started us with SIGINT ignored, and for whoever ends us politely.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     status = _Status()
     try:
         with View(status.line) as view:
@@ -66,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         view.text(f"Airflow: {stack.airflow_url} (user and password: taxiway status). Stop everything: make down")
         return 0 if report["ok"] else 1
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave half of it running
+            signal.signal(number, signal.SIG_IGN)
         print("\ninterrupted; stopping everything …", flush=True)
         supervisor.down()
         return 130
@@ -93,21 +99,21 @@ def _summary(view: View, report: dict[str, Any]) -> None:
     def row(act: dict[str, Any]) -> list[Any]:
         asked = act["requests"]
         versions = " ".join(f"v{v}:{n}" for v, n in asked["answered_by_version"].items())
-        weights = " ".join(f"{w['weight_bp'] / 100:g}" for w in act["weights"]) or "–"
+        weights = " ".join("100" if w["step"] == "promote" else f"{w['weight_bp'] / 100:g}" for w in act["weights"])
         champion = f"{act['champion_before'] or '–'} → {act['champion_after'] or '–'}"
         outcome = act["outcome"] if act["ok"] else f"✗ {act['outcome'][:60]}"
         return [
             act["name"],
             outcome,
             f"{act['seconds']:.0f}",
-            weights,
+            weights or "–",
             champion,
             asked["sent"],
             versions,
             asked["failed"],
         ]
 
-    columns = ["act", "outcome", "s", "canary %", "champion", "sent", "answered by", "failed"]
+    columns = ["act", "outcome", "s", "its %", "champion", "sent", "answered by", "failed"]
     view.table("", columns, [row(act) for act in report["acts"]])
     total = report["requests"]
     view.text(f"{total['sent']} requests, {total['failed']} failed, {total['answered_by_fallback']} rescued by stable.")

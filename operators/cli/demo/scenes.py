@@ -26,7 +26,10 @@ _DAMAGED_MONTH = 4
 
 
 def set_the_stage(play: Play) -> None:
-    """Bring in the flights of January to April, and take out what an earlier demo left in the traffic."""
+    """Bring in the flights of January to April, end what an earlier demo left half done, and clear its traffic."""
+    for dag_id in (f"{play.spec.name}.train", f"{play.spec.name}.release"):
+        if count := play.airflow.end_runs(dag_id):
+            play.view.event(f"ended {count} unfinished runs of {dag_id}")
     seed_flights(Storage.from_url(storage_url()), months=range(1, 5))
     if play.controller.withdraw("demo", "a new demo begins"):
         play.view.event("took the champion of an earlier run out of the traffic; its versions stay in the registry")
