@@ -9,8 +9,7 @@ from airflow.sdk import DAG, Param, TriggerRule, chain
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.compute.operators import RayJobOperator
-from operators.core.errors import SpecError
-from operators.core.loader import load_spec, spec_paths
+from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
 from operators.registry.operators import RegisterOperator, model_asset
@@ -139,11 +138,14 @@ def release_dag(spec: ModelSpec) -> DAG:
         retire = ScheduleRetirementOperator(
             task_id="retire_previous",
             trigger_dag_id="retire",
+            model=spec.name,
             previous="{{ ti.xcom_pull(task_ids='begin')['stable'] or '' }}",
-            spec=spec,
+            after_s=spec.release.keep_warm_s,
         )
         chain(begin, *moves, retire)
-        roll_back = RollBackOperator(task_id="roll_back", trigger_rule=TriggerRule.ONE_FAILED, **common)
+        # While the agent is away the canary keeps its share; patience here ends that, and so does the agent's lease.
+        patience: dict[str, Any] = {"retries": 40, "retry_delay": timedelta(seconds=15)}
+        roll_back = RollBackOperator(task_id="roll_back", trigger_rule=TriggerRule.ONE_FAILED, **common, **patience)
         moves >> roll_back
     return dag
 
@@ -156,25 +158,7 @@ def _at_midnight(day: Any) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-class BrokenSpecs(DAG):
-    """Stands for the specs that are wrong: Airflow shows the message as an import error and keeps the other models' DAGs."""
-
-    def validate(self) -> None:
-        """Say what is wrong.
-
-        :raises SpecError: always
-        """
-        raise SpecError("\n" + str(self.doc_md))
-
-
-problems = []
-for path in spec_paths():
-    try:
-        found = load_spec(path)
-    except SpecError as error:
-        problems.append(str(error))
-        continue
+# What is wrong with the other specs is said by broken_specs.py: an import error here would pause every model.
+for found in load_specs()[0]:
     globals()[f"{found.name}_train"] = train_dag(found)
     globals()[f"{found.name}_release"] = release_dag(found)
-if problems:
-    broken = BrokenSpecs(dag_id="taxiway.broken_specs", doc_md="\n".join(problems), schedule=None)

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from operators.core.loader import spec_paths
-from operators.rollout.operators import RetireOperator, ReturnToOperator
+from operators.core.loader import load_specs
+from operators.rollout.operators import RetireOperator, ReturnToOperator, ScheduleRetirementOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
-_MODELS = [path.stem for path in spec_paths()]
+_MODELS = [spec.name for spec in load_specs()[0]]
 
 with DAG(
     dag_id="rollback",
@@ -31,11 +31,18 @@ with DAG(
         "reason": Param("", type="string", minLength=3, title="Reason", description="Kept in the ledger."),
     },
 ) as rollback:
+    result = "ti.xcom_pull(task_ids='return_to')"
     ReturnToOperator(
         task_id="return_to",
         model="{{ params.model }}",
         version="{{ params.version or '' }}",
         reason="{{ params.reason }}",
+    ) >> ScheduleRetirementOperator(
+        task_id="retire_left",
+        trigger_dag_id="retire",
+        model="{{ params.model }}",
+        previous=f"{{{{ {result}['left'] }}}}",
+        after_s=f"{{{{ {result}['keep_warm_s'] }}}}",
     )
 
 with DAG(
@@ -50,7 +57,7 @@ with DAG(
     params={
         "model": Param("", type="string", title="Model"),
         "version": Param("", type="string", title="Version"),
-        "after_s": Param(0, type="number", minimum=0, title="Wait", description="Seconds to wait first."),
+        "after_s": Param(0, type=["number", "string"], title="Wait", description="Seconds to wait first."),
     },
 ) as retire:
     RetireOperator(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import os
 import sys
 import threading
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,16 +29,21 @@ from ray_jobs.edge import Edge, EdgeConfig, Route
 NAME, NAMESPACE = "taxiway-agent", "taxiway"
 _LISTEN_TIMEOUT_S = 30.0
 _WATCH_EVERY_S = 2.0
+_LEASE_S = 180.0
 _log = logging.getLogger(__name__)
 
 
 class Agent:
     """The actor. One for each Serve node; on one machine, one."""
 
-    def __init__(self, listen_url: str, edge_url: str, serve_url: str, state_dir: str, token: str) -> None:
+    def __init__(
+        self, listen_url: str, edge_url: str, serve_url: str, state_dir: str, token: str, runtime_env: dict[str, Any]
+    ) -> None:
         self._listen = urlsplit(listen_url)
         self._token = token
-        self._deployer = Deployer(serve_url, Path(state_dir) / "orders.json")
+        self._deployer = Deployer(serve_url, Path(state_dir) / "orders.json", runtime_env)
+        self._renewed: dict[str, float] = {}  # model → when somebody last looked at its counters
+        self._moving = asyncio.Lock()  # between asking whether a version runs or is routed, and acting on it
         self._edge = Edge(
             EdgeConfig(bind=urlsplit(edge_url).netloc, upstream=urlsplit(serve_url).netloc, state_dir=Path(state_dir))
         )
@@ -80,8 +87,18 @@ class Agent:
             await asyncio.sleep(_WATCH_EVERY_S)
             try:
                 await asyncio.to_thread(self._edge.start)  # finds the one that runs, or brings it back
+                await self._end_unwatched_canaries()
             except TaxiwayError as error:
                 _log.error("the edge is down and does not start: %s", error)
+
+    async def _end_unwatched_canaries(self) -> None:
+        """The lease: a canary whose counters nobody reads has no judge, and loses its traffic."""
+        now = time.monotonic()
+        for route in (await asyncio.to_thread(self._edge.routes)).values():
+            renewed = self._renewed.setdefault(route.model, now)
+            if route.weight_bp and now - renewed > _LEASE_S:
+                _log.warning("nobody has judged the canary of %s for %d s: its weight is 0 now", route.model, _LEASE_S)
+                await asyncio.to_thread(self._edge.set_route, replace(route, weight_bp=0))
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -112,10 +129,12 @@ class Agent:
 
     async def _retire(self, request: web.Request) -> web.Response:
         model, version = _which(request)
-        route = (await asyncio.to_thread(self._edge.routes)).get(model)
-        if route and version in (route.stable, route.canary):
-            return web.json_response({"error": f"{model}/{version} has traffic; route it elsewhere first"}, status=409)
-        await asyncio.to_thread(self._deployer.retire, model, version)
+        async with self._moving:
+            route = (await asyncio.to_thread(self._edge.routes)).get(model)
+            if route and version in (route.stable, route.canary):
+                return _refuse(f"{model}/{version} has traffic; route it elsewhere first")
+            self._deployer.begin_to_retire(model, version)
+        await asyncio.to_thread(self._deployer.retire, model, version)  # takes seconds; nobody should wait for it
         return web.json_response({"status": "NOT_STARTED"})
 
     async def _routes(self, _: web.Request) -> web.Response:
@@ -130,14 +149,24 @@ class Agent:
             canary=body["canary"],
             weight_bp=body["weight_bp"],
         )
-        return web.json_response(asdict(await asyncio.to_thread(self._edge.set_route, route)))
+        async with self._moving:
+            known = (await asyncio.to_thread(self._edge.routes)).get(route.model)
+            routed = (known.stable, known.canary) if known else ()
+            for version in [v for v in (route.stable, route.canary) if v is not None and v not in routed]:
+                state = await asyncio.to_thread(self._deployer.state, route.model, version)
+                if state["status"] != "RUNNING":
+                    return _refuse(f"{route.model}/{version} is {state['status']}; it cannot have traffic")
+            self._renewed[route.model] = time.monotonic()
+            return web.json_response(asdict(await asyncio.to_thread(self._edge.set_route, route)))
 
     async def _remove_route(self, request: web.Request) -> web.Response:
         await asyncio.to_thread(self._edge.remove, request.match_info["model"])
         return web.json_response({})
 
     async def _counters(self, request: web.Request) -> web.Response:
-        counters = await asyncio.to_thread(self._edge.counters, request.match_info["model"])
+        model = request.match_info["model"]
+        self._renewed[model] = time.monotonic()
+        counters = await asyncio.to_thread(self._edge.counters, model)
         # JSON has no infinity: the last bucket's bound is null.
         rows = [
             {
@@ -152,6 +181,10 @@ class Agent:
         return web.json_response(rows)
 
 
+def _refuse(reason: str) -> web.Response:
+    return web.json_response({"error": reason}, status=409)
+
+
 def _which(request: web.Request) -> tuple[str, str]:
     return request.match_info["model"], request.match_info["version"]
 
@@ -161,7 +194,13 @@ def main() -> int:
     import ray
     from ray import serve
 
-    ray.init(address=setting("RAY_ADDRESS", "address of the Ray cluster"), namespace=NAMESPACE, log_to_driver=False)
+    runtime_env = json.loads(os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}"))
+    ray.init(
+        address=setting("RAY_ADDRESS", "address of the Ray cluster"),
+        namespace=NAMESPACE,
+        runtime_env=runtime_env,
+        log_to_driver=False,
+    )
     serve_at = urlsplit(setting("TAXIWAY_SERVE_URL", "address of Ray Serve's proxy"))
     serve.start(http_options={"host": serve_at.hostname, "port": serve_at.port})
     if NAME in ray.util.list_named_actors():
@@ -173,6 +212,7 @@ def main() -> int:
         setting("TAXIWAY_SERVE_URL", "address of Ray Serve's proxy"),
         setting("TAXIWAY_EDGE_STATE_DIR", "folder of the edge's state"),
         setting("TAXIWAY_AGENT_TOKEN", "token of the agent's API"),
+        runtime_env,
     )
     ray.get(agent.ping.remote(), timeout=60)
     return 0

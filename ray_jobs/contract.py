@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def split(table: pa.Table, spec: ModelSpec, end: datetime) -> tuple[pa.Table, pa
     import pyarrow.compute as pc
 
     labelled = table.filter(pc.is_valid(table[spec.data.label]))
-    border = pa.scalar(end.timestamp() - spec.data.holdout_s, pa.float64())
+    # Times have no zone; reading them all as UTC keeps the border where it is, whatever zone the worker is in.
+    border = pa.scalar(end.replace(tzinfo=UTC).timestamp() - spec.data.holdout_s, pa.float64())
     times = pc.divide(
         pc.cast(pc.cast(labelled[spec.data.time], pa.timestamp("us")), pa.int64()).cast(pa.float64()), 1e6
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ class Deployer:
     """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying.
 
     :param serve_url: Serve's proxy
+    :param runtime_env: what brings the code to the replicas; empty where they have it
     :param orders_path: where the deployments that were asked for are kept, so that a new cluster can be filled again
     """
 
-    def __init__(self, serve_url: str, orders_path: Path) -> None:
+    def __init__(self, serve_url: str, orders_path: Path, runtime_env: dict[str, Any]) -> None:
         self._serve_url = serve_url
+        self._runtime_env = runtime_env
         self._orders_path = orders_path
         self._orders: dict[str, list[str]] = (
             json.loads(orders_path.read_text(encoding="utf-8")) if orders_path.exists() else {}
@@ -41,7 +42,7 @@ class Deployer:
         if spec.name != model:
             raise ValueError(f"the spec is of {spec.name!r}, not of {model!r}")
         state = self.state(model, version)
-        if state["status"] in ("RUNNING", "DEPLOYING"):
+        if state["status"] in ("RUNNING", "DEPLOYING", "DELETING"):
             return state
         name = _name(model, version)
         with self._lock:
@@ -60,8 +61,7 @@ class Deployer:
 
         said = ""
         try:
-            runtime_env = json.loads(os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}"))
-            bound = application(spec, version, model_uri, runtime_env)
+            bound = application(spec, version, model_uri, self._runtime_env)
             serve.run(bound, name=name, route_prefix=f"/{spec.name}/{version}")
         except Exception as error:  # noqa: BLE001 - the state that callers read says what happened
             _log.exception("deploying %s failed", name)
@@ -97,23 +97,32 @@ class Deployer:
             found[name] = {"status": str(app.status.value), "message": "; ".join([app.message, *replicas]).strip("; ")}
         with self._lock:
             for name, said in self._busy.items():
-                if name not in found and said == "DEPLOYING":
-                    found[name] = {"status": "DEPLOYING", "message": ""}
+                if said == "DELETING":
+                    found[name] = {"status": "DELETING", "message": ""}
+                elif said == "DEPLOYING" and found.get(name, {}).get("status") != "RUNNING":
+                    found[name] = {"status": "DEPLOYING", "message": ""}  # whatever an earlier try has left
                 elif name not in found and said:
                     found[name] = {"status": "DEPLOY_FAILED", "message": said}
         return found
+
+    def begin_to_retire(self, model: str, version: str) -> None:
+        """From now on the version counts as going."""
+        with self._lock:
+            self._busy[_name(model, version)] = "DELETING"
 
     def retire(self, model: str, version: str) -> None:
         """Delete an application and wait until its replicas have drained; one that is not there is as good as retired."""
         from ray import serve
 
         name = _name(model, version)
-        if name in serve.status().applications:
-            serve.delete(name)
-        with self._lock:
-            self._busy.pop(name, None)
-            if self._orders.pop(name, None):
-                self._keep_orders()
+        try:
+            if name in serve.status().applications:
+                serve.delete(name)
+        finally:
+            with self._lock:
+                self._busy.pop(name, None)
+                if self._orders.pop(name, None):
+                    self._keep_orders()
 
     def restore(self, routed: set[tuple[str, str]]) -> None:
         """Deploy what has traffic and is not there: after a stop, Ray comes back empty and the edge does not."""

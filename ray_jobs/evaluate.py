@@ -49,11 +49,18 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     smoke_key = f"{key}/smoke.json"
     storage.put_bytes(smoke_key, json.dumps(write_request(recent, spec.features)).encode())
     champion = given["champion"]
+    try:
+        beside = measure(champion) if champion else None
+    except KeyError as error:
+        raise RejectedError(
+            f"the champion needs {error}, which the spec no longer names: callers of today would break. "
+            "Give a model with another interface another name"
+        ) from error
     return {
         "smoke_key": smoke_key,
         "rows": holdout.num_rows,
         "challenger": measure(given["challenger"]),
-        "champion": measure(champion) if champion else None,
+        "champion": beside,
     }
 
 

@@ -80,7 +80,7 @@ def read_request(body: bytes, features: Mapping[str, FeatureKind], *, max_rows: 
         raise BadRequestError(f"a request holds 1 to {max_rows} rows; this one has {rows}")
     return Request(
         id=_text(document, "id"),
-        unit=_text(document.get("parameters") or {}, "unit"),
+        unit=_unit(document.get("parameters") or {}),
         columns={name: columns[name] for name in features},
         rows=rows,
     )
@@ -153,6 +153,14 @@ def _text(holder: Mapping[str, Any], key: str) -> str | None:
     if value is not None:
         _check_text(value, f"`{key}`")
     return value
+
+
+def _unit(parameters: Mapping[str, Any]) -> str | None:
+    """Return the unit of assignment; a number is as good as a string."""
+    unit = parameters.get("unit")
+    if isinstance(unit, int) and not isinstance(unit, bool):
+        return str(unit)
+    return _text(parameters, "unit")
 
 
 def _check_text(value: str, where: str) -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from operators.compute.policy import FINAL_EXIT_CODE
+from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 
@@ -22,5 +24,9 @@ def run(work: Callable[[dict[str, Any], str], Mapping[str, Any]]) -> None:
     os.nice(_NICENESS)
     key = sys.argv[1]
     storage = Storage.from_url(storage_url())
-    result = work(json.loads(storage.get_bytes(f"{key}/input.json")), key)
+    try:
+        result = work(json.loads(storage.get_bytes(f"{key}/input.json")), key)
+    except (RejectedError, ConfigurationError) as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        sys.exit(FINAL_EXIT_CODE)
     storage.put_bytes(f"{key}/result.json", json.dumps(result, allow_nan=False).encode())

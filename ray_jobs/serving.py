@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
@@ -43,7 +44,7 @@ class Version:
         if path.endswith("/infer"):
             if request.method != "POST":
                 return _json(405, {"error": "use POST"})
-            return self._infer(await request.body(), request.headers.get("x-request-id"))
+            return self._infer(await request.body(), request.headers)
         if path.endswith("/ready"):
             return _json(200, {"ready": True})
         if path.endswith(f"/models/{self._spec.name}"):
@@ -51,7 +52,7 @@ class Version:
             return _json(200, found)
         return _json(404, {"error": f"nothing here: {path}"})
 
-    def _infer(self, body: bytes, request_id: str | None) -> Response:
+    def _infer(self, body: bytes, headers: Mapping[str, str]) -> Response:
         try:
             request = read_request(body, self._spec.features, max_rows=self._spec.serving.max_rows_per_request)
         except BadRequestError as error:
@@ -68,7 +69,9 @@ class Version:
         except Exception as error:  # noqa: BLE001 - the model's code is the user's: whatever it raises is its failure
             _log.exception("version %s of %s failed", self._version, self._spec.name)
             return _json(500, {"error": f"version {self._version} failed: {type(error).__name__}"})
-        self._predictions.add(request_id or uuid.uuid4().hex, request.unit, request.columns, values)
+        # The same unit as the edge assigns by: the header first.
+        unit = headers.get("x-taxiway-unit") or request.unit
+        self._predictions.add(headers.get("x-request-id") or uuid.uuid4().hex, unit, request.columns, values)
         return Response(answer, media_type="application/json")
 
     def _predict(self, columns: dict[str, list[Any]]) -> list[float]:

@@ -25,6 +25,7 @@ class RayJob(BaseModel):
     status: str
     message: str | None = None
     error_type: str | None = None
+    driver_exit_code: int | None = None
     start_time: int | None = None
     end_time: int | None = None
 

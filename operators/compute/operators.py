@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from operators.compute.client import RayJob, RayJobs
-from operators.compute.policy import submission_id
+from operators.compute.policy import FINAL_EXIT_CODE, submission_id
 from operators.compute.triggers import RayJobTrigger
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
 from operators.core.settings import setting, storage_url
@@ -22,7 +22,6 @@ from operators.core.spec import ModelSpec
 
 _EPOCH = "ray_job_epoch"
 _LOG_LINES = 60
-_OWN_FAILURE = "JOB_ENTRYPOINT_COMMAND_ERROR"
 
 
 class RayJobOperator(BaseOperator):
@@ -110,14 +109,16 @@ class RayJobOperator(BaseOperator):
         self.log.info("%s Ray job %s", "submitted" if fresh else "reattached to", job_id)
 
     def _finish(self, context: Any, jobs: RayJobs, job: RayJob) -> Any:
-        lines = jobs.logs(job.submission_id).splitlines()
+        try:
+            lines = jobs.logs(job.submission_id).splitlines()
+        except (ServiceError, ServiceRefusedError) as error:  # the driver's node may be gone; the result need not be
+            lines = [f"(no log: {error})"]
         for line in lines[-_LOG_LINES:]:
             self.log.info("ray | %s", line)
         if job.status != "SUCCEEDED":
             tail = "\n".join(lines[-8:])
             said = f"Ray job {job.submission_id} ended {job.status}:\n{tail}"
-            # The entrypoint's own failure comes again; what happened to Ray around it may not.
-            raise AirflowFailException(said) if job.error_type == _OWN_FAILURE else ServiceError(said)
+            raise AirflowFailException(said) if job.driver_exit_code == FINAL_EXIT_CODE else ServiceError(said)
         from operators.core.storage import Storage
 
         result = json.loads(Storage.from_url(storage_url()).get_bytes(f"jobs/{job.submission_id}/result.json"))

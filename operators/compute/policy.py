@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+FINAL_EXIT_CODE = 3  # of a job that says itself that another try cannot help
+
 
 def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, epoch: int) -> str:
     """Return the id of one attempt's job: readable, and unique for the five parts.

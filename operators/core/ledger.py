@@ -132,9 +132,13 @@ class Ledger:
         """Make this release the only one of the model; return the id of the release that it put aside, or None.
 
         The newest claim wins: what held the model before (a run that was killed) can write nothing any more.
+
+        :raises RejectedError: the release has ended, or was put aside
         """
         with self._begin() as connection:
             holder = _lock_head(connection, model).release_id
+            if (ended := _known(connection, f"{release_id}/end")) is not None:
+                raise RejectedError(f"release {release_id} has ended ({ended.kind}); it cannot begin again")
             if holder not in (None, release_id):
                 _append(connection, model, "abandoned", {"by": release_id}, f"{holder}/end", holder)
             connection.execute(_heads.update().where(_heads.c.model == model).values(release_id=release_id))
@@ -148,12 +152,24 @@ class Ledger:
         """
         key = f"{release_id}/end"
         with self._begin() as connection:
-            if (known := _known(connection, key)) is not None and known.kind == kind:
+            known = _known(connection, key)
+            if known is not None and known.kind == kind:
                 return known
             _must_hold(connection, model, release_id)
             entry = _append(connection, model, kind, payload, key, release_id)
             connection.execute(_heads.update().where(_heads.c.model == model).values(release_id=None))
         return entry
+
+    @contextmanager
+    def holding(self, model: str, release_id: str) -> Iterator[None]:
+        """Keep everybody else from claiming the model while the release moves something.
+
+        :raises RejectedError: the release does not hold the model
+        :raises ServiceError: another release is moving something for longer than the time-out
+        """
+        with self._begin() as connection:
+            _must_hold(connection, model, release_id)
+            yield
 
     def holder(self, model: str) -> str | None:
         """Return the id of the release that is running, or None."""

@@ -28,6 +28,17 @@ def spec_paths(folder: Path | None = None) -> list[Path]:
     return sorted((folder or INCLUDE / "models").glob("*.yaml"))
 
 
+def load_specs(folder: Path | None = None) -> tuple[list[ModelSpec], list[str]]:
+    """Return the specs of a folder, and what is wrong with the others."""
+    specs, problems = [], []
+    for path in spec_paths(folder):
+        try:
+            specs.append(load_spec(path))
+        except SpecError as error:
+            problems.append(str(error))
+    return specs, problems
+
+
 def load_spec(path: Path, *, include: Path | None = None) -> ModelSpec:
     """Read one spec and check that the files and functions that it names exist.
 
@@ -54,6 +65,9 @@ def _read(path: Path) -> tuple[dict[Path_, int], Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SpecError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
     lines: dict[Path_, int] = {}
     try:
         loader = _Loader(text)
@@ -65,6 +79,8 @@ def _read(path: Path) -> tuple[dict[Path_, int], Any]:
         mark = error.problem_mark
         where = f":{mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{where}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a control character; a date such as 2013-11-31
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise SpecError(
             f"{path}:1: a spec is a mapping of keys such as name, owner, data; got {type(document).__name__}"
@@ -140,6 +156,15 @@ def _references(spec: ModelSpec, include: Path) -> Iterable[tuple[Path_, str]]:
             hint = f"did you mean {close[0]!r}?" if close else "paths are relative to include/"
             yield loc, f"{relative!r} does not exist in {include}; {hint}"
     yield from _entrypoint(spec.training.entrypoint)
+    schedule = spec.retraining.schedule
+    if schedule is not None and not _is_cron(schedule):
+        yield ("retraining", "schedule"), f"{schedule!r} is not a cron expression, such as '0 6 * * 1' or @weekly"
+
+
+def _is_cron(schedule: str) -> bool:
+    from croniter import croniter
+
+    return bool(croniter.is_valid(schedule)) and schedule not in ("@once", "@continuous")
 
 
 def _entrypoint(entrypoint: str) -> Iterable[tuple[Path_, str]]:
@@ -149,10 +174,14 @@ def _entrypoint(entrypoint: str) -> Iterable[tuple[Path_, str]]:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         found = None
-    if found is None or found.origin is None:
-        yield ("training", "entrypoint"), f"module {module!r} is not found on the Python path"
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        yield ("training", "entrypoint"), f"module {module!r} is not a Python file on the Python path"
         return
-    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        yield ("training", "entrypoint"), f"{module} is not valid Python: {error}"
+        return
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in functions:
         yield (

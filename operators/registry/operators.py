@@ -12,6 +12,8 @@ from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.registry.client import CHALLENGER, Registry
 
+_AS_OF = "taxiway.as_of"  # runs of a backfill end in any order: an older window does not displace a newer one
+
 
 def model_asset(name: str) -> Model:
     """Return the asset that stands for a registered model; its events say that there is a new challenger."""
@@ -42,10 +44,12 @@ class RegisterOperator(BaseOperator):
         trained = self.trained
         tags = {**self.tags, "taxiway.spec": self.spec.to_json()}
         version = registry.register(name, trained["model_uri"], trained["run_id"], key=trained["run_id"], tags=tags)
-        registry.set_alias(name, CHALLENGER, version.version)
+        challenger = registry.alias(name, CHALLENGER)
+        if challenger is None or challenger.tags.get(_AS_OF, "") <= self.tags.get(_AS_OF, ""):
+            registry.set_alias(name, CHALLENGER, version.version)
         context["outlet_events"][model_asset(name)].extra = {
             "version": version.version,
             "run_id": trained["run_id"],
         }
-        self.log.info("%s version %s is the challenger", name, version.version)
+        self.log.info("registered version %s of %s", version.version, name)
         return {"version": version.version}

@@ -49,7 +49,7 @@ class Agent:
     """Blocking calls, for tasks."""
 
     def __init__(self) -> None:
-        self._http = client(_url(), token=_token())
+        self._http = client(_url(), token=_token(), timeout_s=60.0)  # a version that goes drains first
 
     def deploy(self, spec: ModelSpec, version: str, model_uri: str) -> AppState:
         """Start deploying a version; asking again is harmless."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.errors import RejectedError, ServiceError, ServiceRefusedError
 from operators.core.spec import ModelSpec
 from operators.rollout.policy import Outcome, Verdict
 from operators.rollout.triggers import DeployTrigger, JudgeTrigger
@@ -52,7 +53,7 @@ class BeginReleaseOperator(BaseOperator):
     """Find the version to release and claim the model for it.
 
     :param version: the version; empty means the challenger (templated)
-    :return: ``release_id``, ``version``, ``model_uri``, ``stable`` (None for the first release), ``smoke_key``
+    :return: ``release_id``, ``version``, ``model_uri``, ``stable`` (None for the first release), ``smoke_keys``
     """
 
     template_fields: Sequence[str] = ("version",)
@@ -67,21 +68,37 @@ class BeginReleaseOperator(BaseOperator):
         controller = _controller(self.spec.name)
         try:
             found = controller.find(str(self.version) or None)
+        except RejectedError as error:
+            if not self.version and context.get("triggering_asset_events"):
+                # Several events may start several runs; the first has released the challenger of all.
+                raise AirflowSkipException(str(error)) from error
+            raise AirflowFailException(str(error)) from error
+        try:
             release_id, stable = controller.begin(context["run_id"], found)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
-        smoke_key = found.tags.get("taxiway.smoke_key")
-        if smoke_key is None and stable is not None:
-            # Somebody registered this version by hand: the rows that stable was tried with fit it too.
-            smoke_key = controller.registry.version(self.spec.name, stable).tags.get("taxiway.smoke_key")
+        tried = [found] if stable is None else [found, controller.registry.version(self.spec.name, stable)]
+        keys = [version.tags["taxiway.smoke_key"] for version in tried if "taxiway.smoke_key" in version.tags]
         self.log.info("release %s: version %s over %s", release_id, found.version, stable or "nothing")
         return {
             "release_id": release_id,
             "version": found.version,
             "model_uri": found.uri,
             "stable": stable,
-            "smoke_key": smoke_key,
+            "smoke_keys": keys,
         }
+
+
+def require_running(version: str, event: Mapping[str, str]) -> None:
+    """Read how a deployment went.
+
+    :raises AirflowFailException: the version cannot run; a retry cannot help
+    :raises ServiceError: the agent, or Ray, was away; a retry asks again
+    """
+    if event["status"] == "RUNNING":
+        return
+    said = f"version {version} is {event['status']}: {event['message']}"
+    raise AirflowFailException(said) if event["status"] == "DEPLOY_FAILED" else ServiceError(said)
 
 
 class DeployOperator(ReleaseOperator):
@@ -98,30 +115,30 @@ class DeployOperator(ReleaseOperator):
 
     def resume(self, context: Any, event: Mapping[str, str]) -> str:
         """Read how it went."""
-        if event["status"] != "RUNNING":
-            raise AirflowFailException(f"version {self.release['version']} is {event['status']}: {event['message']}")
+        require_running(self.release["version"], event)
         return event["status"]
 
 
 class SmokeTestOperator(ReleaseOperator):
     """Send real rows straight to the new version, before it meets a caller."""
 
-    def execute(self, context: Any) -> dict[str, Any]:
+    def execute(self, context: Any) -> list[dict[str, Any]]:
         """Ask once with all rows and once with each of a few; then with nonsense, which must be refused, not crash."""
         from operators.core.settings import Settings
         from operators.core.storage import Storage
         from operators.rollout.smoke import smoke_test
 
         settings = Settings.load()
-        key = self.release["smoke_key"]
-        if key is None:
+        storage = Storage.from_url(settings.storage_url)
+        if not self.release["smoke_keys"]:
             raise AirflowFailException(
                 f"version {self.release['version']} has no tag taxiway.smoke_key, and stable has none either: "
                 "there are no rows to try it with"
             )
-        body = Storage.from_url(settings.storage_url).get_bytes(key)
+        # Stable's rows too: what its callers send today must be understood tomorrow.
+        bodies = [storage.get_bytes(key) for key in dict.fromkeys(self.release["smoke_keys"])]
         try:
-            return smoke_test(settings.serve_url, self.spec, self.release["version"], body)
+            return [smoke_test(settings.serve_url, self.spec, self.release["version"], body) for body in bodies]
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
 
@@ -146,7 +163,12 @@ class CanaryStepOperator(ReleaseOperator):
         controller = self.controller()
         before = controller.agent.counters(self.spec.name, canary=version, stable=stable)
         controller.set_weight(
-            self.release["release_id"], self.task_id, stable=stable, canary=version, weight_bp=step.weight_bp
+            self.release["release_id"],
+            self.task_id,
+            stable=stable,
+            canary=version,
+            weight_bp=step.weight_bp,
+            attempt=context["ti"].try_number,
         )
         trigger = JudgeTrigger(
             model=self.spec.name,
@@ -163,7 +185,8 @@ class CanaryStepOperator(ReleaseOperator):
     def resume(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
         """Write the verdict down and obey it."""
         verdict = Verdict.model_validate(event)
-        self.controller().record_verdict(self.release["release_id"], self.task_id, verdict)
+        attempt = context["ti"].try_number
+        self.controller().record_verdict(self.release["release_id"], self.task_id, attempt, verdict)
         self.log.info("%s: %s %s", verdict.outcome, verdict.reason, verdict.numbers)
         if verdict.outcome is not Outcome.SUCCESSFUL:
             raise AirflowFailException(f"{verdict.outcome}: {verdict.reason}")
@@ -176,7 +199,7 @@ class PromoteOperator(ReleaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Promote."""
         release = self.release
-        self.controller().promote(release["release_id"], release["version"], release["stable"])
+        self.controller().promote(release["release_id"], release["version"], release["stable"], self.spec.to_json())
         return {"champion": release["version"], "previous": release["stable"]}
 
 
@@ -185,14 +208,15 @@ class ScheduleRetirementOperator(TriggerDagRunOperator):
 
     A run of its own, so that the next release need not wait for it.
 
+    :param model: the model (templated)
     :param previous: the version that was replaced; empty after a first release (templated)
+    :param after_s: seconds to wait (templated)
     """
 
     template_fields: Sequence[str] = (*TriggerDagRunOperator.template_fields, "previous")
 
-    def __init__(self, *, spec: ModelSpec, previous: str, **kwargs: Any) -> None:
-        conf = {"model": spec.name, "version": previous, "after_s": spec.release.keep_warm_s}
-        super().__init__(conf=conf, **kwargs)
+    def __init__(self, *, model: str, previous: str, after_s: Any, **kwargs: Any) -> None:
+        super().__init__(conf={"model": model, "version": previous, "after_s": after_s}, **kwargs)
         self.previous = previous
 
     def execute(self, context: Any) -> Any:
@@ -214,6 +238,7 @@ class RollBackOperator(ReleaseOperator):
         try:
             controller.roll_back(self.release["release_id"], self.release["version"], self.release["stable"], reason)
         except RejectedError as error:
+            controller.drop_orphan(self.release["version"])
             raise AirflowSkipException(str(error)) from error
         return reason
 
@@ -239,8 +264,11 @@ class ReturnToOperator(BaseOperator):
         from operators.core.spec import ModelSpec
 
         controller = _controller(self.model)
+        store = context["task_state_store"]
         try:
-            version = controller.earlier(self.version or None)
+            # Chosen once: after the traffic has moved, "the version before" is another one.
+            version = str(store.get("target") or controller.earlier(str(self.version) or None))
+            store.set("target", version, retention=NEVER_EXPIRE)
             found = controller.registry.version(self.model, version)
             spec = ModelSpec.from_json(found.tags["taxiway.spec"])
         except (RejectedError, ServiceRefusedError) as error:
@@ -251,13 +279,19 @@ class ReturnToOperator(BaseOperator):
         trigger = DeployTrigger(model=self.model, version=version, deadline=time.time() + _DEPLOY_TIMEOUT_S)
         self.defer(trigger=trigger, method_name="resume", kwargs={"version": version})
 
-    def resume(self, context: Any, event: Mapping[str, str], version: str) -> dict[str, str]:
+    def resume(self, context: Any, event: Mapping[str, str], version: str) -> dict[str, Any]:
         """Move the traffic."""
-        if event["status"] != "RUNNING":
-            raise AirflowFailException(f"version {version} is {event['status']}: {event['message']}")
+        from operators.core.spec import ModelSpec
+
+        require_running(version, event)
         actor = getattr(context["dag_run"], "triggering_user_name", None) or "unknown"
-        _controller(self.model).return_to(context["run_id"], version, self.reason, actor)
-        return {"champion": version}
+        controller = _controller(self.model)
+        try:
+            left = controller.return_to(context["run_id"], version, self.reason, actor)
+        except RejectedError as error:
+            raise AirflowFailException(str(error)) from error
+        spec = ModelSpec.from_json(controller.registry.version(self.model, version).tags["taxiway.spec"])
+        return {"champion": version, "left": left or "", "keep_warm_s": spec.release.keep_warm_s}
 
 
 class RetireOperator(BaseOperator):

@@ -11,6 +11,7 @@ from operators.core.spec import Judge
 
 # One look a second for some minutes, at both tests: the chance that a good canary meets this by luck stays small.
 _ALPHA = 1e-4
+_NOT_UNUSUAL = 0.5  # below the mean the tail is about a half or more, and its sum is long
 
 
 class Outcome(StrEnum):
@@ -63,14 +64,14 @@ class Arm(BaseModel):
 
         A counter that went backwards was restarted: what it shows now is all that is known, so it is taken whole.
         """
-        if self.requests < earlier.requests:
-            return self
         before = dict(earlier.latency)
-        return Arm(
+        gained = Arm(
             requests=self.requests - earlier.requests,
-            failures=max(0, self.failures - earlier.failures),
-            latency=tuple((bound, max(0, count - before.get(bound, 0))) for bound, count in self.latency),
+            failures=self.failures - earlier.failures,
+            latency=tuple((bound, count - before.get(bound, 0)) for bound, count in self.latency),
         )
+        restarted = min(gained.requests, gained.failures, *(count for _, count in gained.latency), 0) < 0
+        return self if restarted else gained
 
 
 class Verdict(BaseModel):
@@ -153,15 +154,23 @@ def _finite(value: float | None) -> float | None:
 
 
 def binomial_tail(k: int, n: int, p: float) -> float:
-    """Return P(X ≥ k) for X ~ Binomial(n, p), summed in logarithms so that large n do not overflow."""
+    """Return P(X ≥ k) for X ~ Binomial(n, p), summed in logarithms so that large n do not overflow.
+
+    For k at the mean or below, where nobody asks for the exact value, return 0.5.
+    """
     if k <= 0:
         return 1.0
+    if p < 1.0 and k <= n * p:
+        return _NOT_UNUSUAL
     if p <= 0.0:
         return 0.0
     if p >= 1.0 or k > n:
         return 1.0 if k <= n else 0.0
-    terms = (
-        exp(lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) + i * log(p) + (n - i) * log1p(-p))
-        for i in range(k, n + 1)
-    )
-    return min(1.0, sum(terms))
+    total = 0.0
+    for i in range(k, n + 1):
+        term = exp(lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) + i * log(p) + (n - i) * log1p(-p))
+        total += term
+        # Beyond the mean the terms fall at least geometrically. The sum runs on the triggerer's loop: it must be short.
+        if i > n * p and term < 1e-12 * total:
+            break
+    return min(1.0, total)

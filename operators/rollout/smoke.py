@@ -8,11 +8,12 @@ from typing import Any
 
 import httpx
 
-from operators.core.errors import RejectedError
+from operators.core.errors import RejectedError, ServiceError
 from operators.core.http import client, unreachable
 from operators.core.spec import ModelSpec
 
 _SINGLE_ROWS = 5
+_PASSING = (404, 502, 503, 504)  # Serve's proxy says these while another deployment reloads it
 
 
 def smoke_test(serve_url: str, spec: ModelSpec, version: str, body: bytes) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def _row(request: dict[str, Any], index: int) -> dict[str, Any]:
 
 def _predict(http: httpx.Client, path: str, request: dict[str, Any], rows: int) -> list[float]:
     response = _post(http, path, request)
+    if response.status_code in _PASSING:
+        raise ServiceError(f"Ray Serve answered {path} with {response.status_code}: {response.text[:300]}")
     if response.status_code != 200:
         raise RejectedError(f"real rows were answered with {response.status_code}: {response.text[:300]}")
     values: list[float] = response.json()["outputs"][0]["data"]

@@ -55,7 +55,7 @@ def test_files_import_without_deprecations_and_heavy_modules(path: Path) -> None
     found = parse(path)
     assert found["errors"] == {}
     assert found["heavy"] == []
-    assert found["dags"]
+    assert found["dags"] or path.stem == "broken_specs"
 
 
 def test_parsing_is_fast() -> None:
@@ -95,7 +95,9 @@ def test_broken_spec_is_an_import_error_and_others_live_on(include: Path) -> Non
     path.write_text(text.replace("workers: 1", "wrokers: 1").replace("bake: 10s", "bake: 10"))
     found = parse(DAGS / "models.py", include)
     assert set(found["dags"]) == {"flight_delay.train", "flight_delay.release"}
-    (message,) = found["errors"].values()
+    # An error in this file would pause the good model too; another file says it.
+    assert found["errors"] == {}
+    (message,) = parse(DAGS / "broken_specs.py", include)["errors"].values()
     assert f"{path}:" in message
     assert "training.scaling.wrokers: unknown key; did you mean 'workers'?" in message
     assert "10 is not a duration" in message

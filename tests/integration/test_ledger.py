@@ -59,6 +59,9 @@ def test_newest_claim_fences_off_the_older(ledger: Ledger) -> None:
     assert ledger.finish("c", "c/2", "promoted", {"version": "2"}).kind == "promoted"
     assert ledger.finish("c", "c/2", "promoted", {"version": "2"}).kind == "promoted"
     assert ledger.holder("c") is None
+    for ended in ("c/1", "c/2"):
+        with pytest.raises(RejectedError, match="it cannot begin again"):
+            ledger.claim("c", ended, {})
     assert [e.kind for e in ledger.entries("c")] == [
         "release_started", "weight_set", "abandoned", "release_started", "promoted",
     ]  # fmt: skip
@@ -93,3 +96,14 @@ def test_a_database_that_is_not_there_is_a_service_error() -> None:
     with pytest.raises(ServiceError, match=r"the ledger on 127\.0\.0\.1 did not answer") as caught:
         ledger.entries()
     assert "secret" not in str(caught.value)
+
+
+def test_nobody_claims_while_a_release_moves_something(ledger: Ledger, url: str) -> None:
+    ledger.claim("f", "f/1", {})
+    other = Ledger(url, timeout_s=1)
+    with ledger.holding("f", "f/1"), pytest.raises(ServiceError, match="timeout"):
+        other.claim("f", "f/2", {})
+    assert other.claim("f", "f/2", {}) == "f/1"
+    with pytest.raises(RejectedError), ledger.holding("f", "f/1"):
+        pytest.fail("the release was put aside")
+    other.close()

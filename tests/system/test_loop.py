@@ -225,6 +225,8 @@ def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
             errors = json.dumps(system.play.airflow._call("GET", "/api/v2/importErrors"))
         assert f"{path}:" in errors
         assert "release.steps.0.bake: 3 is not a duration" in errors
+        for name in ("train", "release"):  # the good model lives on
+            assert system.play.airflow._call("GET", f"/api/v2/dags/{MODEL}.{name}")["is_stale"] is False
     finally:
         path.unlink()
 

@@ -155,3 +155,39 @@ def test_durations() -> None:
 def test_every_key_of_the_shipped_spec_is_known_to_yaml_once() -> None:
     document = yaml.safe_load((INCLUDE / "models" / "flight_delay.yaml").read_text())
     assert set(document) == set(ModelSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("end: 2013-12-31", "end: 2013-11-31", "not valid YAML"),
+        ("xgboost_classifier:train", "xgboost_classifier.gone:train", "is not a Python file"),
+        ("ray_jobs.trainers.xgboost_classifier:train", "sys:exit", "is not a Python file"),
+        ('"0 6 * * 1"', '"61 25 * * 1"', "is not a cron expression"),
+        ('"0 6 * * 1"', '"@fortnightly"', "is not a cron expression"),
+        ("owner: flight", "owner: \x07flight", "not valid YAML"),
+    ],
+)
+def test_whatever_is_wrong_is_a_spec_error(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert expected in message(edited(tmp_path, old, new))
+
+
+def test_wrong_encoding_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"name: x\nowner: caf\xe9\n")
+    assert message(path) == f"{path}:2: not UTF-8; save the file as UTF-8"
+
+
+def test_one_wrong_spec_does_not_hide_the_others(tmp_path: Path) -> None:
+    from operators.core.loader import load_specs
+
+    include = tmp_path / "include"
+    for folder in ("models", "queries", "expectations"):
+        (include / folder).mkdir(parents=True)
+    (include / "queries" / "flight_delay.sql").touch()
+    (include / "expectations" / "flight_delay.yaml").touch()
+    (include / "models" / "on_time.yaml").write_text(SECOND_MODEL)
+    (include / "models" / "wrong.yaml").write_text("name: wrong\n")
+    specs, problems = load_specs(include / "models")
+    assert [spec.name for spec in specs] == ["on_time"]
+    assert len(problems) == 1
