@@ -11,7 +11,7 @@ def problem():
     """Return the first thing that is missing, or None."""
     if not ((3, 11) <= sys.version_info[:2] <= (3, 13)):
         found = platform.python_version()
-        return "Python 3.11, 3.12 or 3.13 is needed and `%s` is %s; run `make PYTHON=python3.11 …`." % (
+        return "Python 3.11, 3.12 or 3.13 is needed and `%s` is %s; run `make PYTHON=python3.11 ...`." % (
             sys.executable,
             found,
         )

@@ -8,10 +8,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from operators.cli import environment, status, supervisor
-from operators.cli.config import AIRFLOW_USER, Stack
-from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.cli.config import Stack
+from operators.core.errors import ConfigurationError, SpecError, TaxiwayError
 
 EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOT_UP = 1, 2, 3
 
@@ -58,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a model's whole life, on real data")
     demo.add_argument("--rate", type=float, default=40.0, help="requests a second (default: 40)")
     demo.set_defaults(run=_demo)
+    check = commands.add_parser("check", help="say what is wrong with the specs of models")
+    check.add_argument("paths", nargs="*", type=Path, metavar="SPEC", help="default: all of include/models")
+    check.set_defaults(run=_check)
     commands.add_parser("airflow", help="run Airflow's own command line against this stack")
     return parser
 
@@ -79,7 +83,7 @@ def _up(options: argparse.Namespace) -> int:
         supervisor.ensure_up(progress=say)
         say(f"up in {time.monotonic() - started:.0f} s")
     stack = Stack.running()
-    say(f"Airflow: {stack.airflow_url}  user {AIRFLOW_USER}, password {stack.secrets.airflow_password}")
+    say(f"Airflow: {stack.airflow_url}  (user and password: taxiway status)")
     return 0
 
 
@@ -101,6 +105,20 @@ def _env(_: argparse.Namespace) -> int:
     for name, value in environment.services(Stack.running()).items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from operators.core.loader import load_spec, spec_paths
+
+    wrong = 0
+    for path in options.paths or spec_paths():
+        try:
+            load_spec(path)
+            print(f"{path}: good")
+        except SpecError as error:
+            wrong += 1
+            print(error)
+    return EXIT_CONFIGURATION if wrong else 0
 
 
 def _demo(options: argparse.Namespace) -> int:
