@@ -30,6 +30,7 @@ def smaller(spec: str) -> str:
         "window: 60d": "window: 14d",
         "holdout: 7d": "holdout: 3d",
         "rounds: 60": "rounds: 10",
+        "workers: 1,": "workers: 2,",
         "bake: 10s": "bake: 3s",
         "min_requests: 30": "min_requests: 15",
         "keep_warm: 10m": "keep_warm: 1s",
