@@ -109,8 +109,7 @@ def _open_to_all(folder: Path) -> bool:
 def _prepare(stack: Stack, data: Path, who: Identity) -> None:
     sockets = stack.short_dir / "p"
     sockets.mkdir(mode=0o700, exist_ok=True)
-    if who.owner:
-        shutil.chown(sockets, who.owner)
+    shutil.chown(sockets, who.owner or os.geteuid())  # it may be left from a time when another way worked here
     _remove_stale_lock(data)
     if (data / "PG_VERSION").exists():
         return
