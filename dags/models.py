@@ -125,7 +125,7 @@ def release_dag(spec: ModelSpec) -> DAG:
         params={
             "version": Param(
                 None,
-                type=["null", "string", "integer"],
+                type=["null", "string"],
                 title="Version",
                 description="Version in the registry. Empty: the one with the alias `challenger`.",
             )

@@ -24,7 +24,7 @@ with DAG(
         "model": Param(_MODELS[0] if _MODELS else "", type="string", enum=_MODELS, title="Model"),
         "version": Param(
             None,
-            type=["null", "string", "integer"],
+            type=["null", "string"],
             title="Version",
             description="Where the traffic goes. Empty: the version before the last promotion.",
         ),
