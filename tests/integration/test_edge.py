@@ -389,6 +389,18 @@ class TestStable:
         assert (answer.status, answer.version, answer.arm) == (200, "3", "stable")
         assert counted(edge, "edge").failures == 0
 
+    def test_a_proxy_that_comes_back_without_routes_costs_a_second(
+        self, edge: Edge, call: Caller, versions: Versions
+    ) -> None:
+        assert call().status == 200
+        versions.behaviour["3"] = 404
+        timer = threading.Timer(0.4, lambda: versions.behaviour.pop("3"))
+        timer.start()
+        answer = call()
+        timer.join()
+        assert (answer.status, answer.version, answer.arm) == (200, "3", "stable")
+        assert counted(edge, "edge").failures == 0
+
     def test_ready_follows_the_upstream(self, edge: Edge, versions: Versions) -> None:
         assert edge.ready()
         versions.close()
