@@ -87,9 +87,10 @@ class Agent:
             await asyncio.sleep(_WATCH_EVERY_S)
             try:
                 await asyncio.to_thread(self._edge.start)  # finds the one that runs, or brings it back
-                await self._end_unwatched_canaries()
-            except TaxiwayError as error:
-                _log.error("the edge is down and does not start: %s", error)
+                async with self._moving:  # a route that is moved meanwhile must not be set back
+                    await self._end_unwatched_canaries()
+            except (TaxiwayError, OSError, ValueError) as error:
+                _log.error("the edge could not be looked after: %s", error)
 
     async def _end_unwatched_canaries(self) -> None:
         """The lease: a canary whose counters nobody reads has no judge, and loses its traffic."""
