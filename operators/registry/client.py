@@ -1,6 +1,6 @@
 """MLflow's model registry over its REST API.
 
-Importing `mlflow` takes seconds in every task process; the registry is seven documented calls
+Importing `mlflow` takes seconds in every task process; the registry is ten documented calls
 (https://mlflow.org/docs/latest/api_reference/rest-api.html).
 """
 
@@ -10,77 +10,106 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 
-from operators.core.errors import ServiceError, ServiceRefusedError
-from operators.core.http import answer, client, unreachable
+from operators.core.errors import ConfigurationError, RejectedError, ServiceRefusedError
+from operators.core.http import unreachable
+from operators.registry.entities import (
+    KEY_TAG,
+    NO_VERSION,
+    SERVICE,
+    ModelVersion,
+    RegisteredModel,
+    alias_tag,
+    read_metrics,
+    read_model,
+    read_version,
+)
+from operators.registry.server import Server, is_called, is_missing, newer_than, read, request
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-_SERVICE = "MLflow"
-_KEY = "taxiway.key"
+_PAGE_ROWS = 200
 
-
-class ModelVersion(BaseModel):
-    """One version in the registry."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: str
-    version: str
-    source: str
-    run_id: str
-    tags: dict[str, str]
-
-    @property
-    def uri(self) -> str:
-        """The address under which `mlflow.pyfunc.load_model` finds it."""
-        return f"models:/{self.model}/{self.version}"
+__all__ = ["CHALLENGER", "CHAMPION", "ModelVersion", "RegisteredModel", "Registry"]
 
 
 class Registry:
     """Versions, aliases and tags.
 
-    :param url: the tracking server, e.g. ``http://127.0.0.1:5000``
+    :param server: the tracking server, or its address, e.g. ``http://127.0.0.1:5000``
     """
 
-    def __init__(self, url: str) -> None:
-        self._http = client(url, timeout_s=30.0)
+    def __init__(self, server: Server | str) -> None:
+        self.server = Server(url=server) if isinstance(server, str) else server
+        self._http = self.server.client()
 
     def register(self, model: str, source: str, run_id: str, *, key: str, tags: Mapping[str, str]) -> ModelVersion:
         """Register a logged model as a new version, once for each ``key``.
 
-        :param source: the logged model's URI
+        MLflow has no unique tag, so two calls at once may both create. Versions are given out in order, and each looks
+        again after it has created: the lowest version of a key is the one, the others are deleted by who made them, or by
+        the next call if that was killed.
+
+        :param source: ``models:/<id of a logged model>``, ``runs:/<run>/<path>``, or where the artifacts are
+        :param run_id: the run that made it; may be empty
         :raises ServiceError: MLflow did not answer
         """
-        for known in self.versions(model):
-            if known.tags.get(_KEY) == key:
-                return known
+        if known := self._settle(model, key):
+            return known
         try:
             self._call("POST", "registered-models/create", {"name": model})
         except ServiceRefusedError as error:
             if "RESOURCE_ALREADY_EXISTS" not in str(error):
                 raise
-        body = {
+        body: dict[str, Any] = {
             "name": model,
             "source": source,
-            "run_id": run_id,
-            "tags": [{"key": k, "value": v} for k, v in {**tags, _KEY: key}.items()],
+            "tags": [{"key": k, "value": v} for k, v in {**tags, KEY_TAG: key}.items()],
         }
-        if source.startswith("models:/"):
-            model_id = source.removeprefix("models:/")
-            body |= {"model_id": model_id, "source": self._artifacts(model_id)}
-        return _version(self._call("POST", "model-versions/create", body)["model_version"])
+        if run_id:
+            body["run_id"] = run_id
+        body |= self._where(source)
+        created = read_version(self._call("POST", "model-versions/create", body)["model_version"])
+        return self._settle(model, key) or created
 
-    def versions(self, model: str) -> list[ModelVersion]:
-        """Return all versions of a model, the newest first; an empty list if the model is unknown."""
+    def _settle(self, model: str, key: str) -> ModelVersion | None:
+        """Return the version of a key, and delete the later ones that a race or a kill has left."""
+        quote = '"' if "'" in key else "'"
+        found = self._search(f"{is_called(model)} AND tags.`{KEY_TAG}` = {quote}{key}{quote}")
+        for double in found[1:]:
+            try:
+                if not self.version(model, double.version).aliases:
+                    self.delete_version(model, double.version)
+            except ServiceRefusedError as error:  # whoever made it may be deleting it, too
+                if not is_missing(error):
+                    raise
+        return found[0] if found else None
+
+    def model(self, model: str) -> RegisteredModel | None:
+        """Return a model with its aliases and tags, or None if there is none of the name."""
+        try:
+            return read_model(self._call("GET", "registered-models/get", {"name": model})["registered_model"])
+        except ServiceRefusedError as error:
+            if is_missing(error):
+                return None
+            raise
+
+    def versions(self, model: str, *, above: int = 0) -> list[ModelVersion]:
+        """Return the versions of a model, the newest first; an empty list if the model is unknown.
+
+        :param above: only versions with a higher number
+        """
+        return self._search(newer_than(model, above))[::-1]
+
+    def _search(self, filter_: str) -> list[ModelVersion]:
+        """Return all versions that match, the oldest first."""
         found: list[ModelVersion] = []
-        page: str | None = ""
-        while page is not None:
-            query = {"filter": f"name = '{model}'", "max_results": "200", "page_token": page}
+        query = {"filter": filter_, "max_results": str(_PAGE_ROWS), "order_by": "version_number ASC"}
+        while True:
             answered = self._call("GET", "model-versions/search", query)
-            found += [_version(row) for row in answered.get("model_versions", [])]
-            page = answered.get("next_page_token") or None
-        return sorted(found, key=lambda version: -int(version.version))
+            found += [read_version(row) for row in answered.get("model_versions", [])]
+            if not (page := answered.get("next_page_token")):
+                return sorted(found, key=lambda version: version.number)
+            query = {**query, "page_token": page}
 
     def version(self, model: str, version: str) -> ModelVersion:
         """Return one version.
@@ -88,49 +117,106 @@ class Registry:
         :raises ServiceRefusedError: there is none
         """
         found = self._call("GET", "model-versions/get", {"name": model, "version": version})
-        return _version(found["model_version"])
+        return read_version(found["model_version"])
 
     def alias(self, model: str, alias: str) -> ModelVersion | None:
         """Return the version that an alias names, or None."""
         try:
             found = self._call("GET", "registered-models/alias", {"name": model, "alias": alias})
         except ServiceRefusedError as error:
-            if "RESOURCE_DOES_NOT_EXIST" in str(error) or "INVALID_PARAMETER_VALUE" in str(error):
+            if is_missing(error):
                 return None
             raise
-        return _version(found["model_version"])
+        return read_version(found["model_version"])
+
+    def find(self, model: str, version: str) -> ModelVersion:
+        """Return the version of a number (``7``) or of an alias (``@champion``).
+
+        :raises ConfigurationError: ``version`` is neither
+        :raises RejectedError: there is no such version or alias
+        """
+        if version.startswith("@"):
+            if (named := self.alias(model, version[1:])) is not None:
+                return named
+            raise RejectedError(f"{model} has no version with the alias `{version[1:]}`")
+        if not version.isdigit():
+            raise ConfigurationError(f"{version!r} is neither a version, e.g. 7, nor an alias, e.g. @champion")
+        try:
+            return self.version(model, version)
+        except ServiceRefusedError as error:
+            if is_missing(error):
+                raise RejectedError(f"{model} has no version {version}") from error
+            raise
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
-        """Point an alias at a version."""
+        """Point an alias at a version; a tag of the model tells it from a move by somebody else."""
+        self._tag_model(model, alias_tag(alias), version)
         self._call("POST", "registered-models/alias", {"name": model, "alias": alias, "version": version})
 
-    def drop_alias(self, model: str, alias: str) -> None:
-        """Remove an alias; one that is not there is as good as removed."""
-        if self.alias(model, alias) is not None:
-            self._call("DELETE", "registered-models/alias", {"name": model, "alias": alias})
+    def drop_alias(self, model: str, alias: str) -> bool:
+        """Remove an alias; one that is not there is as good as removed.
+
+        :return: whether it was there
+        """
+        if self.alias(model, alias) is None:
+            return False
+        self._tag_model(model, alias_tag(alias), NO_VERSION)
+        self._call("DELETE", "registered-models/alias", {"name": model, "alias": alias})
+        return True
 
     def tag(self, model: str, version: str, key: str, value: str) -> None:
         """Tag a version."""
         self._call("POST", "model-versions/set-tag", {"name": model, "version": version, "key": key, "value": value})
 
-    def _artifacts(self, model_id: str) -> str:
-        return str(self._call("GET", f"logged-models/{model_id}", {})["model"]["info"]["artifact_uri"])
+    def untag(self, model: str, version: str, key: str) -> None:
+        """Remove a tag of a version; one that is not there is as good as removed."""
+        self._call("DELETE", "model-versions/delete-tag", {"name": model, "version": version, "key": key})
 
-    def _call(self, method: str, path: str, values: dict[str, Any]) -> Any:
-        sent: dict[str, Any] = {"params": values} if method == "GET" else {"json": values}
+    def delete_version(self, model: str, version: str) -> None:
+        """Delete a version."""
+        self._call("DELETE", "model-versions/delete", {"name": model, "version": version})
+
+    def run(self, run_id: str) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the finite metrics and the tags of a run; nothing if the run is unknown."""
         try:
-            return answer(self._http.request(method, f"/api/2.0/mlflow/{path}", **sent), _SERVICE)
+            run = self._call("GET", "runs/get", {"run_id": run_id})["run"]
+        except ServiceRefusedError as error:
+            if is_missing(error):
+                return {}, {}
+            raise
+        return read_metrics(run), {tag["key"]: tag.get("value", "") for tag in run["data"].get("tags", [])}
+
+    def health(self) -> None:
+        """Ask for something that needs the address, the credentials and the registry to be right."""
+        self._call("GET", "registered-models/search", {"max_results": "1"})
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _tag_model(self, model: str, key: str, value: str) -> None:
+        self._call("POST", "registered-models/set-tag", {"name": model, "key": key, "value": value})
+
+    def _where(self, source: str) -> dict[str, str]:
+        """Return the storage address of a logged model, and its id: MLflow's client looks them up, its server does not."""
+        scheme, _, rest = source.partition(":/")
+        if scheme == "models" and "/" not in rest:
+            return {"model_id": rest, "source": str(self._logged_model(rest)["artifact_uri"])}
+        if scheme != "runs":
+            return {"source": source}
+        run_id, _, path = rest.strip("/").partition("/")
+        run = self._call("GET", "runs/get", {"run_id": run_id})["run"]
+        for output in run.get("outputs", {}).get("model_outputs", []):
+            info = self._logged_model(output["model_id"])
+            if info["name"] == path:
+                return {"model_id": output["model_id"], "source": str(info["artifact_uri"])}
+        return {"source": f"{run['info']['artifact_uri']}/{path}"}
+
+    def _logged_model(self, model_id: str) -> dict[str, Any]:
+        return dict(self._call("GET", f"logged-models/{model_id}", {})["model"]["info"])
+
+    def _call(self, method: str, path: str, values: Mapping[str, Any]) -> Any:
+        try:
+            return read(self._http.request(**request(method, path, values)))
         except httpx.HTTPError as error:
-            raise unreachable(_SERVICE, error) from error
-
-
-def _version(row: Mapping[str, Any]) -> ModelVersion:
-    if "version" not in row:
-        raise ServiceError(f"{_SERVICE} answered something that is not a version: {str(row)[:200]}")
-    return ModelVersion(
-        model=row["name"],
-        version=str(row["version"]),
-        source=row.get("source", ""),
-        run_id=row.get("run_id", ""),
-        tags={tag["key"]: tag["value"] for tag in row.get("tags", [])},
-    )
+            raise unreachable(SERVICE, error) from error

@@ -1,18 +1,25 @@
-"""Register what passed the gate as the challenger."""
+"""Register, alias, tag and compare versions in MLflow's registry."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink, conf
 from airflow.sdk.definitions.asset import Model
+from airflow.sdk.exceptions import AirflowFailException
 
-from operators.core.settings import setting
+from operators.core.errors import ConfigurationError, RejectedError, ServiceRefusedError
 from operators.core.spec import ModelSpec
-from operators.registry.client import CHALLENGER, Registry
+from operators.registry.policy import Direction, compare, displaces, event_extra, links
 
-_AS_OF = "taxiway.as_of"  # runs of a backfill end in any order: an older window does not displace a newer one
+if TYPE_CHECKING:
+    from operators.registry.client import ModelVersion, Registry
+
+_DEFAULT_CONNECTION = "mlflow_default"
+_CHALLENGER = "challenger"
 
 
 def model_asset(name: str) -> Model:
@@ -20,36 +27,322 @@ def model_asset(name: str) -> Model:
     return Model(name=name, uri=f"x-mlflow://models/{name}", group="model")
 
 
-class RegisterOperator(BaseOperator):
-    """Register a logged model, point `challenger` at it, and emit the model's asset event.
+class ModelVersionLink(BaseOperatorLink):
+    """The version in MLflow's UI."""
 
-    :param spec: the model's spec, kept as a tag of the version
-    :param trained: what the training job returned (templated)
-    :param tags: tags of the version (templated)
-    :return: ``version``
+    name = "Model version"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """Return the address; empty before there is a version."""
+        return getattr(operator, "version_url", "")
+
+
+class RegistryOperator(BaseOperator):
+    """Base of the operators that talk to MLflow's registry.
+
+    :param model: name of the registered model (templated)
+    :param mlflow_conn_id: Airflow connection of the type ``mlflow``; see `MlflowHook` for what happens without one (templated)
     """
 
-    template_fields: Sequence[str] = ("trained", "tags")
+    template_fields: Sequence[str] = ("model", "mlflow_conn_id")
+    operator_extra_links = (ModelVersionLink(),)
+    ui_color = "#e8f2fb"
 
-    def __init__(self, *, spec: ModelSpec, trained: Any, tags: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(outlets=[model_asset(spec.name)], **kwargs)
+    def __init__(self, *, model: str, mlflow_conn_id: str | None = _DEFAULT_CONNECTION, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.mlflow_conn_id = mlflow_conn_id
+        self.version_url = ""
+
+    def execute(self, context: Any) -> Any:
+        """Do the work; what a retry cannot mend fails the task for good."""
+        from operators.registry.hook import MlflowHook
+
+        try:
+            registry = MlflowHook(self.mlflow_conn_id).get_conn()
+            try:
+                return self.work(registry, context)
+            finally:
+                registry.close()
+        except (ConfigurationError, RejectedError, ServiceRefusedError) as error:
+            raise AirflowFailException(str(error)) from error
+
+    @abstractmethod
+    def work(self, registry: Registry, context: Any) -> Any:
+        """Do the work.
+
+        :return: the task's XCom
+        """
+
+    def show(self, registry: Registry, version: ModelVersion) -> None:
+        """Link the version to the task instance."""
+        self.version_url = registry.server.page(version.model, version.version)
+
+
+class RegisterModelOperator(RegistryOperator):
+    """Register a logged model as a version, tie it to where it comes from, point aliases at it, and emit its asset event.
+
+    The version is made once for each ``key``, however often the task runs and whoever runs it beside. Its tags say
+    ``taxiway.data_digest``, ``.code_commit`` (the run's ``mlflow.source.git.commit``), ``.dag_id``, ``.dag_run``,
+    ``.dag_run_url``, ``.validation``, ``.validation_checks``, ``.validation_warnings`` and ``.validation_url``; what is not
+    known is ``unknown``.
+
+    The event of each outlet says ``model``, ``version``, ``run_id``, ``uri``, ``metrics`` (of the run, at most 50),
+    ``aliases`` and ``data_digest``.
+
+    :param model_uri: the logged model: ``models:/<id>``, ``runs:/<run>/<name>``, or where its artifacts are (templated)
+    :param run_id: the run that made it (templated)
+    :param aliases: aliases to point at the version (templated)
+    :param tags: tags of the version; they go before the tags above (templated)
+    :param data_digest: of the training data; default: the run's tag ``taxiway.data_digest`` (templated)
+    :param code_commit: of the training code; default: the run's tag ``mlflow.source.git.commit`` (templated)
+    :param validation: the report of the data's validation, a dict with ``passed``, ``checks``, ``failures``, ``docs_url``
+        (templated)
+    :param key: what the version is registered once for; default: the run's id, else the model's URI (templated)
+    :param emit: whether the `Model` asset of the name is an outlet. A templated name has none: name your own ``outlets``
+    :return: ``model``, ``version``, ``run_id``, ``uri``, ``aliases``
+    :raises AirflowFailException: MLflow refuses it; a retry cannot help
+    """
+
+    template_fields: Sequence[str] = (
+        *RegistryOperator.template_fields,
+        "model_uri",
+        "run_id",
+        "aliases",
+        "tags",
+        "data_digest",
+        "code_commit",
+        "validation",
+        "key",
+    )
+    template_fields_renderers: Mapping[str, str] = {"tags": "json", "validation": "json"}
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        model_uri: str,
+        run_id: str = "",
+        aliases: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        data_digest: str | None = None,
+        code_commit: str | None = None,
+        validation: Any = None,
+        key: str | None = None,
+        emit: bool = True,
+        outlets: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> None:
+        own = [model_asset(model)] if emit and "{{" not in model else []
+        super().__init__(model=model, outlets=[*outlets, *own], **kwargs)
+        self.model_uri = model_uri
+        self.run_id = run_id
+        self.aliases = aliases
+        self.tags = tags or {}
+        self.data_digest = data_digest
+        self.code_commit = code_commit
+        self.validation = validation
+        self.key = key
+
+    def work(self, registry: Registry, context: Any) -> dict[str, Any]:
+        """Register once."""
+        metrics, run_tags = registry.run(self.run_id) if self.run_id else ({}, {})
+        tags = {**self._links(context, run_tags), **self.tags}
+        key = self.key or self.run_id or self.model_uri
+        version = registry.register(self.model, self.model_uri, self.run_id, key=key, tags=tags)
+        moved = tuple(alias for alias in self.aliases if self._point(registry, alias, version))
+        self.show(registry, version)
+        said = {"model": self.model, "version": version.version, "run_id": version.run_id, "uri": version.uri}
+        self._emit(context, event_extra(said, metrics=metrics, aliases=moved, tags=version.tags))
+        self.log.info("version %s of %s; aliases: %s", version.version, self.model, ", ".join(moved) or "none")
+        return {**said, "aliases": list(moved)}
+
+    def _links(self, context: Any, run_tags: Mapping[str, str]) -> dict[str, str]:
+        ti = context["ti"]
+        base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+        return links(
+            data_digest=self.data_digest or run_tags.get("taxiway.data_digest"),
+            code_commit=self.code_commit or run_tags.get("mlflow.source.git.commit"),
+            dag_id=ti.dag_id,
+            dag_run=ti.run_id,
+            dag_run_url=f"{base}/dags/{ti.dag_id}/runs/{quote(ti.run_id)}" if base else None,
+            validation=self.validation,
+        )
+
+    def _point(self, registry: Registry, alias: str, version: ModelVersion) -> bool:
+        """Move an alias, unless the version that has it was trained on a newer window."""
+        holder = registry.alias(self.model, alias)
+        if holder is not None and not displaces(holder.tags, version.tags):
+            self.log.info("%s stays with version %s, which was trained on a newer window", alias, holder.version)
+            return False
+        registry.set_alias(self.model, alias, version.version)
+        return True
+
+    def _emit(self, context: Any, extra: dict[str, Any]) -> None:
+        from airflow.sdk.lineage import get_hook_lineage_collector
+
+        from operators.registry.hook import MlflowHook
+
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = extra
+        asset = model_asset(self.model)
+        get_hook_lineage_collector().add_output_asset(
+            context=MlflowHook(self.mlflow_conn_id), name=asset.name, uri=asset.uri, group=asset.group
+        )
+
+
+class RegisterOperator(RegisterModelOperator):
+    """Register what a training job of a spec returned as the challenger.
+
+    :param spec: the model's spec, kept as a tag of the version
+    :param trained: what the training job returned: ``model_uri``, ``run_id`` (templated)
+    """
+
+    template_fields: Sequence[str] = (*RegisterModelOperator.template_fields, "trained")
+
+    def __init__(self, *, spec: ModelSpec, trained: Any, **kwargs: Any) -> None:
+        super().__init__(model=spec.name, model_uri="", aliases=[_CHALLENGER], mlflow_conn_id=None, **kwargs)
         self.spec = spec
         self.trained = trained
+
+    def work(self, registry: Registry, context: Any) -> dict[str, Any]:
+        """Register once for each training run."""
+        self.model_uri, self.run_id = self.trained["model_uri"], self.trained["run_id"]
+        self.tags = {**self.tags, "taxiway.spec": self.spec.to_json()}
+        return super().work(registry, context)
+
+
+class SetAliasOperator(RegistryOperator):
+    """Point an alias at a version. Doing it again changes nothing.
+
+    :param alias: the alias (templated)
+    :param version: ``7``, or ``@challenger`` for the version that another alias names (templated)
+    :return: ``version``, ``previous`` (None if the alias is new)
+    :raises AirflowFailException: there is no such version
+    """
+
+    template_fields: Sequence[str] = (*RegistryOperator.template_fields, "alias", "version")
+
+    def __init__(self, *, alias: str, version: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alias = alias
+        self.version = version
+
+    def work(self, registry: Registry, context: Any) -> dict[str, Any]:
+        """Move the alias."""
+        found = registry.find(self.model, str(self.version))
+        holder = registry.alias(self.model, self.alias)
+        registry.set_alias(self.model, self.alias, found.version)
+        self.show(registry, found)
+        return {"version": found.version, "previous": holder.version if holder else None}
+
+
+class DeleteAliasOperator(RegistryOperator):
+    """Remove an alias. One that is not there is as good as removed.
+
+    :param alias: the alias (templated)
+    :return: whether it was there
+    """
+
+    template_fields: Sequence[str] = (*RegistryOperator.template_fields, "alias")
+
+    def __init__(self, *, alias: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alias = alias
+
+    def work(self, registry: Registry, context: Any) -> bool:
+        """Remove it."""
+        return registry.drop_alias(self.model, self.alias)
+
+
+class TagVersionOperator(RegistryOperator):
+    """Tag a version.
+
+    :param version: ``7``, or ``@champion`` for the version that an alias names (templated)
+    :param tags: tags to set; None as a value removes the tag (templated)
+    :return: ``version``
+    :raises AirflowFailException: there is no such version
+    """
+
+    template_fields: Sequence[str] = (*RegistryOperator.template_fields, "version", "tags")
+
+    def __init__(self, *, version: str, tags: Mapping[str, str | None], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version = version
         self.tags = tags
 
-    def execute(self, context: Any) -> dict[str, str]:
-        """Register once for each training run, however often the task runs."""
-        name = self.spec.name
-        registry = Registry(setting("MLFLOW_TRACKING_URI", "address of the MLflow tracking server"))
-        trained = self.trained
-        tags = {**self.tags, "taxiway.spec": self.spec.to_json()}
-        version = registry.register(name, trained["model_uri"], trained["run_id"], key=trained["run_id"], tags=tags)
-        challenger = registry.alias(name, CHALLENGER)
-        if challenger is None or challenger.tags.get(_AS_OF, "") <= self.tags.get(_AS_OF, ""):
-            registry.set_alias(name, CHALLENGER, version.version)
-        context["outlet_events"][model_asset(name)].extra = {
-            "version": version.version,
-            "run_id": trained["run_id"],
-        }
-        self.log.info("registered version %s of %s", version.version, name)
-        return {"version": version.version}
+    def work(self, registry: Registry, context: Any) -> dict[str, str]:
+        """Tag."""
+        found = registry.find(self.model, str(self.version))
+        for key, value in self.tags.items():
+            if value is None:
+                registry.untag(self.model, found.version, key)
+            else:
+                registry.tag(self.model, found.version, key, str(value))
+        self.show(registry, found)
+        return {"version": found.version}
+
+
+class CompareVersionsOperator(RegistryOperator):
+    """Compare the metrics of two versions' runs.
+
+    :param metrics: which way each metric is better: ``{"log_loss": "lower", "roc_auc": "higher"}`` (templated)
+    :param baseline: ``6`` or ``@champion``; there may be none yet (templated)
+    :param candidate: ``7`` or ``@challenger`` (templated)
+    :param tolerances: how far a metric may differ and still be the same, in its own unit; default 0 (templated)
+    :param fail_if_worse: fail the task if a metric got worse or, where there is a baseline, is missing in one of the two
+    :return: ``model``, ``baseline``, ``candidate``, ``rows``: a list with ``metric``, ``direction``, ``baseline``,
+        ``candidate``, ``difference`` (candidate minus baseline), ``verdict`` (better, same, worse, unknown)
+    :raises AirflowFailException: a metric got worse, or there is no candidate
+    """
+
+    template_fields: Sequence[str] = (
+        *RegistryOperator.template_fields,
+        "metrics",
+        "baseline",
+        "candidate",
+        "tolerances",
+    )
+
+    def __init__(
+        self,
+        *,
+        metrics: Mapping[str, Direction],
+        baseline: str = "@champion",
+        candidate: str = "@challenger",
+        tolerances: Mapping[str, float] | None = None,
+        fail_if_worse: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.metrics = metrics
+        self.baseline = baseline
+        self.candidate = candidate
+        self.tolerances = tolerances or {}
+        self.fail_if_worse = fail_if_worse
+
+    def work(self, registry: Registry, context: Any) -> dict[str, Any]:
+        """Compare, log the table, and judge if asked to."""
+        candidate = registry.find(self.model, str(self.candidate))
+        baseline = self._baseline(registry)
+        found = compare(
+            self.model,
+            baseline=baseline.version if baseline else None,
+            candidate=candidate.version,
+            before=registry.run(baseline.run_id)[0] if baseline else {},
+            after=registry.run(candidate.run_id)[0],
+            directions=self.metrics,
+            tolerances={metric: float(value) for metric, value in self.tolerances.items()},
+        )
+        self.show(registry, candidate)
+        for line in found.text().splitlines():
+            self.log.info("%s", line)
+        if self.fail_if_worse and found.bad:
+            bad = ", ".join(f"{row.metric} is {row.verdict}" for row in found.bad)
+            raise RejectedError(f"version {candidate.version} of {self.model} against {found.baseline}: {bad}")
+        return found.model_dump(mode="json")
+
+    def _baseline(self, registry: Registry) -> ModelVersion | None:
+        """Return the baseline; an alias that nobody has set yet is none, a number that does not exist is a mistake."""
+        named = str(self.baseline)
+        return registry.alias(self.model, named[1:]) if named.startswith("@") else registry.find(self.model, named)

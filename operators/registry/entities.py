@@ -1,0 +1,97 @@
+"""What the registry holds, as MLflow's REST API says it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from operators.core.errors import ServiceError
+
+SERVICE = "MLflow"
+KEY_TAG = "taxiway.key"  # of a version: the registration that made it
+_ALIAS_TAG = "taxiway.alias."  # of a model: the version at which these operators pointed an alias last
+NO_VERSION = "none"
+
+
+def alias_tag(alias: str) -> str:
+    """Return the model's tag that says where these operators pointed an alias last."""
+    return f"{_ALIAS_TAG}{alias}"
+
+
+class ModelVersion(BaseModel):
+    """One version in the registry."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    version: str
+    source: str
+    run_id: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...] = ()
+    created_ms: int = 0
+
+    @property
+    def uri(self) -> str:
+        """The address under which `mlflow.pyfunc.load_model` finds it."""
+        return f"models:/{self.model}/{self.version}"
+
+    @property
+    def number(self) -> int:
+        """The version as a number; versions are given out in rising order."""
+        return int(self.version)
+
+
+class RegisteredModel(BaseModel):
+    """A name in the registry, with where its aliases point.
+
+    :param created_ms: Unix time; another one means that the model was deleted and made again
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    created_ms: int
+    aliases: dict[str, str] = Field(default_factory=dict)
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+def read_version(row: Mapping[str, Any]) -> ModelVersion:
+    """Read MLflow's ``model_version``.
+
+    :raises ServiceError: it is not one
+    """
+    if "name" not in row or not str(row.get("version", "")).isdigit():
+        raise ServiceError(f"{SERVICE} answered something that is not a version: {str(row)[:200]}")
+    return ModelVersion(
+        model=row["name"],
+        version=str(row["version"]),
+        source=row.get("source", ""),
+        run_id=row.get("run_id", ""),
+        tags=_tags(row),
+        aliases=tuple(row.get("aliases", ())),
+        created_ms=int(row.get("creation_timestamp", 0)),
+    )
+
+
+def read_model(row: Mapping[str, Any]) -> RegisteredModel:
+    """Read MLflow's ``registered_model``."""
+    return RegisteredModel(
+        name=row["name"],
+        created_ms=int(row.get("creation_timestamp", 0)),
+        aliases={pair["alias"]: str(pair["version"]) for pair in row.get("aliases", [])},
+        tags=_tags(row),
+    )
+
+
+def read_metrics(run: Mapping[str, Any]) -> dict[str, float]:
+    """Return the last value of each metric of MLflow's ``run``; one that is not finite is as good as not measured."""
+    values = {metric["key"]: float(metric["value"]) for metric in run.get("data", {}).get("metrics", [])}
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def _tags(row: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag.get("value", "") for tag in row.get("tags", [])}

@@ -1,0 +1,170 @@
+"""What to write beside a version, when an alias moves, and which of two versions is better. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+UNKNOWN = "unknown"
+AS_OF = "taxiway.as_of"  # end of the training window
+Direction = Literal["higher", "lower"]
+_MOST_METRICS = 50
+_MOST_TEXT = 500
+_CONFIG = ConfigDict(frozen=True)
+
+
+def links(
+    *,
+    data_digest: str | None,
+    code_commit: str | None,
+    dag_id: str,
+    dag_run: str,
+    dag_run_url: str | None,
+    validation: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """Return the tags that tie a version to where it comes from. What is not known is said to be unknown.
+
+    :param validation: a validation report as `ValidateOperator` gives it: ``passed``, ``checks``, ``failures``, ``docs_url``
+    """
+    report = validation or {}
+    verdict = {True: "passed", False: "refused"}.get(report.get("passed"))  # type: ignore[arg-type]
+    known = {
+        "data_digest": data_digest,
+        "code_commit": code_commit,
+        "dag_id": dag_id,
+        "dag_run": dag_run,
+        "dag_run_url": dag_run_url,
+        "validation": verdict,
+        "validation_checks": report.get("checks"),
+        "validation_warnings": _warnings(report),
+        "validation_url": report.get("docs_url"),
+    }
+    return {f"taxiway.{name}": UNKNOWN if value in (None, "", "None") else str(value) for name, value in known.items()}
+
+
+def _warnings(report: Mapping[str, Any]) -> int | None:
+    """Return how many checks failed without stopping the run."""
+    failures = report.get("warnings", report.get("failures"))
+    if isinstance(failures, list):
+        return sum(1 for found in failures if not isinstance(found, Mapping) or found.get("severity") != "critical")
+    return failures
+
+
+def displaces(holder: Mapping[str, str], newcomer: Mapping[str, str]) -> bool:
+    """Say whether a version takes an alias from another, by their tags: one trained on an older window does not.
+
+    Runs of a backfill end in any order.
+    """
+    return holder.get(AS_OF, "") <= newcomer.get(AS_OF, "")
+
+
+def bounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return at most fifty metrics, in the order of their names: an event is no place for hundreds."""
+    return {name: metrics[name] for name in sorted(metrics)[:_MOST_METRICS]}
+
+
+def event_extra(
+    version: Mapping[str, Any], *, metrics: Mapping[str, float], aliases: tuple[str, ...], tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what the event of a `Model` asset says.
+
+    :param version: ``model``, ``version``, ``run_id``, ``uri``
+    """
+    return {
+        **version,
+        "aliases": list(aliases),
+        "metrics": bounded(metrics),
+        "data_digest": tags.get("taxiway.data_digest", UNKNOWN)[:_MOST_TEXT],
+    }
+
+
+class Row(BaseModel):
+    """One metric of two versions.
+
+    :param difference: candidate minus baseline; None where one of them was not measured
+    """
+
+    model_config = _CONFIG
+
+    metric: str
+    direction: Direction
+    baseline: float | None
+    candidate: float | None
+    difference: float | None
+    verdict: Literal["better", "same", "worse", "unknown"]
+
+
+class Comparison(BaseModel):
+    """Two versions, metric by metric.
+
+    :param baseline: version; None if there is none to compare with
+    """
+
+    model_config = _CONFIG
+
+    model: str
+    baseline: str | None
+    candidate: str
+    rows: tuple[Row, ...]
+
+    @property
+    def bad(self) -> tuple[Row, ...]:
+        """The metrics that got worse or, where there is a baseline, were not measured in both."""
+        return tuple(row for row in self.rows if row.verdict == "worse" or (row.verdict == "unknown" and self.baseline))
+
+    def text(self) -> str:
+        """Return a table for the log."""
+        head = ("metric", f"baseline {self.baseline or '-'}", f"candidate {self.candidate}", "difference", "")
+        lines = [
+            head,
+            *((r.metric, _number(r.baseline), _number(r.candidate), _signed(r), r.verdict) for r in self.rows),
+        ]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def compare(
+    model: str,
+    *,
+    baseline: str | None,
+    candidate: str,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    directions: Mapping[str, Direction],
+    tolerances: Mapping[str, float],
+) -> Comparison:
+    """Compare two versions.
+
+    :param before: metrics of the baseline; ``after``: of the candidate
+    :param directions: which way each metric is better
+    :param tolerances: how far a metric may differ and still be the same, in its own unit; default 0
+    """
+
+    def row(metric: str, direction: Direction) -> Row:
+        old, new = before.get(metric), after.get(metric)
+        if old is None or new is None:
+            return Row(
+                metric=metric, direction=direction, baseline=old, candidate=new, difference=None, verdict="unknown"
+            )
+        difference = new - old
+        gain = difference if direction == "higher" else -difference
+        tolerance = tolerances.get(metric, 0.0)
+        verdict: Literal["better", "same", "worse"] = "same"
+        if abs(gain) > tolerance:
+            verdict = "better" if gain > 0 else "worse"
+        return Row(
+            metric=metric, direction=direction, baseline=old, candidate=new, difference=difference, verdict=verdict
+        )
+
+    rows = tuple(row(metric, direction) for metric, direction in directions.items())
+    return Comparison(model=model, baseline=baseline, candidate=candidate, rows=rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _signed(row: Row) -> str:
+    return "-" if row.difference is None else f"{row.difference:+.6g}"
