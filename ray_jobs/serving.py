@@ -15,15 +15,18 @@ from starlette.responses import Response
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.inference import BadRequestError, metadata, read_request, write_answer
+from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer
 from ray_jobs.prediction_log import PredictionLog
+from ray_jobs.signature import OUTPUT, limits_of
 
-OUTPUT = "probability"
 _log = logging.getLogger("ray.serve")
 
 
 class Version:
     """Load a version once and answer for it.
+
+    A version whose signature does not match the spec does not start. Requests and answers are checked against both here;
+    MLflow's own check makes a data frame of every request.
 
     :param spec_json: the model's spec, `ModelSpec.to_json`
     :param version: number in the registry
@@ -35,7 +38,9 @@ class Version:
 
         self._spec = ModelSpec.from_json(spec_json)
         self._version = version
-        self._model = mlflow.pyfunc.load_model(model_uri).unwrap_python_model()
+        loaded = mlflow.pyfunc.load_model(model_uri)
+        self._limits = limits_of(loaded.metadata.signature, self._spec)
+        self._model = loaded.unwrap_python_model()
         self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
 
     async def __call__(self, request: Request) -> Response:
@@ -54,11 +59,13 @@ class Version:
 
     def _infer(self, body: bytes, headers: Mapping[str, str]) -> Response:
         try:
-            request = read_request(body, self._spec.features, max_rows=self._spec.serving.max_rows_per_request)
+            request = read_request(
+                body, self._spec.features, max_rows=self._spec.serving.max_rows_per_request, limits=self._limits
+            )
         except BadRequestError as error:
             return _json(400, {"error": str(error)})
         try:
-            values = self._predict(request.columns)
+            values = read_output(self._model.predict(None, request.columns), request.rows)
             answer = write_answer(
                 model=self._spec.name,
                 version=self._version,
@@ -73,13 +80,6 @@ class Version:
         unit = headers.get("x-taxiway-unit") or request.unit
         self._predictions.add(headers.get("x-request-id") or uuid.uuid4().hex, unit, request.columns, values)
         return Response(answer, media_type="application/json")
-
-    def _predict(self, columns: dict[str, list[Any]]) -> list[float]:
-        rows = len(next(iter(columns.values())))
-        values = [float(value) for value in self._model.predict(None, columns)]
-        if len(values) != rows:
-            raise ValueError(f"the model returned {len(values)} values for {rows} rows")
-        return values
 
     def __del__(self) -> None:
         if hasattr(self, "_predictions"):

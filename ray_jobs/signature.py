@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.core.errors import RejectedError
 from operators.core.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 
 OUTPUT = "probability"
 _TYPES = {"category": "string", "number": "double", "integer": "long", "boolean": "boolean"}
+_NARROW: Mapping[str, tuple[str, tuple[float, float]]] = {
+    "number": ("float", (-3.4028234663852886e38, 3.4028234663852886e38)),
+    "integer": ("integer", (-(2**31), 2**31 - 1)),
+}
+"""The 32-bit type that a model may have for a kind, and what it holds."""
 _COLUMNS = {
     "category": (pa.string(), "object"),
     "number": (pa.float64(), "float64"),
@@ -65,3 +72,51 @@ def input_example(spec: ModelSpec, table: pa.Table, rows: int = 5) -> pd.DataFra
         if name not in strict or None not in values:
             columns[name] = pd.Series(values, dtype=dtype)
     return pd.DataFrame(columns)
+
+
+def limits_of(signature: ModelSignature | None, spec: ModelSpec) -> dict[str, tuple[float, float]]:
+    """Check that a model takes the spec's features and returns one number, and return what its 32-bit types hold.
+
+    A model may take null where the spec does not; the other way round it would meet a null that it was not made for.
+
+    :return: smallest and largest value of each feature that has less than 64 bits
+    :raises RejectedError: the signature is missing or says something else; the message lists every difference
+    """
+    if signature is None or signature.inputs is None or signature.outputs is None:
+        raise RejectedError(
+            f"the version of {spec.name} was logged without a signature: nobody can tell which inputs it takes. "
+            "Log it again with `signature=` (`ray_jobs.signature.signature_of` makes one from the spec)"
+        )
+    if problems := [*_wrong_inputs(signature.inputs, spec), *_wrong_outputs(signature.outputs)]:
+        raise RejectedError(f"the version's signature does not match the spec of {spec.name}: {'; '.join(problems)}")
+    types = {column.name: column.type.name for column in signature.inputs.inputs}
+    narrow = {name: _NARROW.get(kind.rstrip("?")) for name, kind in spec.features.items()}
+    return {name: found[1] for name, found in narrow.items() if found is not None and types[name] == found[0]}
+
+
+def _wrong_inputs(inputs: Any, spec: ModelSpec) -> list[str]:
+    if inputs.is_tensor_spec() or not inputs.has_input_names():
+        return ["its inputs are not named columns"]
+    columns = inputs.input_dict()
+    problems = [f"it takes {name}, which is no feature" for name in columns if name not in spec.features]
+    for name, kind in spec.features.items():
+        base = kind.rstrip("?")
+        allowed = [_TYPES[base], *([_NARROW[base][0]] if base in _NARROW else [])]
+        if name not in columns:
+            problems.append(f"it does not take the feature {name}")
+        elif (found := getattr(columns[name].type, "name", str(columns[name].type))) not in allowed:
+            problems.append(f"{name} is {found}, but the spec says {kind}, which is {' or '.join(allowed)}")
+        elif kind.endswith("?") and columns[name].required:
+            problems.append(f"{name} is required, but the spec says {kind}, which may be null")
+    return problems
+
+
+def _wrong_outputs(outputs: Any) -> list[str]:
+    columns = outputs.inputs
+    if len(columns) == 1:
+        if not outputs.is_tensor_spec():
+            if getattr(columns[0].type, "name", "") in ("double", "float"):
+                return []
+        elif columns[0].type.kind == "f" and columns[0].shape in ((-1,), (-1, 1)):
+            return []
+    return [f"it returns {outputs}, not one column of numbers"]

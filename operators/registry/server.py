@@ -84,13 +84,15 @@ class Server(BaseModel):
     def client(self) -> httpx.Client:
         """Return a client for tasks."""
         http = client(self.url, token=self._token(), timeout_s=_TIMEOUT_S, verify=self.verify)
-        http.auth = self._auth()
+        if login := self._login():
+            http.auth = login
         return http
 
     def async_client(self) -> httpx.AsyncClient:
         """Return a client for triggers."""
         http = async_client(self.url, token=self._token(), timeout_s=_TIMEOUT_S, verify=self.verify)
-        http.auth = self._auth()
+        if login := self._login():
+            http.auth = login
         return http
 
     def page(self, model: str, version: str) -> str:
@@ -100,10 +102,10 @@ class Server(BaseModel):
     def _token(self) -> str | None:
         return self.token.get_secret_value() if self.token else None
 
-    def _auth(self) -> tuple[str, str] | None:
+    def _login(self) -> httpx.BasicAuth | None:
         if self.token or not self.username:
             return None
-        return self.username, self.password.get_secret_value() if self.password else ""
+        return httpx.BasicAuth(self.username, self.password.get_secret_value() if self.password else "")
 
 
 def request(method: str, path: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_aliases_leave_a_mark_and_are_found(registry: Registry, model: str) -> N
 
 
 def test_logged_models_are_found_by_id_and_by_run(
-    mlflow_url: str, registry: Registry, model: str, tmp_path: Path
+    mlflow_url: str, registry: Registry, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 

@@ -4,11 +4,13 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.inference import BadRequestError, metadata, read_request, write_answer, write_request
+from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer, write_request
 
 FEATURES: dict[str, Any] = {
     "carrier": "category",
@@ -94,6 +96,74 @@ def test_bad_requests_say_why(request_: Any, reason: str) -> None:
     with pytest.raises(BadRequestError) as caught:
         read(request_)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"month": {"data": [3, 2**31]}}, "'month', row 1: 2147483648 is out of range"),
+        ({"temp": {"data": [None, 1e39]}}, "'temp', row 1: 1e+39 is out of range"),
+        ({"month": {"data": [3, 300], "datatype": "UINT8"}}, "'month', row 1: 300 is out of range"),
+        ({"month": {"data": [-1, 3], "datatype": "UINT64"}}, "'month', row 0: -1 is out of range"),
+    ],
+)
+def test_values_fit_the_types_of_model_and_request(changes: Any, reason: str) -> None:
+    limits = {"month": (-(2.0**31), 2.0**31 - 1), "temp": (-3.4e38, 3.4e38)}
+    with pytest.raises(BadRequestError) as caught:
+        read_request(json.dumps(body(**changes)).encode(), FEATURES, max_rows=10, limits=limits)
+    assert reason in str(caught.value)
+    assert read_request(json.dumps(body()).encode(), FEATURES, max_rows=10, limits=limits).rows == 2
+
+
+columns = st.lists(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3), min_size=1, max_size=6
+)
+
+
+@given(columns, st.sampled_from(list(FEATURES)))
+def test_what_is_let_through_is_of_the_kind(data: list[Any], feature: str) -> None:
+    """The fast check against one that is written down plainly."""
+    kind = FEATURES[feature]
+
+    def right(value: Any) -> bool:
+        if value is None:
+            return bool(kind.endswith("?"))
+        if kind == "category":
+            return isinstance(value, str)
+        if kind == "boolean":
+            return isinstance(value, bool)
+        if isinstance(value, bool):
+            return False
+        if kind == "integer":
+            return isinstance(value, int) and -(2**63) <= value < 2**63
+        return isinstance(value, int | float) and math.isfinite(value)
+
+    request = body(**{name: {"data": [ROW[name]] * len(data), "shape": [len(data)]} for name in FEATURES})
+    for tensor in request["inputs"]:
+        if tensor["name"] == feature:
+            tensor["data"] = data
+    if all(map(right, data)):
+        wanted = [None if v is None else float(v) for v in data] if kind.startswith("number") else data
+        assert read(request).columns[feature] == wanted
+    else:
+        with pytest.raises(BadRequestError):
+            read(request)
+
+
+def test_output_is_one_finite_number_for_each_row() -> None:
+    for result in ([0.5, 1], np.float32([0.5, 1]), np.array([[0.5], [1.0]]), pd.DataFrame({"p": [0.5, 1.0]})):
+        assert read_output(result, 2) == [0.5, 1.0]
+    for result, reason in (
+        ([0.5], "shape"),
+        ([[0.5, 0.5]] * 2, "shape"),
+        (["0.5", "1"], "where numbers were expected"),
+        ([True, False], "where numbers were expected"),
+        ([0.5, None], "where numbers were expected"),
+        ([0.5, math.nan], "not finite"),
+        ([0.5, math.inf], "not finite"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            read_output(result, 2)
 
 
 def test_rows_are_limited() -> None:

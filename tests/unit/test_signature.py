@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
-from mlflow.models import ModelSignature
+from mlflow.models import ModelSignature, infer_signature
 from mlflow.models.utils import _enforce_schema
+from mlflow.types import ColSpec, Schema
 
+from operators.core.errors import RejectedError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from ray_jobs.signature import input_example, signature_of
+from ray_jobs.signature import input_example, limits_of, signature_of
 
 ROWS: dict[str, list[Any]] = {
     "carrier": ["AA", None, "UA"],
@@ -96,3 +100,69 @@ def test_mlflow_keeps_signature_and_example(tmp_path: Path) -> None:
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "saved"))
     assert loaded.metadata.signature == signature_of(spec)
     assert loaded.predict(loaded.input_example) == [0.5]
+
+
+def signature(outputs: Any = None, **types: Any) -> ModelSignature:
+    """The signature of the spec with other types; ``None`` leaves a column out, a ``?`` makes it optional."""
+    known: dict[str, Any] = {
+        "carrier": "string?",
+        "distance": "double",
+        "month": "long?",
+        "is_new": "boolean?",
+        "temp": "double?",
+    }
+    columns = [
+        ColSpec(kind.rstrip("?"), name, required=not kind.endswith("?"))
+        for name, kind in {**known, **types}.items()
+        if kind is not None
+    ]
+    return ModelSignature(inputs=Schema(columns), outputs=outputs or Schema([ColSpec("double", "probability")]))
+
+
+def test_a_signature_that_fits_the_spec_says_what_its_types_hold() -> None:
+    spec = spec_of(KINDS)
+    assert limits_of(signature_of(spec), spec) == {}
+    narrow = signature(month="integer?", temp="float?", distance="float", outputs=Schema([ColSpec("float")]))
+    assert {name: high for name, (_, high) in limits_of(narrow, spec).items()} == {
+        "month": 2**31 - 1,
+        "temp": float(np.finfo(np.float32).max),
+        "distance": float(np.finfo(np.float32).max),
+    }
+
+
+def test_a_model_may_take_null_where_the_spec_does_not() -> None:
+    assert limits_of(signature(distance="double?"), spec_of(KINDS)) == {}
+
+
+def test_a_signature_that_mlflow_inferred_from_arrays_fits() -> None:
+    spec = spec_of({"distance": "number", "month": "integer"})
+    frame = pd.DataFrame({"distance": [1.0], "month": [1]})
+    assert limits_of(infer_signature(frame, np.array([0.5])), spec) == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "without a signature"),
+        (ModelSignature(inputs=Schema([ColSpec("double", "distance")])), "without a signature"),
+        (signature(month=None), "does not take the feature month"),
+        (signature(dep_delay="double"), "takes dep_delay, which is no feature"),
+        (signature(month="double?"), "month is double, but the spec says integer?, which is long or integer"),
+        (signature(distance="string"), "distance is string, but the spec says number"),
+        (signature(is_new="long?"), "is_new is long, but the spec says boolean?, which is boolean"),
+        (signature(temp="double"), "temp is required, but the spec says number?, which may be null"),
+        (signature(outputs=Schema([ColSpec("string")])), "not one column of numbers"),
+        (signature(outputs=Schema([ColSpec("double", "a"), ColSpec("double", "b")])), "not one column of numbers"),
+        (infer_signature(np.zeros((2, 5)), np.zeros(2)), "inputs are not named columns"),
+        (infer_signature(pd.DataFrame({"distance": [[1.0]]}), np.zeros((2, 3))), "not one column of numbers"),
+    ],
+)
+def test_a_signature_that_does_not_fit_is_refused(found: Any, reason: str) -> None:
+    with pytest.raises(RejectedError) as caught:
+        limits_of(found, spec_of(KINDS))
+    assert reason in str(caught.value)
+
+
+def test_every_difference_is_listed() -> None:
+    with pytest.raises(RejectedError, match=r"no feature.*month is double.*not one column"):
+        limits_of(signature(x="long", month="double?", outputs=Schema([ColSpec("string")])), spec_of(KINDS))

@@ -1,0 +1,96 @@
+"""A version is served only if its signature fits the spec, and holds every request and answer against it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow as pa
+import pytest
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from operators.core.errors import RejectedError
+from operators.core.loader import load_specs
+from operators.core.spec import ModelSpec
+from ray_jobs.inference import write_request
+from ray_jobs.serving import Version
+from ray_jobs.signature import input_example, signature_of
+
+FEATURES = {"carrier": "category", "month": "integer", "temp": "number?"}
+ROWS = [{"carrier": "AA", "month": 3, "temp": 1.5}, {"carrier": "UA", "month": 4, "temp": None}]
+CODE = """
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+class M(PythonModel):
+    def predict(self, context, model_input, params=None):
+        return {answer}
+
+set_model(M())
+"""
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    known = load_specs()[0][0]
+    return known.model_copy(update={"data": known.data.model_copy(update={"features": FEATURES})})
+
+
+@pytest.fixture
+def logged(tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", (tmp_path / "storage").as_uri())
+
+    def log(answer: str, signature: ModelSignature | None) -> str:
+        code = tmp_path / "code.py"
+        code.write_text(CODE.format(answer=answer))
+        fits = signature == signature_of(spec)
+        example = input_example(spec, pa.Table.from_pylist(ROWS)) if fits else None
+        path = tmp_path / uuid.uuid4().hex
+        mlflow.pyfunc.save_model(
+            path, python_model=str(code), signature=signature, input_example=example, pip_requirements=[]
+        )
+        return str(path)
+
+    return log
+
+
+def ask(version: Version, rows: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+    answered = version._infer(json.dumps(write_request(rows, FEATURES)).encode(), {})
+    return answered.status_code, json.loads(bytes(answered.body))
+
+
+def test_a_version_answers_as_its_signature_says(logged: Any, spec: ModelSpec) -> None:
+    uri = logged("[0.25] * len(model_input['month'])", signature_of(spec))
+    version = Version(spec.to_json(), "1", uri)
+    status, answer = ask(version, ROWS)
+    assert (status, answer["outputs"][0]["data"]) == (200, [0.25, 0.25])
+    assert ask(version, [{**ROWS[0], "month": 2**40}])[0] == 200
+
+
+def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: ModelSpec) -> None:
+    inputs = Schema(
+        [ColSpec("string", "carrier"), ColSpec("integer", "month"), ColSpec("float", "temp", required=False)]
+    )
+    narrow = ModelSignature(inputs=inputs, outputs=Schema([ColSpec("double", "probability")]))
+    version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", narrow))
+    assert ask(version, ROWS)[0] == 200
+    status, answer = ask(version, [ROWS[0], {**ROWS[1], "month": 2**31}])
+    assert (status, answer) == (400, {"error": "input 'month', row 1: 2147483648 is out of range"})
+
+
+@pytest.mark.parametrize("answer", ["[0.25]", "[0.25, float('nan')]", "['a', 'b']", "None", "[[0.5, 0.5]] * 2"])
+def test_an_answer_that_is_not_a_number_for_each_row_is_a_failure(logged: Any, spec: ModelSpec, answer: str) -> None:
+    version = Version(spec.to_json(), "7", logged(answer, signature_of(spec)))
+    assert ask(version, ROWS) == (500, {"error": "version 7 failed: ValueError"})
+
+
+def test_a_version_that_does_not_fit_the_spec_does_not_start(logged: Any, spec: ModelSpec) -> None:
+    with pytest.raises(RejectedError, match="without a signature"):
+        Version(spec.to_json(), "1", logged("[]", None))
+    other = spec.model_copy(update={"data": spec.data.model_copy(update={"features": {**FEATURES, "wind": "number"}})})
+    with pytest.raises(RejectedError, match="does not take the feature wind"):
+        Version(other.to_json(), "1", logged("[]", signature_of(spec)))
