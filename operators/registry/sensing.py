@@ -1,0 +1,66 @@
+"""What a registry sensor waits for, and one look for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from operators.registry.aclient import AsyncRegistry
+from operators.registry.entities import ModelVersion
+
+_PAGE_ROWS = 200
+
+
+class Wanted(BaseModel):
+    """A version that meets all of this.
+
+    :param alias: the alias must name it
+    :param version: it must be this one
+    :param unlike: it must not be this one
+    :param above: its number must be higher
+    :param tags: it must have these tags
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    alias: str | None = None
+    version: str | None = None
+    unlike: str | None = None
+    above: int = 0
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+async def look(registry: AsyncRegistry, wanted: Wanted) -> dict[str, Any] | None:
+    """Return the oldest version that is wanted, as plain JSON types, or None."""
+    candidates = [await _aliased(registry, wanted)] if wanted.alias else await _above(registry, wanted)
+    for found in candidates:
+        if found is not None and _meets(found, wanted):
+            said = {"model": found.model, "version": found.version, "run_id": found.run_id, "uri": found.uri}
+            return {**said, "tags": found.tags, "aliases": list(found.aliases)}
+    return None
+
+
+async def _aliased(registry: AsyncRegistry, wanted: Wanted) -> ModelVersion | None:
+    model = await registry.model(wanted.model)
+    named = model.aliases.get(str(wanted.alias)) if model else None
+    return await registry.version(wanted.model, named) if named else None
+
+
+async def _above(registry: AsyncRegistry, wanted: Wanted) -> list[ModelVersion]:
+    """Return all versions above a number, page by page."""
+    found: list[ModelVersion] = []
+    above = wanted.above
+    while page := await registry.versions(wanted.model, above=above, most=_PAGE_ROWS):
+        found += page
+        above = page[-1].number
+        if len(page) < _PAGE_ROWS:
+            break
+    return found
+
+
+def _meets(found: ModelVersion, wanted: Wanted) -> bool:
+    if wanted.version is not None and found.version != wanted.version:
+        return False
+    return found.version != wanted.unlike and wanted.tags.items() <= found.tags.items()

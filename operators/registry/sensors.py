@@ -1,0 +1,176 @@
+"""Wait for a version or an alias in MLflow's registry."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
+from operators.registry.triggers import ModelVersionTrigger
+
+if TYPE_CHECKING:
+    from operators.registry.client import Registry
+    from operators.registry.sensing import Wanted
+
+
+class RegistrySensor(BaseSensorOperator):
+    """Base of the sensors that wait for a version.
+
+    What was there at the first look is kept for the run, so that neither a retry nor a restart forgets it.
+
+    :param model: name of the registered model (templated)
+    :param tags: tags that the version must have (templated)
+    :param mlflow_conn_id: Airflow connection of the type ``mlflow``; see `MlflowHook` for what happens without one (templated)
+    :param deferrable: wait in the triggerer, without a worker slot
+    :return: ``model``, ``version``, ``run_id``, ``uri``, ``tags``, ``aliases``
+    """
+
+    template_fields: Sequence[str] = ("model", "tags", "mlflow_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        tags: Mapping[str, str] | None = None,
+        mlflow_conn_id: str | None = "mlflow_default",
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.tags = tags or {}
+        self.mlflow_conn_id = mlflow_conn_id
+        self.deferrable = deferrable
+
+    @abstractmethod
+    def baseline(self, registry: Registry) -> str:
+        """Return what is there at the first look, or was named as what to compare with."""
+
+    @abstractmethod
+    def wanted(self, baseline: str) -> Wanted:
+        """Return what to wait for."""
+
+    def execute(self, context: Any) -> Any:
+        """Look once; then wait here or in the triggerer."""
+        if not self.deferrable:
+            return super().execute(context)
+        if (found := self.poke(context)).is_done:
+            return found.xcom_value
+        trigger = ModelVersionTrigger(
+            wanted=self._wanted(context).model_dump(), poll_s=self.poke_interval, mlflow_conn_id=self.mlflow_conn_id
+        )
+        self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout))
+
+    def resume(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the trigger found."""
+        self.log.info("version %s of %s is there", event["version"], self.model)
+        return dict(event)
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        """Look once. MLflow may be away meanwhile; the time-out ends the wait."""
+        from operators.registry.aclient import AsyncRegistry
+        from operators.registry.hook import MlflowHook
+        from operators.registry.sensing import look
+
+        async def once() -> dict[str, Any] | None:
+            registry = AsyncRegistry(server)
+            try:
+                return await look(registry, wanted)
+            finally:
+                await registry.close()
+
+        try:
+            server = MlflowHook(self.mlflow_conn_id).server()
+            wanted = self._wanted(context)
+            found = asyncio.run(once())
+        except ServiceError as error:
+            self.log.warning("%s", error)
+            found = None
+        except (ConfigurationError, RejectedError, ServiceRefusedError) as error:
+            raise AirflowFailException(str(error)) from error
+        return PokeReturnValue(is_done=found is not None, xcom_value=found)
+
+    def _wanted(self, context: Any) -> Wanted:
+        from operators.registry.hook import MlflowHook
+
+        store = context["task_state_store"]
+        baseline = store.get("baseline")
+        if baseline is None:
+            registry = MlflowHook(self.mlflow_conn_id).get_conn()
+            try:
+                baseline = self.baseline(registry)
+            finally:
+                registry.close()
+            store.set("baseline", baseline, retention=NEVER_EXPIRE)
+        return self.wanted(str(baseline))
+
+
+class ModelVersionSensor(RegistrySensor):
+    """Wait for a version that is newer than another.
+
+    :param newer_than: ``7``, or ``@champion`` for the version that an alias names when the wait begins; an alias that nobody
+        has set is older than all. None: the newest version when the wait begins (templated)
+    """
+
+    template_fields: Sequence[str] = (*RegistrySensor.template_fields, "newer_than")
+
+    def __init__(self, *, newer_than: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.newer_than = newer_than
+
+    def baseline(self, registry: Registry) -> str:
+        """Return the number to beat."""
+        if self.newer_than is None:
+            versions = registry.versions(self.model)
+            return versions[0].version if versions else "0"
+        named = str(self.newer_than)
+        if named.startswith("@"):
+            holder = registry.alias(self.model, named[1:])
+            return holder.version if holder else "0"
+        if not named.isdigit():
+            raise ConfigurationError(f"newer_than is {named!r}; write a version, e.g. 7, or an alias, e.g. @champion")
+        return named
+
+    def wanted(self, baseline: str) -> Wanted:
+        """Return what to wait for."""
+        from operators.registry.sensing import Wanted
+
+        return Wanted(model=self.model, above=int(baseline), tags=dict(self.tags))
+
+
+class ModelAliasSensor(RegistrySensor):
+    """Wait until an alias names a version.
+
+    :param alias: the alias (templated)
+    :param version: the version that it must name; None: any (templated)
+    :param moved: the version must be another than when the wait began
+    """
+
+    template_fields: Sequence[str] = (*RegistrySensor.template_fields, "alias", "version")
+
+    def __init__(self, *, alias: str, version: str | None = None, moved: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alias = alias
+        self.version = version
+        self.moved = moved
+
+    def baseline(self, registry: Registry) -> str:
+        """Return what the alias names now; empty if nothing."""
+        holder = registry.alias(self.model, self.alias) if self.moved else None
+        return holder.version if holder else ""
+
+    def wanted(self, baseline: str) -> Wanted:
+        """Return what to wait for."""
+        from operators.registry.sensing import Wanted
+
+        version = None if self.version is None else str(self.version)
+        return Wanted(
+            model=self.model, alias=self.alias, version=version, unlike=baseline or None, tags=dict(self.tags)
+        )

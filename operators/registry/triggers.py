@@ -1,0 +1,213 @@
+"""Watch MLflow's registry from the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
+from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
+
+from operators.core.errors import ServiceError
+
+if TYPE_CHECKING:
+    from operators.registry.watch import Kind
+    from operators.registry.watcher import Watcher
+
+_MOST_KEPT = 300
+_STATE = "taxiway.registry"  # of the watermark in the asset's state store
+
+
+class ModelEventTrigger(BaseEventTrigger):
+    """Fire when a version is registered, or an alias is set, moved or removed: for an `AssetWatcher`.
+
+    The payload says ``key``, ``kind`` (``version_created``, ``alias_set``, ``alias_removed``), ``model``, ``version``, ``alias``,
+    ``previous`` (what the alias named before), ``by_taxiway``, ``run_id``, ``uri``, ``aliases``, ``metrics`` and ``data_digest``.
+
+    What is guaranteed:
+
+    - It fires on changes alone. What is there at the first look is the baseline (see ``from_start``); the watermark is kept
+      in the asset's state store, so a restart is no first look.
+    - Every change that a look shows is reported at least once, in order: versions by number, then aliases. Changes are
+      written to the state store before they are reported, and taken out only after Airflow has confirmed that their asset
+      events are in its database. A triggerer that is killed in between reports them again, with the same ``key``.
+    - So ``key`` is what makes a consumer do a thing once: see `new_changes`.
+    - While MLflow or Airflow's state store is away nothing is lost: it looks again, after longer and longer pauses of up to
+      five minutes.
+
+    What cannot be seen: an alias that was moved away and back, and a version that was created and deleted, between two looks
+    (MLflow keeps no time of an alias); removals of aliases together with a model that was deleted and made again between
+    two looks. A model that was made again begins anew: its versions are all reported. A renamed model is no longer this one.
+
+    :param model: name of the registered model
+    :param asset: name of the asset that the watcher belongs to. Two assets need two triggers, each with its own watermark
+    :param kinds: what to report
+    :param aliases: only events of these aliases; None: of all. Versions are not affected
+    :param foreign_only: leave out what operators of this package did: versions that they registered, and aliases that are
+        where they pointed them last
+    :param from_start: whether what is there at the first look is reported, too
+    :param poll_s: seconds between two looks; a look is two small requests
+    :param mlflow_conn_id: Airflow connection of the type ``mlflow``; see `MlflowHook` for what happens without one
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        asset: str,
+        kinds: Sequence[Kind] = ("version_created", "alias_set"),
+        aliases: Sequence[str] | None = None,
+        foreign_only: bool = False,
+        from_start: bool = False,
+        poll_s: float = 30.0,
+        mlflow_conn_id: str | None = "mlflow_default",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.asset = asset
+        self.kinds = list(kinds)
+        self.aliases = None if aliases is None else list(aliases)
+        self.foreign_only = foreign_only
+        self.from_start = from_start
+        self.poll_s = poll_s
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments that make this trigger again."""
+        return _serialize(
+            self, "model", "asset", "kinds", "aliases", "foreign_only", "from_start", "poll_s", "mlflow_conn_id"
+        )
+
+    def shared_stream_key(self) -> Hashable:
+        """Return a key of this trigger's own: a stream, because only streams learn when an event has been persisted."""
+        return (type(self).__qualname__, repr(sorted(self.serialize()[1].items())))
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
+        """Return what polls, and hears of Airflow what has been persisted."""
+        return _Producer(_watcher(kwargs))
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """Yield every change."""
+        async for said in shared_stream:
+            yield TriggerEvent(said)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield every change to who runs this without a triggerer; one counts as confirmed when the next is asked for."""
+        watcher = _watcher(self.serialize()[1])
+        try:
+            async for said in watcher.events():
+                yield TriggerEvent(said)
+                await watcher.confirm([said["key"]])
+        finally:
+            await watcher.close()
+
+
+def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
+    """Return the changes that started this run and that no other run of this task has taken, the oldest first.
+
+    `ModelEventTrigger` reports a change again if a triggerer is killed at the wrong moment, and Airflow may hand several
+    changes to one run. What a run took is kept in the asset's state store: a retry gets the same again, another run does not.
+
+    Each change is taken once where runs do not overlap: give the DAG ``max_active_runs=1``. Of two runs that ask at the same
+    moment both may take it.
+
+    :param context: of the task
+    :param asset: the asset with the watcher
+    :return: payloads of the trigger
+    """
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
+
+    found: dict[str, dict[str, Any]] = {}
+    for event in context["triggering_asset_events"].get(asset, ()):
+        said = (event.extra or {}).get("payload")
+        if isinstance(said, Mapping) and "key" in said:
+            found.setdefault(said["key"], dict(said))
+    ti = context["ti"]
+    store, place = AssetStateStoreAccessor(name=asset.name), f"taxiway.taken.{ti.dag_id}.{ti.task_id}"
+    taken: dict[str, str] = dict(store.get(place) or ())
+    mine = [said for key, said in found.items() if taken.setdefault(key, ti.run_id) == ti.run_id]
+    if mine:
+        store.set(place, list(taken.items())[-_MOST_KEPT:])
+    return mine
+
+
+class _Producer(SharedStreamProducer):
+    """A watcher as the source of a shared stream."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    async def open_stream(self) -> AsyncIterator[tuple[Any, Any]]:
+        """Yield each change with its key."""
+        async for said in self._watcher.events():
+            yield said, said["key"]
+
+    async def advance(self, batch: Sequence[AdvanceItem]) -> None:
+        """Forget what has been persisted; what has not stays, and is reported again when the trigger is restarted."""
+        if keys := [item.broker_payload for item in batch if item.outcome.is_clean]:
+            await self._watcher.confirm(keys)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._watcher.close()
+
+
+def _watcher(kwargs: Mapping[str, Any]) -> Watcher:
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
+
+    from operators.registry.hook import MlflowHook
+    from operators.registry.watcher import Interest, Watcher
+
+    return Watcher(
+        MlflowHook(kwargs["mlflow_conn_id"]).aserver,
+        AssetStateStoreAccessor(name=kwargs["asset"]),
+        f"{_STATE}.{kwargs['model']}",
+        Interest.model_validate({name: kwargs[name] for name in Interest.model_fields}),
+        kwargs["poll_s"],
+    )
+
+
+class ModelVersionTrigger(BaseTrigger):
+    """Fire once the registry holds what a sensor waits for.
+
+    :param wanted: the fields of `operators.registry.sensing.Wanted`
+    :param poll_s: seconds between two looks
+    :param mlflow_conn_id: Airflow connection of the type ``mlflow``
+    """
+
+    def __init__(self, *, wanted: Mapping[str, Any], poll_s: float, mlflow_conn_id: str | None) -> None:
+        super().__init__()
+        self.wanted = dict(wanted)
+        self.poll_s = poll_s
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments that make this trigger again."""
+        return _serialize(self, "wanted", "poll_s", "mlflow_conn_id")
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until it is there. MLflow may be away meanwhile; the sensor's time-out ends the wait."""
+        from operators.registry.aclient import AsyncRegistry
+        from operators.registry.hook import MlflowHook
+        from operators.registry.sensing import Wanted, look
+
+        wanted = Wanted.model_validate(self.wanted)
+        registry = AsyncRegistry(await MlflowHook(self.mlflow_conn_id).aserver())
+        try:
+            while True:
+                try:
+                    if found := await look(registry, wanted):
+                        yield TriggerEvent(found)
+                        return
+                except ServiceError as error:
+                    self.log.warning("%s", error)
+                await asyncio.sleep(self.poll_s)
+        finally:
+            await registry.close()
+
+
+def _serialize(trigger: BaseTrigger, *names: str) -> tuple[str, dict[str, Any]]:
+    kind = type(trigger)
+    return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(trigger, name) for name in names}
