@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from operators.core.spec import ModelSpec
+from ray_jobs.training_data import TrainingData
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What training code gets.
+    """What training code gets. Small data: ``run.data.table()``. Any size, any number of workers: `ray_jobs.distributed.fit`.
 
     :param spec: the model's spec
     :param parameters: the spec's parameters with what a person changed in the trigger form
-    :param table_path: local Parquet file with the training rows: id, time, features, label; no row of the holdout
-    :param name: unique name of this run, the same when the job is run again
-    :param storage_path: where Ray Train keeps checkpoints
+    :param data: the training rows: features and label, no row of the holdout
+    :param name: names the checkpoints. A job that is run again for the same work has the same name, and goes on from the last one
+    :param storage_path: where checkpoints are kept
     :param storage_filesystem: the `pyarrow.fs.FileSystem` of ``storage_path``
-    :param work_dir: a folder that is deleted afterwards
+    :param work_dir: a local folder that is deleted afterwards
     """
 
     spec: ModelSpec
     parameters: Mapping[str, Any]
-    table_path: Path
+    data: TrainingData
     name: str
     storage_path: str
     storage_filesystem: Any
     work_dir: Path
+
+    @property
+    def seed(self) -> int:
+        """The parameter ``seed``, or 0: the same data, code and seed give the same model."""
+        return int(self.parameters.get("seed", 0))
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,13 @@ class TrainedModel:
     """What training code returns.
 
     :param python_model: a file in MLflow's models-from-code form, whose model's ``predict(context, columns)`` takes
-        ``{feature: list of values}`` and returns one probability of the label for each row
+        ``{feature: list of values}`` or a data frame, and returns one probability of the label for each row
     :param artifacts: files that the model loads, by the names under which it asks for them
     :param metrics: what training measured, logged to MLflow
+    :param pip_requirements: what the model needs where it serves, e.g. ``xgboost==3.2.0``
     """
 
     python_model: Path
     artifacts: Mapping[str, Path]
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-def split(table: pa.Table, spec: ModelSpec, end: datetime) -> tuple[pa.Table, pa.Table]:
-    """Split labelled rows into training rows and the holdout, the last ``holdout`` of the window.
-
-    :param end: the end of the window
-    """
-    import pyarrow.compute as pc
-
-    labelled = table.filter(pc.is_valid(table[spec.data.label]))
-    # Times have no zone; reading them all as UTC keeps the border where it is, whatever zone the worker is in.
-    border = pa.scalar(end.replace(tzinfo=UTC).timestamp() - spec.data.holdout_s, pa.float64())
-    times = pc.divide(
-        pc.cast(pc.cast(labelled[spec.data.time], pa.timestamp("us")), pa.int64()).cast(pa.float64()), 1e6
-    )
-    recent = pc.greater_equal(times, border)
-    return labelled.filter(pc.invert(recent)), labelled.filter(recent)
+    pip_requirements: tuple[str, ...] = ()

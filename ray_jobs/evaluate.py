@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
 from ray_jobs import job
-from ray_jobs.contract import split
 from ray_jobs.inference import write_request
+from ray_jobs.training_data import split
 
 
 def work(given: dict[str, Any], key: str) -> dict[str, Any]:
@@ -32,10 +29,7 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
 
     spec = ModelSpec.from_json(given["spec"])
     storage = Storage.from_url(storage_url())
-    with tempfile.TemporaryDirectory(prefix="taxiway-evaluate-") as folder:
-        path = Path(folder) / "dataset.parquet"
-        storage.download(given["dataset"]["key"], path)
-        _, holdout = split(pq.read_table(path), spec, datetime.fromisoformat(given["end"]))
+    holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))[1].table()
     if not holdout.num_rows:
         raise RejectedError(f"no labelled row of {spec.name} lies in the holdout; widen `data.holdout`")
     columns = {name: holdout[name].to_pylist() for name in spec.features}

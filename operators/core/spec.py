@@ -95,6 +95,10 @@ class Training(_Part):
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     scaling: Scaling = Scaling()
     timeout_s: DurationS = Field(3600.0, alias="timeout")
+    max_failures: int = Field(3, ge=0, le=100, description="how often workers are started again after one died")
+    checkpoint_every_s: DurationS = Field(
+        30.0, alias="checkpoint_every", description="what a worker that dies loses at most, beside one step"
+    )
 
 
 class Bounds(_Part):

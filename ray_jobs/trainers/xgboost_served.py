@@ -12,21 +12,21 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 
-def encode(encoder: Mapping[str, Sequence[str] | None], columns: Mapping[str, Sequence[Any]]) -> tuple[Any, list[str]]:
-    """Return a float32 matrix of shape [rows, features] and XGBoost's feature types ("c" or "q").
+def encode(codes: Mapping[str, Mapping[str, int] | None], columns: Mapping[str, Sequence[Any]]) -> Any:
+    """Return a float32 matrix of shape [rows, features].
 
-    A category that training did not see, and null, become NaN: XGBoost sends both down its default branch.
+    Null, and a category that training did not see, become NaN: XGBoost sends both down its default branch.
+
+    :param codes: for a category, its values' codes; else None
     """
-    arrays, kinds = [], []
-    for name, categories in encoder.items():
-        if categories is None:
-            arrays.append(np.array([np.nan if v is None else v for v in columns[name]], dtype=np.float32))
-            kinds.append("q")
-        else:
-            codes = {value: code for code, value in enumerate(categories)}
-            arrays.append(np.array([codes.get(v, np.nan) for v in columns[name]], dtype=np.float32))
-            kinds.append("c")
-    return np.column_stack(arrays), kinds
+    nan = float("nan")
+    arrays = [
+        [nan if value is None else value for value in columns[name]]
+        if known is None
+        else [known.get(value, nan) for value in columns[name]]
+        for name, known in codes.items()
+    ]
+    return np.array(arrays, dtype=np.float32).T
 
 
 class XGBoostModel(PythonModel):
@@ -36,15 +36,18 @@ class XGBoostModel(PythonModel):
         """Read the booster and the encoder."""
         import xgboost
 
-        self.encoder = json.loads(Path(context.artifacts["encoder"]).read_text())
+        encoder = json.loads(Path(context.artifacts["encoder"]).read_text())
+        self.codes = {
+            name: None if values is None else {value: code for code, value in enumerate(values)}
+            for name, values in encoder.items()
+        }
         self.booster = xgboost.Booster(model_file=context.artifacts["booster"])
         self.booster.set_param({"nthread": 1})
 
     # Without type hints: MLflow would read them as the schema of the input.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return one probability for each row of ``{feature: values}`` or of a data frame."""
-        matrix, _ = encode(self.encoder, model_input)
-        return self.booster.inplace_predict(matrix, validate_features=False)
+        return self.booster.inplace_predict(encode(self.codes, model_input), validate_features=False)
 
 
 set_model(XGBoostModel())
