@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,8 +18,9 @@ from typing import Any
 
 import httpx
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.triggers.base import BaseTrigger
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.loader import load_specs
@@ -34,6 +36,10 @@ from operators.registry.operators import (
     TagVersionOperator,
     model_asset,
 )
+from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor, RegistrySensor
+from operators.registry.server import Server
+from operators.registry.triggers import ModelVersionTrigger
+from operators.registry.watcher import Interest, Watcher
 
 START_TIMEOUT_S = 90.0
 SOURCE = "s3://bucket/model"
@@ -287,6 +293,131 @@ def test_compare_operator(connection: None, registry: Registry, model: str) -> N
     task.metrics = {"f1": "higher"}
     with pytest.raises(AirflowFailException, match="f1 is unknown"):
         task.execute(context())
+
+
+class Kept(dict[str, Any]):
+    """A state store in memory."""
+
+    def set(self, key: str, value: Any, **_: Any) -> None:
+        self[key] = value
+
+    async def aget(self, key: str) -> Any:
+        return self.get(key)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+
+def fired(sensor: RegistrySensor, context: dict[str, Any]) -> tuple[BaseTrigger, Any]:
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context)
+    path, kwargs = deferred.value.trigger.serialize()
+    assert path == "operators.registry.triggers.ModelVersionTrigger"
+    trigger = ModelVersionTrigger(**json.loads(json.dumps(kwargs)))
+    return trigger, getattr(sensor, deferred.value.method_name)
+
+
+async def next_event(trigger: BaseTrigger) -> Any:
+    return (await asyncio.wait_for(anext(aiter(trigger.run())), 10)).payload
+
+
+def test_version_sensor_waits_for_a_newer_one(connection: None, registry: Registry, model: str) -> None:
+    registry.register(model, SOURCE, "", key="a", tags={})
+    kept = {"task_state_store": Kept()}
+    wait: dict[str, Any] = {"task_id": "t", "model": model, "tags": {"gate": "passed"}, "poke_interval": 0.05}
+    sensor, deferred = ModelVersionSensor(**wait), ModelVersionSensor(**wait, deferrable=True)
+    assert not sensor.poke(kept)
+    trigger, resume = fired(deferred, kept)
+    registry.register(model, SOURCE, "", key="b", tags={})
+    assert not sensor.poke(kept)
+    registry.register(model, SOURCE, "", key="c", tags={"gate": "passed"})
+    expected = {"model": model, "version": "3", "run_id": "", "uri": f"models:/{model}/3", "aliases": []}
+    assert expected.items() <= sensor.execute(kept).items()
+    # A retry looks from where the first try began, not from now.
+    assert sensor.execute({"task_state_store": Kept(kept["task_state_store"])})["version"] == "3"
+    assert resume({}, asyncio.run(next_event(trigger)))["version"] == "3"
+    assert (
+        ModelVersionSensor(**wait, newer_than="@champion").poke({"task_state_store": Kept()}).xcom_value["version"]
+        == "3"
+    )
+    assert not ModelVersionSensor(**wait, newer_than="3").poke({"task_state_store": Kept()})
+    with pytest.raises(AirflowFailException, match="newer_than is 'x'"):
+        ModelVersionSensor(**wait, newer_than="x").poke({"task_state_store": Kept()})
+
+
+def test_alias_sensor(connection: None, registry: Registry, model: str) -> None:
+    for key in "ab":
+        registry.register(model, SOURCE, "", key=key, tags={})
+    wait: dict[str, Any] = {"task_id": "t", "model": model, "alias": CHAMPION, "poke_interval": 0.05}
+    assert not ModelAliasSensor(**wait).poke({"task_state_store": Kept()})
+    registry.set_alias(model, CHAMPION, "1")
+    assert ModelAliasSensor(**wait).execute({"task_state_store": Kept()})["aliases"] == [CHAMPION]
+    assert not ModelAliasSensor(**wait, version="2").poke({"task_state_store": Kept()})
+    kept = {"task_state_store": Kept()}
+    trigger, resume = fired(ModelAliasSensor(**wait, moved=True, deferrable=True), kept)
+    call(registry, "registered-models/alias", name=model, alias=CHAMPION, version="2")
+    assert resume({}, asyncio.run(next_event(trigger)))["version"] == "2"
+    assert ModelAliasSensor(**wait, moved=True).execute(kept)["version"] == "2"
+    assert ModelAliasSensor(**wait, version="2").execute({"task_state_store": Kept()})["version"] == "2"
+
+
+def test_watcher_tells_moves_by_hand_from_ours(mlflow_url: str, registry: Registry, model: str) -> None:
+    store = Kept()
+
+    async def scenario() -> list[tuple[Any, ...]]:
+        async def server() -> Server:
+            return Server(url=mlflow_url)
+
+        kinds = ("version_created", "alias_set", "alias_removed")
+        interest = Interest(model=model, kinds=kinds, aliases=None, foreign_only=True, from_start=False)
+        watcher = Watcher(server, store, "k", interest, 0.05)
+        found: list[dict[str, Any]] = []
+
+        async def collect() -> None:
+            async for event in watcher.events():
+                found.append(event)
+
+        collecting = asyncio.ensure_future(collect())
+        while "k" not in store:
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(move)
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
+        await watcher.close()
+        return [(e["kind"], e["alias"], e["previous"], e["version"], e["metrics"]) for e in found]
+
+    def settled() -> None:
+        """Wait until the watcher has seen what is there: what happens between two looks is one change."""
+        known = registry.model(model)
+        deadline = time.monotonic() + 20
+        while known and time.monotonic() < deadline and store["k"]["aliases"] != known.aliases:
+            time.sleep(0.02)
+
+    def move() -> None:
+        registry.register(model, SOURCE, "", key="a", tags={})  # ours
+        registry.set_alias(model, CHAMPION, "1")  # ours
+        run_id = run_of(registry, {"auc": 0.9})
+        call(registry, "model-versions/create", name=model, source=SOURCE, run_id=run_id)
+        call(registry, "registered-models/alias", name=model, alias=CHALLENGER, version="2")
+        settled()
+        call(registry, "registered-models/alias", name=model, alias=CHAMPION, version="2")
+        settled()
+        registry.set_alias(model, CHAMPION, "1")  # ours
+        registry.drop_alias(model, CHALLENGER)  # ours
+        settled()
+        call(registry, "registered-models/alias", name=model, alias=CHAMPION, version="2")
+        settled()
+        registry._call("DELETE", "registered-models/alias", {"name": model, "alias": CHAMPION})
+        settled()
+
+    auc = {"auc": 0.9}
+    assert asyncio.run(scenario()) == [
+        ("version_created", None, None, "2", auc),
+        ("alias_set", CHALLENGER, None, "2", auc),
+        ("alias_set", CHAMPION, "1", "2", auc),
+        ("alias_set", CHAMPION, "1", "2", auc),
+        ("alias_removed", CHAMPION, "2", "2", auc),
+    ]
 
 
 def test_hook_tests_its_connection(connection: None, mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
