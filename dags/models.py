@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, TriggerRule, chain
 from airflow.timetables.trigger import CronTriggerTimetable
 
-from operators.compute.operators import RayJobOperator
+from operators.compute.jobs import RayModuleOperator
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
@@ -23,7 +23,7 @@ from operators.rollout.operators import (
     ScheduleRetirementOperator,
     SmokeTestOperator,
 )
-from operators.validation.operators import SnapshotOperator, ValidateOperator
+from operators.validation.operators import SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
 
@@ -64,7 +64,7 @@ def train_dag(spec: ModelSpec) -> DAG:
         snapshot = SnapshotOperator(
             task_id="snapshot", spec=spec, as_of="{{ params.as_of or '' }}", sources="{{ params.sources | tojson }}"
         )
-        validate = ValidateOperator(
+        validate = ValidateSnapshotOperator(
             task_id="validate",
             model=spec.name,
             snapshot=snapshot.output,
@@ -75,7 +75,7 @@ def train_dag(spec: ModelSpec) -> DAG:
         job: dict[str, Any] = {"dataset": validate.output, "end": window_end}
         tags = {"taxiway.dag_run": "{{ run_id }}", "taxiway.as_of": window_end}
         timeout = timedelta(seconds=spec.training.timeout_s)
-        train = RayJobOperator(
+        train = RayModuleOperator(
             task_id="train",
             module="ray_jobs.train",
             spec=spec,

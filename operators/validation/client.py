@@ -1,33 +1,24 @@
-"""Great Expectations: run suites in memory, keep the results as Data Docs and as a short table."""
+"""Validate a snapshot: check its tables, build the dataset from what passed, check that, and keep a report."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from operators.core.dataset import Dataset, Snapshot, fetch
+from operators.core.duck import content, open_duckdb
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.storage import Storage
-from operators.validation.policy import (
-    Expectation,
-    Finding,
-    ValidationReport,
-    column_findings,
-    finding,
-    runnable,
-    verdict,
-)
-from operators.validation.suites import Suites, hint, import_gx
+from operators.validation.data import open_files
+from operators.validation.engine import Engine
+from operators.validation.examine import Examination, Examined
+from operators.validation.policy import Finding
+from operators.validation.report import Quarantined, ValidationReport, verdict
+from operators.validation.suites import Suites, hint
 
 DATASET = "dataset"
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 20}
-_SITE = {
-    "class_name": "SiteBuilder",
-    "show_how_to_buttons": False,
-    "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-}
 
 
 def validate(
@@ -43,8 +34,10 @@ def validate(
 
     Suites may use ``{$PARAMETER: "window_hours * 3 * 0.9"}``; ``window_hours`` and ``window_days`` are always there.
     The report is kept as ``<prefix>/report.json`` and ``report.txt``, Data Docs as ``<prefix>/docs/``, also when it is bad.
+    Where a suite allows it, bad rows are set aside as ``<prefix>/quarantine/<table>.parquet``, and the dataset is built
+    without them.
 
-    :param build: makes the dataset from the downloaded tables
+    :param build: makes the dataset from the tables, given as local files
     :param parameters: more values for the suites
     :returns: the report. `require_passed` raises if the data is refused
     :raises ConfigurationError: the suites name a table that the snapshot does not have
@@ -53,31 +46,27 @@ def validate(
     values = {"window_hours": frozen.window.hours, "window_days": frozen.window.hours / 24, **(parameters or {})}
     with tempfile.TemporaryDirectory(prefix="taxiway-validation-") as name:
         folder = Path(name)
-        run = _Run(folder / "docs", values)
+        run = _Run(folder, suites, storage, prefix, values)
         paths = fetch(frozen, storage, folder / "tables")
-        found: list[Finding] = []
-        for table, expectations in suites.tables.items():
-            if table != DATASET:
-                found += run.check(
-                    table, expectations, paths[table], frozen.tables[table].columns, frozen.tables[table].gaps
-                )
+        for table in (t for t in suites.tables if t != DATASET):
+            paths[table] = run.check(table, paths[table], frozen.tables[table].gaps)
         dataset = None
-        if verdict(found, complete=True):
+        if verdict(run.findings, complete=True):
             try:
                 dataset = build(paths)
             except (ConfigurationError, RejectedError) as error:
-                found.append(_unbuilt(error))
+                run.findings.append(_unbuilt(error))
         if dataset is not None and DATASET in suites.tables:
-            path = storage.download(dataset.key, folder / "dataset.parquet")
-            found += run.check(DATASET, suites.tables[DATASET], path, dataset.columns, {})
-        run.write_docs()
-        storage.upload_all(folder / "docs", f"{prefix}/docs", keep=_worth_keeping)
-    passed = verdict(found, complete=dataset is not None)
+            dataset = run.check_dataset(dataset)
+        run.engine.write_docs(folder / "docs")
+        storage.upload_all(folder / "docs", f"{prefix}/docs", keep=worth_keeping)
+    passed = verdict(run.findings, complete=dataset is not None)
     report = ValidationReport(
         passed=passed,
-        findings=tuple(found),
+        findings=tuple(run.findings),
         dataset=dataset if passed else None,
         docs_url=storage.url(f"{prefix}/docs/index.html"),
+        quarantined=run.quarantined,
     )
     storage.put_bytes(f"{prefix}/report.json", report.model_dump_json(indent=1).encode())
     storage.put_bytes(f"{prefix}/report.txt", (report.text() + "\n").encode())
@@ -113,78 +102,52 @@ def _unbuilt(error: Exception) -> Finding:
     )
 
 
-def _worth_keeping(name: str) -> bool:
+def worth_keeping(name: str) -> bool:
     """Leave out 3.5 MB of tutorial animations and fonts that every site would carry."""
     return not name.endswith((".gif", ".otf", "iterative-dev-loop.png"))
 
 
 class _Run:
-    """One context in memory. It lives as long as one validation and leaves nothing but the Data Docs."""
+    """One validation: what was found so far, and what was set aside."""
 
-    def __init__(self, docs: Path, parameters: Mapping[str, float]) -> None:
-        gx = import_gx()
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+    def __init__(
+        self, folder: Path, suites: Suites, storage: Storage, prefix: str, parameters: Mapping[str, float]
+    ) -> None:
+        self.engine = Engine()
+        self.findings: list[Finding] = []
+        self.quarantined: dict[str, Quarantined] = {}
+        self._folder, self._suites, self._storage, self._prefix = folder, suites, storage, prefix
+        self._parameters = parameters
 
-        self._parameters = dict(parameters)
-        self._context = gx.get_context(mode="ephemeral")
-        self._context.enable_analytics(False)
-        self._context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        for site in self._context.get_site_names():
-            self._context.delete_data_docs_site(site)
-        backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
-        self._context.add_data_docs_site("taxiway", {**_SITE, "store_backend": backend})
-        self._source = self._context.data_sources.add_pandas("snapshot")
+    def check(self, table: str, path: Path, gaps: Mapping[str, tuple[str, ...]]) -> Path:
+        """Check one table; return the file that goes on."""
+        folder = self._folder / "split" / table
+        folder.mkdir(parents=True)
+        with open_duckdb(folder, path.parent) as db:
+            examination = Examination(self.engine, folder, self._parameters, _RESULT_FORMAT)
+            examined = examination.run(table, open_files(db, table, [path]), self._suites.tables[table], gaps=gaps)
+        self.findings += examined.findings
+        return self._keep(table, examined) or path
 
-    def check(
-        self,
-        table: str,
-        expectations: tuple[Expectation, ...],
-        path: Path,
-        columns: Mapping[str, str],
-        gaps: Mapping[str, tuple[str, ...]],
-    ) -> list[Finding]:
-        """Check one table."""
-        found = column_findings(table, expectations, list(columns), gaps)
-        explained = {f.column for f in found}
-        run = runnable(expectations, columns)
-        rows, results = self._results(table, run, [f.column for f in found if f.column not in columns], path)
-        for expectation, result in zip(run, results, strict=True):
-            if expectation.is_column_list and explained and not result["success"]:
-                continue  # said in better words by column_findings
-            kind = columns.get(expectation.columns[0]) if len(expectation.columns) == 1 else None
-            found.append(finding(table, expectation, result, rows, kind))
-        return found
+    def check_dataset(self, dataset: Dataset) -> Dataset:
+        """Check what was built; return what goes on."""
+        path = self._storage.download(dataset.key, self._folder / "dataset.parquet")
+        good = self.check(DATASET, path, {})
+        if good == path:
+            return dataset
+        with open_duckdb(self._folder) as db:
+            columns, rows, digest = content(db, good)
+        key = f"{dataset.key.rsplit('/', 2)[0]}/{digest}/dataset.parquet"
+        self._storage.upload(good, key, if_absent=True)
+        return Dataset(key=key, uri=self._storage.url(key), digest=digest, rows=rows, columns=columns)
 
-    def _results(
-        self, table: str, expectations: list[Expectation], missing: list[str | None], path: Path
-    ) -> tuple[int, list[dict[str, Any]]]:
-        import pandas as pd
-        from great_expectations import ExpectationSuite, ValidationDefinition
-        from great_expectations.expectations import ExpectColumnToExist
-        from great_expectations.expectations.registry import get_expectation_impl
-
-        frame = pd.read_parquet(path)
-        # Not suite.add_expectation_configuration: it keeps one expectation of a type and column and drops the others.
-        checks = [
-            get_expectation_impl(e.type)(**e.kwargs, severity=e.severity, meta={"number": number, "notes": e.notes})
-            for number, e in enumerate(expectations)
-        ]
-        # So that Data Docs show the missing columns too.
-        checks += [ExpectColumnToExist(column=column, meta={"number": -1}) for column in missing]
-        suite = ExpectationSuite(name=table, expectations=checks)
-        batch = self._source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("window")
-        definition = ValidationDefinition(name=table, data=batch, suite=self._context.suites.add(suite))
-        outcome = self._context.validation_definitions.add(definition).run(
-            batch_parameters={"dataframe": frame},
-            expectation_parameters=self._parameters,
-            result_format=_RESULT_FORMAT,
+    def _keep(self, table: str, examined: Examined) -> Path | None:
+        """Keep the rows that were set aside; return the others."""
+        if examined.split is None:
+            return None
+        key = f"{self._prefix}/quarantine/{table}.parquet"
+        self._storage.upload(examined.split.bad, key)
+        self.quarantined[table] = Quarantined(
+            uri=self._storage.url(key), rows=examined.split.rows, of_rows=examined.rows
         )
-        by_number = {}
-        for result in outcome.results:  # Great Expectations orders them by column
-            plain = result.to_json_dict()
-            by_number[plain["expectation_config"]["meta"]["number"]] = plain
-        return len(frame), [by_number[number] for number in range(len(expectations))]
-
-    def write_docs(self) -> None:
-        """Write the static site."""
-        self._context.build_data_docs()
+        return examined.split.good

@@ -19,7 +19,7 @@ from operators.core.spec import ModelSpec, Table
 REPORT_KEY = "report"
 
 
-class ValidateOperator(BaseOperator):
+class ValidateSnapshotOperator(BaseOperator):
     """Check the raw tables with Great Expectations, build the dataset, and check that too.
 
     The report is kept in storage as JSON, text and Data Docs, and pushed as the XCom ``report``, before a bad one raises.

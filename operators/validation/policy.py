@@ -1,4 +1,4 @@
-"""Turn what Great Expectations measured into a verdict and a short table. Pure: no I/O, no Great Expectations."""
+"""What is expected of a table, and what was found: one line for each expectation. Pure: no I/O, no Great Expectations."""
 
 from __future__ import annotations
 
@@ -8,17 +8,35 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.core.dataset import Dataset
-
 SAMPLE = 3
-_XCOM_ROWS = 50
 Severity = Literal["critical", "warning", "info"]
+FailOn = Literal["critical", "warning", "info", "never"]
+_RANKS = {"info": 1, "warning": 2, "critical": 3, "never": 4}
 _COLUMN_KEYS = ("column", "column_A", "column_B")
 _COLUMN_LIST_KEYS = ("column_list", "column_set")
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QuarantineLimit(_Frozen):
+    """How many rows may be set aside. More of them are no outliers: the data is refused."""
+
+    max_rows_pct: float = Field(gt=0, le=100, description="of the rows of the table")
+    max_rows: int = Field(100_000, gt=0, description="whatever the share; their numbers are held in memory")
+
+    def excess(self, rows: int, of: int) -> str:
+        """Say that this is too many rows; empty: it is not.
+
+        :param rows: that would be set aside
+        :param of: the table's rows
+        """
+        if rows > self.max_rows:
+            return f"{rows:,} rows; at most {self.max_rows:,} may be set aside"
+        if of and 100 * rows / of > self.max_rows_pct:
+            return f"{rows:,} of {of:,} rows; at most {self.max_rows_pct:g} % may be set aside"
+        return ""
 
 
 class Expectation(_Frozen):
@@ -29,6 +47,9 @@ class Expectation(_Frozen):
     severity: Severity = "critical"
     notes: str = ""
     line: int = Field(0, description="where it stands in the file")
+    quarantine: QuarantineLimit | Literal[False] | None = Field(
+        None, description="its own limit; false: its rows are never set aside; default: the suite's limit"
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,69 +84,29 @@ class Finding(_Frozen):
     rows: int | None = None
     sample: tuple[str, ...] = ()
     detail: str = ""
+    set_aside: bool = Field(False, description="its rows are in quarantine, and the others passed")
 
     @property
     def stops(self) -> bool:
         """Whether the data is refused because of it."""
-        return not self.ok and self.severity == "critical"
+        return self.fails("critical")
+
+    def fails(self, level: FailOn) -> bool:
+        """Whether it is bad enough for a level: ``warning`` takes warnings and what is critical."""
+        return not self.ok and not self.set_aside and _RANKS[self.severity] >= _RANKS[level]
 
 
-class ValidationReport(_Frozen):
-    """What was checked, what was found, and the dataset if the data may be used."""
+class Suite(_Frozen):
+    """The expectations of one table."""
 
-    passed: bool
-    findings: tuple[Finding, ...]
-    dataset: Dataset | None = None
-    docs_url: str | None = None
+    expectations: tuple[Expectation, ...]
+    quarantine: QuarantineLimit | None = Field(None, description="for its critical expectations about rows")
 
-    @property
-    def failures(self) -> tuple[Finding, ...]:
-        """The findings that are not ok; those that stop first."""
-        return tuple(sorted((f for f in self.findings if not f.ok), key=lambda finding: not finding.stops))
-
-    def to_xcom(self) -> dict[str, Any]:
-        """Return the verdict and what is not ok, as plain JSON types; the full report is in storage."""
-        return {
-            "passed": self.passed,
-            "checks": len(self.findings),
-            "failures": [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]],
-            "text": self.text(),
-            "docs_url": self.docs_url,
-            "dataset": self.dataset.to_dict() if self.dataset else None,
-        }
-
-    def text(self) -> str:
-        """Return a summary and a table of what is not ok."""
-        stopping = sum(finding.stops for finding in self.findings)
-        warnings = len(self.failures) - stopping
-        head = (
-            f"data {'accepted' if self.passed else 'REFUSED'}: {len(self.findings)} checks, {stopping} failed, "
-            f"{warnings} warning{'' if warnings == 1 else 's'}"
-        )
-        if not self.failures:
-            return head
-        names = ("", "table", "column", "expectation", "unexpected", "found")
-        rows = [names, *(_cells(finding) for finding in self.failures)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([head, *lines])
-
-
-def _cells(finding: Finding) -> tuple[str, ...]:
-    share = ""
-    if finding.unexpected_count is not None and finding.rows:
-        share = f"{finding.unexpected_count:,} of {finding.rows:,} rows"
-    mark = "FAIL" if finding.stops else "warn"
-    found = finding.detail or ", ".join(finding.sample)
-    return mark, finding.table, finding.column or "", finding.expectation, share, found
-
-
-def verdict(findings: Iterable[Finding], *, complete: bool) -> bool:
-    """Say whether the data may be used.
-
-    :param complete: every table was checked. What was not checked is not accepted.
-    """
-    return complete and not any(finding.stops for finding in findings)
+    def limit(self, expectation: Expectation) -> QuarantineLimit | None:
+        """Return how many rows may be set aside because of an expectation; None: none."""
+        if expectation.quarantine is None:
+            return self.quarantine if expectation.severity == "critical" else None
+        return expectation.quarantine or None
 
 
 def missing_columns(expectations: Sequence[Expectation], columns: Iterable[str]) -> list[str]:

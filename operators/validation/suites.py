@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from operators.core.errors import ConfigurationError
-from operators.validation.policy import Expectation
+from operators.validation.policy import Expectation, QuarantineLimit, Suite
+
+_KEYS = ("type", "kwargs", "severity", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,72 @@ class Suites:
     """The expectations of one YAML file, by table; ``dataset`` is what the model's SQL makes."""
 
     path: Path
-    tables: Mapping[str, tuple[Expectation, ...]]
+    tables: Mapping[str, Suite]
+
+    def only(self, name: str = "") -> tuple[str, Suite]:
+        """Return one suite and its name.
+
+        :param name: default: the only one of the file
+        :raises ConfigurationError: there is no such suite, or several and no name
+        """
+        if not name and len(self.tables) == 1:
+            return next(iter(self.tables.items()))
+        if name not in self.tables:
+            raise ConfigurationError(f"{self.path}: there is no suite {name!r}; {hint(name, list(self.tables))}")
+        return name, self.tables[name]
 
 
 def load_suites(path: Path) -> Suites:
     """Read suites and check every type and kwarg against the installed Great Expectations.
 
-    :param path: YAML: table → ``expectations`` → list of ``type``, ``kwargs``, ``severity`` and ``meta.notes``
+    :param path: YAML: table → ``expectations`` → list of ``type``, ``kwargs``, ``severity``, ``quarantine`` and
+        ``meta.notes``; table → ``quarantine`` → ``max_rows_pct``, ``max_rows``
     :raises ConfigurationError: the file is wrong; one line for each problem, with file, line and a suggestion
     """
-    tables = {table: tuple(items) for table, items in _read(path).items()}
-    problems = [f"{path}:{e.line}: {text}" for items in tables.values() for e in items for text in _problems(e)]
+    tables = _read(path)
+    problems = [
+        f"{path}:{e.line}: {text}" for suite in tables.values() for e in suite.expectations for text in _problems(e)
+    ]
     if problems:
         raise ConfigurationError("\n".join(problems))
     return Suites(path=path, tables=tables)
 
 
-def _read(path: Path) -> dict[str, list[Expectation]]:
+def implementations(expectations: Sequence[Expectation]) -> list[Any]:
+    """Return Great Expectations' own objects."""
+    import_gx()
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    # Not suite.add_expectation_configuration: it keeps one expectation of a type and column and drops the others.
+    return [
+        get_expectation_impl(e.type)(**e.kwargs, severity=e.severity, meta={"notes": e.notes}) for e in expectations
+    ]
+
+
+def described(objects: Sequence[Any]) -> tuple[Expectation, ...]:
+    """Return our words for Great Expectations' objects."""
+    return tuple(
+        Expectation(
+            type=o.expectation_type,
+            kwargs=dict(o.configuration.kwargs),
+            severity=getattr(o.severity, "value", o.severity),
+            notes=" ".join([o.notes] if isinstance(o.notes, str) else o.notes or []),
+        )
+        for o in objects
+    )
+
+
+def is_about_rows(type_name: str) -> bool:
+    """Say whether an expectation judges each row by itself, so that bad rows can be set aside."""
+    import_gx()
+    from great_expectations.expectations import expectation as kinds
+    from great_expectations.expectations.registry import get_expectation_impl
+
+    rows = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
+    return issubclass(get_expectation_impl(type_name), rows)
+
+
+def _read(path: Path) -> dict[str, Suite]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
@@ -46,15 +97,32 @@ def _read(path: Path) -> dict[str, list[Expectation]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigurationError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    tables = {}
-    for table, body in _pairs(path, root, "tables"):
-        lists = dict(_pairs(path, body, f"the suite of {table}")).get("expectations")
-        if not isinstance(lists, yaml.SequenceNode) or not lists.value:
-            raise ConfigurationError(
-                f"{path}:{body.start_mark.line + 1}: the suite of {table} needs a list `expectations`"
-            )
-        tables[table] = [_expectation(path, node) for node in lists.value]
-    return tables
+    return {table: _suite(path, table, body) for table, body in _pairs(path, root, "tables")}
+
+
+def _suite(path: Path, table: str, body: yaml.Node) -> Suite:
+    line = body.start_mark.line + 1
+    parts = dict(_pairs(path, body, f"the suite of {table}"))
+    if unknown := [key for key in parts if key not in ("expectations", "quarantine")]:
+        suggestion = hint(unknown[0], ["expectations", "quarantine"])
+        raise ConfigurationError(f"{path}:{line}: the suite of {table} has an unknown key {unknown[0]!r}; {suggestion}")
+    items = parts.get("expectations")
+    if not isinstance(items, yaml.SequenceNode) or not items.value:
+        raise ConfigurationError(f"{path}:{line}: the suite of {table} needs a list `expectations`")
+    limit = None
+    if "quarantine" in parts:
+        limit = _checked(path, parts["quarantine"], QuarantineLimit.model_validate)
+    return Suite(expectations=tuple(_expectation(path, node) for node in items.value), quarantine=limit)
+
+
+def _checked(path: Path, node: yaml.Node, build: Callable[[Any], Any]) -> Any:
+    """Build a model from a part of the file; what is wrong is said with its line."""
+    try:
+        return build(yaml.SafeLoader("").construct_document(node))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{path}:{node.start_mark.line + 1}: {where}: {first['msg']}") from None
 
 
 def _pairs(path: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[str, yaml.Node]]:
@@ -67,20 +135,18 @@ def _pairs(path: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[str,
 
 def _expectation(path: Path, node: yaml.Node) -> Expectation:
     line = node.start_mark.line + 1
-    loader = yaml.SafeLoader("")
-    value = loader.construct_document(node)
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{path}:{line}: an expectation is a mapping with `type` and `kwargs`")
-    meta = value.pop("meta", None) or {}
-    unknown = [key for key in value if key not in ("type", "kwargs", "severity")]
-    if unknown:
-        suggestion = hint(unknown[0], ["type", "kwargs", "severity", "meta"])
-        raise ConfigurationError(f"{path}:{line}: unknown key {unknown[0]!r}; {suggestion}")
-    try:
+
+    def build(value: Any) -> Expectation:
+        if not isinstance(value, dict):
+            raise ConfigurationError(f"{path}:{line}: an expectation is a mapping with `type` and `kwargs`")
+        meta = value.pop("meta", None) or {}
+        if unknown := [key for key in value if key not in _KEYS]:
+            suggestion = hint(unknown[0], [*_KEYS, "meta"])
+            raise ConfigurationError(f"{path}:{line}: unknown key {unknown[0]!r}; {suggestion}")
         return Expectation(**value, notes=str(meta.get("notes", "")), line=line)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigurationError(f"{path}:{line}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    expectation: Expectation = _checked(path, node, build)
+    return expectation
 
 
 def _problems(expectation: Expectation) -> Iterator[str]:
@@ -110,6 +176,8 @@ def _problems(expectation: Expectation) -> Iterator[str]:
         implementation(**expectation.kwargs)
     except Exception as error:  # noqa: BLE001 - pydantic v1 raises several kinds, all of them about what was written
         yield f"{expectation.type}: {' '.join(str(error).split())[:300]}"
+    if expectation.quarantine and not is_about_rows(expectation.type):
+        yield f"{expectation.type} judges no single row, so it has none to set aside; remove `quarantine`"
 
 
 def hint(word: str, known: list[str]) -> str:

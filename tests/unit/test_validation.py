@@ -19,8 +19,9 @@ from operators.core.loader import INCLUDE
 from operators.core.settings import PROJECT_ROOT
 from operators.core.storage import Storage
 from operators.validation.client import require_passed, validate
-from operators.validation.operators import ValidateOperator
-from operators.validation.policy import Expectation, ValidationReport, column_findings, finding, verdict
+from operators.validation.operators import ValidateSnapshotOperator
+from operators.validation.policy import Expectation, column_findings, finding
+from operators.validation.report import ValidationReport, verdict
 from operators.validation.suites import Suites, load_suites
 
 SUITES = INCLUDE / "expectations/flight_delay.yaml"
@@ -151,7 +152,7 @@ def test_a_suite_for_an_unknown_table_is_refused(storage: Storage, tmp_path: Pat
 
 def test_two_expectations_of_one_type_and_column_both_run(suites: Suites, storage: Storage) -> None:
     report = run(storage, suites, freeze(storage, "raw"))
-    assert len(report.findings) == sum(len(expectations) for expectations in suites.tables.values())
+    assert len(report.findings) == sum(len(suite.expectations) for suite in suites.tables.values())
 
 
 class TestPolicy:
@@ -181,8 +182,8 @@ class _TaskInstance(SimpleNamespace):
         self.pushed = {key: json.loads(json.dumps(value))}
 
 
-def operator(storage: Storage, frozen: Snapshot) -> ValidateOperator:
-    return ValidateOperator(
+def operator(storage: Storage, frozen: Snapshot) -> ValidateSnapshotOperator:
+    return ValidateSnapshotOperator(
         task_id="validate",
         model="flight_delay",
         snapshot=frozen.to_dict(),

@@ -1,0 +1,143 @@
+"""The data of one validation: a view in DuckDB that reads files or a data frame in place, and columns for pandas on demand."""
+
+# ruff: noqa: S608 - every name and path in this SQL is quoted
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from operators.core.duck import name_sql, text_sql
+from operators.core.errors import ConfigurationError
+from operators.validation.routing import Kind, kind
+
+ROW = "taxiway_row"
+_FILE_ROWS = 2**40  # more than a file can have
+_FLOATS = ("FLOAT", "DOUBLE")
+
+
+class Data:
+    """A table to validate.
+
+    pandas knows one kind of missing number; so in the view NaN is NULL. What is copied on comes from the source as it is.
+
+    :param db: an open DuckDB
+    :param name: of the view
+    :param source_sql: what stands after FROM
+    :param numbered_sql: the same with a column `ROW`, the number of the row
+    :param frame: returns some of the columns, or all, as a data frame; default: read through DuckDB
+    :param unwritable: a column that is no column of Parquet, if there is one
+    """
+
+    def __init__(
+        self,
+        db: Any,
+        name: str,
+        source_sql: str,
+        numbered_sql: str,
+        *,
+        frame: Callable[[Sequence[str] | None], Any] | None = None,
+        unwritable: str = "",
+    ) -> None:
+        self.db, self.name, self.unwritable = db, name, unwritable
+        self.source_sql, self.numbered_sql = source_sql, numbered_sql
+        self._frame = frame or self._read
+        self.types: dict[str, str] = {r[0]: r[1] for r in db.execute(f"DESCRIBE FROM {source_sql}").fetchall()}
+        shown = [
+            f"nullif({name_sql(c)}, 'nan'::{t}) AS {name_sql(c)}" if t in _FLOATS else name_sql(c)
+            for c, t in self.types.items()
+        ]
+        # Parquet's minimum and maximum leave NaN out: DuckDB would conclude that there is none.
+        db.execute("SET disabled_optimizers = 'statistics_propagation'")
+        db.execute(f"CREATE OR REPLACE VIEW {name_sql(name)} AS SELECT {', '.join(shown)} FROM {source_sql}")
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Column → kind of values."""
+        return {column: kind(type_name) for column, type_name in self.types.items()}
+
+    def frame(self, columns: Sequence[str] | None) -> Any:
+        """Return some of the columns as a data frame, or all of them."""
+        return self._frame(columns)
+
+    def numbered(self) -> Data:
+        """Return the same table with the numbers of its rows as one more column."""
+        frame = None if self._frame == self._read else self._frame
+        return Data(self.db, f"{self.name}_numbered", self.numbered_sql, self.numbered_sql, frame=frame)
+
+    def rows(self) -> int:
+        """Count the rows."""
+        return int(self.db.execute(f"SELECT count(*) FROM {name_sql(self.name)}").fetchone()[0])
+
+    def _read(self, columns: Sequence[str] | None) -> Any:
+        # One column at least: an expectation may only ask for the number of rows.
+        names = list(columns) if columns else list(self.types) if columns is None else list(self.types)[:1]
+        selected = ", ".join(name_sql(column) for column in names)
+        return self.db.sql(f"SELECT {selected} FROM {self.source_sql}").to_arrow_table().to_pandas()
+
+
+def open_files(db: Any, name: str, paths: Sequence[Path]) -> Data:
+    """Open Parquet files as one table, by the names of their columns.
+
+    :raises ConfigurationError: they cannot be read as one
+    """
+    import duckdb
+
+    try:
+        files = f"[{', '.join(map(text_sql, paths))}]"
+        # The number of a row depends on nothing but its file: the file's place in the list, and the row's in the file.
+        number = f"(list_position({files}, filename) - 1) * {_FILE_ROWS} + file_row_number AS {ROW}"
+        scan = f"read_parquet({files}, union_by_name = true, filename = true, file_row_number = true)"
+        numbered = f"(SELECT * EXCLUDE (filename, file_row_number), {number} FROM {scan})"
+        return Data(db, name, f"read_parquet({files}, union_by_name = true)", numbered)
+    except duckdb.Error as error:
+        raise ConfigurationError(f"{paths[0]} cannot be read as Parquet: {error}") from error
+
+
+def convert_csv(db: Any, paths: Sequence[Path], out: Path) -> Path:
+    """Turn CSV files with a header into one Parquet file: types are found in all rows, and the text is parsed once.
+
+    :raises ConfigurationError: they are not CSV, or do not fit together
+    """
+    import duckdb
+
+    files = ", ".join(map(text_sql, paths))
+    try:
+        db.execute(
+            f"COPY (FROM read_csv([{files}], header = true, sample_size = -1, union_by_name = true)) "
+            f"TO {text_sql(out)} (FORMAT parquet)"
+        )
+    except duckdb.Error as error:
+        raise ConfigurationError(f"{paths[0]} cannot be read as CSV with a header: {error}") from error
+    return out
+
+
+def open_frame(db: Any, name: str, frame: Any) -> Data:
+    """Open a pandas data frame without a copy of its numbers. Its index is no part of it.
+
+    A column whose values are of no one type is known to DuckDB only by what is missing in it; pandas checks the rest.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if not all(isinstance(column, str) for column in frame.columns):
+        raise ConfigurationError("the data frame has columns whose names are not text; rename them")
+    arrays, unwritable = {}, ""
+    for column in frame.columns:
+        try:
+            arrays[column] = pa.array(frame[column], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            unwritable = column
+            known = pa.array(np.ones(len(frame), dtype=bool), mask=frame[column].isna().to_numpy())
+            arrays[column] = pa.StructArray.from_arrays([known], names=["is_known"], mask=known.is_null())
+    source = f"{name}_frame"
+    db.register(source, pa.table({**arrays, ROW: pa.array(np.arange(len(frame)))}))
+
+    def some(columns: Sequence[str] | None) -> Any:
+        names = list(frame.columns)
+        numbered = frame.assign(**{ROW: np.arange(len(frame))}) if columns and ROW in columns else frame
+        return numbered[list(columns or (names if columns is None else names[:1]))]
+
+    plain = f"(SELECT * EXCLUDE ({ROW}) FROM {name_sql(source)})"
+    return Data(db, name, plain, name_sql(source), frame=some, unwritable=unwritable)

@@ -1,0 +1,232 @@
+"""Run an expectation suite: Great Expectations' own SQL on DuckDB where it means the same as on pandas, pandas for the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from operators.core.duck import name_sql
+from operators.validation.data import ROW, Data
+from operators.validation.dialect import served
+from operators.validation.routing import (
+    SQL_ONLY,
+    SUMS,
+    columns_of,
+    columns_without_nulls,
+    condition_columns,
+    patterns_of,
+    text_that_differs,
+    why_pandas,
+)
+from operators.validation.suites import import_gx
+
+_NUMBER = "taxiway_number"
+
+log = logging.getLogger(__name__)
+
+_SITE = {
+    "class_name": "SiteBuilder",
+    "show_how_to_buttons": False,
+    "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What Great Expectations found in one table.
+
+    :param result: its `ExpectationSuiteValidationResult`, with the results in the order of the expectations
+    :param on_pandas: number of the expectation → why it was checked by pandas
+    """
+
+    result: Any
+    rows: int
+    on_pandas: Mapping[int, str]
+
+
+class Engine:
+    """One context of Great Expectations in memory. It leaves nothing behind but the Data Docs that `write_docs` writes."""
+
+    def __init__(self) -> None:
+        gx = import_gx()
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        self._context = gx.get_context(mode="ephemeral")
+        self._context.enable_analytics(False)
+        self._context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        self._pages: list[tuple[Any, Any]] = []
+
+    @property
+    def context(self) -> Any:
+        """The context, for those who make their expectations with it."""
+        return self._context
+
+    def check(
+        self,
+        data: Data,
+        expectations: Sequence[Any],
+        *,
+        suite_name: str,
+        result_format: Any = "SUMMARY",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Outcome:
+        """Check a table.
+
+        :param expectations: Great Expectations' own objects
+        :param parameters: values for ``{"$PARAMETER": …}`` in the expectations
+        """
+        numbered = [_numbered(e, number) for number, e in enumerate(expectations)]
+        rows = data.rows()
+        reasons = {n: why for n, e in enumerate(numbered) if (why := self._why_pandas(data, e, rows))}
+        on_sql = [e for n, e in enumerate(numbered) if n not in reasons]
+        found: dict[int, Any] = {}
+        first = None
+        if on_sql:
+            first = self._on_duckdb(data, on_sql, suite_name, result_format, parameters)
+            found = {r.expectation_config.meta[_NUMBER]: r for r in first.results}
+            reasons |= {n: "SQL could not answer" for n, r in found.items() if _raised(r)}
+        if reasons:
+            left = [numbered[n] for n in reasons]
+            second = self._on_pandas(data, left, suite_name, result_format, parameters)
+            found |= {r.expectation_config.meta[_NUMBER]: r for r in second.results}
+            first = first or second
+        for number, why in reasons.items():
+            log.info("%s: checked by pandas: %s", expectations[number].expectation_type, why)
+        return Outcome(self._merged(first, suite_name, numbered, found), rows, reasons)
+
+    def keep_page(self, outcome: Outcome, expectations: Sequence[Any]) -> None:
+        """Give the outcome a page in the Data Docs."""
+        self._pages.append((outcome.result, expectations))
+
+    def write_docs(self, folder: Path) -> None:
+        """Write the Data Docs of the pages that were kept."""
+        from datetime import UTC, datetime
+
+        from great_expectations import ExpectationSuite
+        from great_expectations.core.run_identifier import RunIdentifier
+        from great_expectations.data_context.types.resource_identifiers import (
+            ExpectationSuiteIdentifier,
+            ValidationResultIdentifier,
+        )
+
+        for site in self._context.get_site_names():
+            self._context.delete_data_docs_site(site)
+        backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+        self._context.add_data_docs_site("taxiway", {**_SITE, "store_backend": backend})
+        run = RunIdentifier(run_time=datetime.now(UTC))
+        for result, expectations in self._pages:
+            name = result.suite_name
+            self._context.suites.add_or_update(ExpectationSuite(name=name, expectations=list(expectations)))
+            result.meta |= {"run_id": run, "validation_time": run.run_time}
+            suite = ExpectationSuiteIdentifier(name=name)
+            page = ValidationResultIdentifier(suite, run_id=run, batch_identifier=result.batch_id)
+            self._context.validation_results_store.store_validation_results(result, page, suite)
+        self._context.build_data_docs()
+
+    def _why_pandas(self, data: Data, expectation: Any, rows: int) -> str:
+        kwargs, type_name = _arguments(expectation), expectation.expectation_type
+        why = why_pandas(type_name, kwargs, data.kinds)
+        if why or type_name in SQL_ONLY:
+            return why
+        if not rows:
+            return "there are no rows"
+        names = [name_sql(c) for c in columns_of(kwargs) if c in data.types]
+        full = [name_sql(c) for c in columns_without_nulls(type_name, kwargs) if c in data.types]
+        if full and self._holds(data, " OR ".join(f"{name} IS NULL" for name in full)):
+            return "pandas says that NULL equals NULL, SQL that nothing does, and there are NULLs"
+        if type_name in SUMS and not self._holds(data, f"{names[0]} IS NOT NULL"):
+            return "the sum of no values is 0 in pandas, and unknown in SQL"
+        return next((why for p in patterns_of(kwargs) if (why := self._why_regex(data, p, names))), "")
+
+    def _why_regex(self, data: Data, pattern: str, names: Sequence[str]) -> str:
+        if not self._compiles(data, pattern):
+            return f"DuckDB does not know the regular expression {pattern!r}"
+        differs = text_that_differs(pattern, names[0]) if names else ""
+        if differs and self._holds(data, differs):
+            return f"DuckDB may read {pattern!r} otherwise than Python on this column's text"
+        return ""
+
+    @staticmethod
+    def _holds(data: Data, condition_sql: str) -> bool:
+        sql = f"SELECT 1 FROM {name_sql(data.name)} WHERE {condition_sql} LIMIT 1"  # noqa: S608 - names are quoted
+        return data.db.execute(sql).fetchone() is not None
+
+    @staticmethod
+    def _compiles(data: Data, pattern: str) -> bool:
+        import duckdb
+
+        try:
+            data.db.execute("SELECT regexp_matches('', ?)", [pattern]).fetchall()
+        except duckdb.Error:
+            return False
+        return True
+
+    def _on_duckdb(self, data: Data, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
+        import operators.validation.execution  # noqa: F401 - registers the data source
+
+        with served(data.db) as url:
+            source = self._context.data_sources.add_taxiway_duckdb(f"{name} ({url[-8:]})", connection_string=url)
+            batch = source.add_table_asset(name, table_name=data.name).add_batch_definition_whole_table("all rows")
+            return _run(batch, None, expectations, name, result_format, parameters)
+
+    def _on_pandas(self, data: Data, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
+        frame = data.frame(_columns(data, expectations))
+        source = self._context.data_sources.add_or_update_pandas(f"{name} (pandas)")
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all rows")
+        return _run(batch, {"dataframe": frame}, expectations, name, result_format, parameters)
+
+    def _merged(self, result: Any, name: str, expectations: Sequence[Any], found: Mapping[int, Any]) -> Any:
+        """Return one result for the suite, whoever answered."""
+        from great_expectations.validator.validator import calc_validation_statistics
+
+        result.results = [found[number] for number in range(len(expectations))]
+        for one in result.results:
+            one.success = bool(one.success)  # sometimes NumPy's, which JSON does not know
+            del one.expectation_config.meta[_NUMBER]
+        statistics = calc_validation_statistics(result.results)
+        result.statistics = {key: value for key, value in statistics._asdict().items() if key != "success"}
+        result.success, result.suite_name = statistics.success, name
+        return result
+
+
+def _run(batch: Any, batch_parameters: Any, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
+    from great_expectations import ExpectationSuite
+    from great_expectations.validator.v1_validator import Validator
+
+    # Not a ValidationDefinition: it stores its result at once, and fails on those that have NumPy's bool.
+    validator = Validator(batch, result_format=result_format, batch_parameters=batch_parameters)
+    return validator.validate_expectation_suite(ExpectationSuite(name=name, expectations=expectations), parameters)
+
+
+def _numbered(expectation: Any, number: int) -> Any:
+    """Return a copy that belongs to no suite, and whose result can be told from the others: their order is lost."""
+    return expectation.copy(update={"id": None, "meta": {**(expectation.meta or {}), _NUMBER: number}})
+
+
+def _arguments(expectation: Any) -> dict[str, Any]:
+    """Return the arguments, a condition on rows as a dict."""
+    kwargs = dict(expectation.configuration.kwargs)
+    condition: Any = getattr(expectation, "row_condition", None)
+    return {**kwargs, "row_condition": condition.dict() if hasattr(condition, "dict") else condition}
+
+
+def _columns(data: Data, expectations: Sequence[Any]) -> list[str] | None:
+    """Return the columns that some expectations read; None: all."""
+    names: dict[str, None] = {}
+    for expectation in expectations:
+        kwargs = _arguments(expectation)
+        read, under = columns_of(kwargs), condition_columns(kwargs.get("row_condition"))
+        if under is None or not read:
+            return list(data.types) if ROW in data.types else None
+        names.update(dict.fromkeys((*read, *under)))
+    if ROW in data.types:
+        names[ROW] = None
+    return [name for name in names if name in data.types]
+
+
+def _raised(result: Any) -> bool:
+    info = result.exception_info or {}
+    return any(c.get("raised_exception") for c in (info, *info.values()) if isinstance(c, Mapping))

@@ -1,0 +1,95 @@
+"""Set bad rows aside: the rows that break an expectation go to one Parquet file with the reasons, the others to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from operators.core.duck import name_sql, text_sql
+from operators.core.errors import ConfigurationError
+from operators.validation.data import ROW, Data
+from operators.validation.engine import Engine
+
+REASONS = "quarantine_reasons"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two files.
+
+    :param rows: how many are set aside
+    """
+
+    good: Path
+    bad: Path
+    rows: int
+
+
+def bad_rows(engine: Engine, data: Data, expectations: Sequence[Any], reasons: Sequence[str], **options: Any) -> Any:
+    """Return which rows break which expectations, as an Arrow table of ``row`` and ``reason``.
+
+    Great Expectations says which: its full result, with the number of the row as the index.
+    """
+    import pyarrow as pa
+
+    numbered = data.numbered()
+    outcome = engine.check(
+        numbered,
+        expectations,
+        suite_name=f"{data.name} by row",
+        result_format={
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": [ROW],
+            "return_unexpected_index_query": False,
+        },
+        **options,
+    )
+    rows, said = [], []
+    for result, reason in zip(outcome.result.results, reasons, strict=True):
+        found = result.result.get("unexpected_index_list") or []
+        rows += [int(item[ROW]) for item in found]
+        said += [reason] * len(found)
+    return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(said, pa.string())})
+
+
+def distinct_rows(found: Any) -> int:
+    """Count the rows in what `bad_rows` returned."""
+    import pyarrow.compute as pc
+
+    return int(pc.count_distinct(found["row"]).as_py())
+
+
+def split(data: Data, found: Any, folder: Path) -> Split:
+    """Write ``good.parquet`` and ``bad.parquet``; both keep the order and the columns of the source.
+
+    :param found: what `bad_rows` returned
+    :raises ConfigurationError: a column cannot be written, or has the name of the column of reasons
+    """
+    if data.unwritable:
+        raise ConfigurationError(
+            f"no rows of {data.name} can be set aside: the column {data.unwritable} has values of several types, "
+            "which Parquet cannot hold; convert it first"
+        )
+    if REASONS in data.types:
+        raise ConfigurationError(f"{data.name} already has a column {REASONS}; rename it")
+    db, source = data.db, data.numbered_sql
+    db.register("taxiway_found", found)
+    db.execute(
+        "CREATE OR REPLACE TEMP TABLE taxiway_bad AS "
+        "SELECT row, list(reason ORDER BY reason) AS reasons FROM taxiway_found GROUP BY row"
+    )
+    db.unregister("taxiway_found")
+    columns = ", ".join(f"s.{name_sql(column)}" for column in data.types)
+    joined = f"FROM {source} s {{}} JOIN taxiway_bad b ON s.{ROW} = b.row"
+    good, bad = folder / "good.parquet", folder / "bad.parquet"
+    queries: Mapping[Path, str] = {
+        good: f"SELECT {columns} {joined.format('ANTI')}",
+        bad: f"SELECT {columns}, b.reasons AS {REASONS} {joined.format('')} ORDER BY s.{ROW}",
+    }
+    for path, query in queries.items():
+        db.execute(f"COPY ({query}) TO {text_sql(path)} (FORMAT parquet, COMPRESSION zstd)")
+    rows = db.execute("SELECT count(*) FROM taxiway_bad").fetchone()[0]
+    db.execute("DROP TABLE taxiway_bad")
+    return Split(good, bad, int(rows))

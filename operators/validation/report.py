@@ -1,0 +1,93 @@
+"""The report of a validation: a verdict, a short table of what is not as expected, and where the rest is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from operators.core.dataset import Dataset
+from operators.validation.policy import Finding
+
+_XCOM_ROWS = 50
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quarantined(_Frozen):
+    """Rows that were set aside, so that the others could go on."""
+
+    uri: str = Field(description="Parquet: the rows as they were, and a list `quarantine_reasons`")
+    rows: int
+    of_rows: int
+
+
+class ValidationReport(_Frozen):
+    """What was checked, what was found, and the dataset if the data may be used."""
+
+    passed: bool
+    findings: tuple[Finding, ...]
+    dataset: Dataset | None = None
+    docs_url: str | None = None
+    quarantined: dict[str, Quarantined] = Field(
+        default_factory=dict, description="table → its rows that were set aside"
+    )
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """The findings that are not ok; those that stop first."""
+        return tuple(sorted((f for f in self.findings if not f.ok), key=lambda finding: not finding.stops))
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the verdict and what is not ok, as plain JSON types; the full report is in storage."""
+        return {
+            "passed": self.passed,
+            "checks": len(self.findings),
+            "failures": [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]],
+            "text": self.text(),
+            "docs_url": self.docs_url,
+            "dataset": self.dataset.to_dict() if self.dataset else None,
+            "quarantined": {table: rows.model_dump(mode="json") for table, rows in self.quarantined.items()},
+        }
+
+    def text(self) -> str:
+        """Return a summary and a table of what is not ok."""
+        stopping = sum(finding.stops for finding in self.findings)
+        warnings = len(self.failures) - stopping
+        head = (
+            f"data {'accepted' if self.passed else 'REFUSED'}: {len(self.findings)} checks, {stopping} failed, "
+            f"{warnings} warning{'' if warnings == 1 else 's'}"
+        )
+        for table, aside in self.quarantined.items():
+            head += f"\n{aside.rows:,} of {aside.of_rows:,} rows of {table} were set aside: {aside.uri}"
+        return "\n".join([head, *table_text(self.failures)])
+
+
+def table_text(failures: Sequence[Finding]) -> list[str]:
+    """Return the lines of a table of what is not as expected."""
+    if not failures:
+        return []
+    names = ("", "table", "column", "expectation", "unexpected", "found")
+    rows = [names, *(_cells(finding) for finding in failures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    share = ""
+    if finding.unexpected_count is not None and finding.rows:
+        share = f"{finding.unexpected_count:,} of {finding.rows:,} rows"
+    mark = "FAIL" if finding.stops else "aside" if finding.set_aside else "warn"
+    found = finding.detail or ", ".join(finding.sample)
+    return mark, finding.table, finding.column or "", finding.expectation, share, found
+
+
+def verdict(findings: Iterable[Finding], *, complete: bool) -> bool:
+    """Say whether the data may be used.
+
+    :param complete: every table was checked. What was not checked is not accepted.
+    """
+    return complete and not any(finding.stops for finding in findings)
