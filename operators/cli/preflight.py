@@ -11,8 +11,9 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from operators.cli import checks, ports, processes
+from operators.cli import checks, ports
 from operators.cli.config import EXTERNAL, HOST, Stack
+from operators.core import processes
 from operators.core.errors import ConfigurationError
 from operators.core.settings import PROJECT_ROOT
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from operators.cli import processes, state
+from operators.cli import state
 from operators.cli.secret import write_private
 from operators.cli.service import Service, transitive_needs
+from operators.core import processes
 from operators.core.errors import TaxiwayError
 
 _POLL_S, _WATCH_S = 0.1, 0.5

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.cli import checks, processes, state, supervisor
+from operators.cli import checks, state, supervisor
 from operators.cli.config import AIRFLOW_USER, Stack
+from operators.core import processes
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.cli import environment, preflight, processes, state
+from operators.cli import environment, preflight, state
 from operators.cli.config import Stack
 from operators.cli.runner import Runner
 from operators.cli.service import Service
+from operators.core import processes
 from operators.core.errors import ServiceError
 
 Progress = Callable[[str], None]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.errors import ConfigurationError, ServiceRefusedError
-from operators.core.http import answer, async_client, client, unreachable
+from operators.compute.address import RayAddress
+from operators.compute.policy import TERMINAL
+from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.http import answer, async_client, client, require_success, unreachable
 
 _SERVICE = "Ray's job API"
-TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+_FOLLOW_S = 1.0  # between two looks of Ray into a log that is followed
+_IDLE_S = 60.0  # a followed log that says nothing for so long is opened anew
+_PACKAGE_TIMEOUT_S = 300.0
 
 
 class RayJob(BaseModel):
@@ -26,6 +33,7 @@ class RayJob(BaseModel):
     message: str | None = None
     error_type: str | None = None
     driver_exit_code: int | None = None
+    driver_node_id: str | None = None
     start_time: int | None = None
     end_time: int | None = None
 
@@ -35,32 +43,15 @@ class RayJob(BaseModel):
         return self.status in TERMINAL
 
 
-def ray_token() -> str | None:
-    """Return the cluster's token from Ray's own settings, or None where authentication is off.
-
-    :raises ConfigurationError: the token's file cannot be read
-    """
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if not path:
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError as error:
-        raise ConfigurationError(f"RAY_AUTH_TOKEN_PATH={path} cannot be read: {error.strerror}") from None
-
-
 class RayJobs:
     """Submit, inspect and stop jobs.
 
-    :param url: address of the Ray dashboard, e.g. ``http://127.0.0.1:8265``
+    :param address: where the cluster is
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._http = client(url, token=ray_token(), timeout_s=60.0)
+    def __init__(self, address: RayAddress) -> None:
+        self.address = address
+        self._http = client(address.url, token=address.token, timeout_s=60.0, verify=address.verify)
 
     def submit(
         self,
@@ -71,6 +62,8 @@ class RayJobs:
         metadata: Mapping[str, str] | None = None,
         cpus: float = 0,
         gpus: float = 0,
+        memory_bytes: int = 0,
+        resources: Mapping[str, float] | None = None,
     ) -> bool:
         """Submit a job under an id of our choice; return False if Ray has that id already, so that the caller reattaches.
 
@@ -84,11 +77,10 @@ class RayJobs:
             "metadata": dict(metadata or {}),
             "entrypoint_num_cpus": cpus,
             "entrypoint_num_gpus": gpus,
+            "entrypoint_memory": memory_bytes,
+            "entrypoint_resources": dict(resources or {}),
         }
-        try:
-            response = self._http.post("/api/jobs/", json=body)
-        except httpx.HTTPError as error:
-            raise unreachable(_SERVICE, error) from error
+        response = self._call("POST", "/api/jobs/", json=body)
         if response.status_code >= 400 and "already exists" in response.text:
             return False
         answer(response, _SERVICE)
@@ -98,29 +90,41 @@ class RayJobs:
         """Return a job, or None if Ray does not know it."""
         return _job(self._call("GET", f"/api/jobs/{submission_id}"))
 
-    def logs(self, submission_id: str) -> str:
-        """Return the whole log of a job."""
-        found = answer(self._call("GET", f"/api/jobs/{submission_id}/logs"), _SERVICE)
-        return str(found.get("logs", ""))
-
     def stop(self, submission_id: str) -> None:
         """Ask Ray to stop a job; one that it does not know is as good as stopped."""
         response = self._call("POST", f"/api/jobs/{submission_id}/stop")
         if response.status_code != 404:
             answer(response, _SERVICE)
 
-    def _call(self, method: str, path: str) -> httpx.Response:
+    def version(self) -> str:
+        """Return Ray's version, if the token is good."""
+        self.get("none")  # Ray tells its version to anybody
+        return str(answer(self._call("GET", "/api/version"), _SERVICE).get("ray_version", "?"))
+
+    def upload(self, uri: str, package: bytes) -> None:
+        """Give the cluster a package, once.
+
+        :param uri: ``gcs://_ray_pkg_<digest of the content>.zip``
+        """
+        path = "/api/packages/" + uri.replace("://", "/", 1)
+        known = self._call("GET", path)
+        if known.status_code == 404:
+            known = self._call("PUT", path, content=package, timeout=_PACKAGE_TIMEOUT_S)
+        require_success(known, _SERVICE)
+
+    def _call(self, method: str, path: str, **sent: Any) -> httpx.Response:
         try:
-            return self._http.request(method, path)
+            return self._http.request(method, path, **sent)
         except httpx.HTTPError as error:
             raise unreachable(_SERVICE, error) from error
 
 
 class AsyncRayJobs:
-    """The part of `RayJobs` that a trigger needs, without blocking its event loop."""
+    """What waiting for jobs needs, without blocking an event loop. One connection pool serves all waits for a cluster."""
 
-    def __init__(self, url: str) -> None:
-        self._http = async_client(url, token=ray_token(), timeout_s=30.0)
+    def __init__(self, address: RayAddress) -> None:
+        self.address = address
+        self._http = async_client(address.url, token=address.token, timeout_s=30.0, verify=address.verify)
 
     async def get(self, submission_id: str) -> RayJob | None:
         """Return a job, or None if Ray does not know it."""
@@ -131,6 +135,34 @@ class AsyncRayJobs:
         response = await self._call("POST", f"/api/jobs/{submission_id}/stop")
         if response.status_code != 404:
             answer(response, _SERVICE)
+
+    @asynccontextmanager
+    async def log(self, job: RayJob, *, follow: bool, last_lines: int = -1) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open a job's log, from its beginning.
+
+        The job API's own ``/logs`` puts a whole log into one string; the state API sends it in pieces.
+
+        :param follow: go on as the log grows, until closed or silent for a minute
+        :param last_lines: only these; -1 for all
+        :raises ServiceError: the log cannot be read, or not any more
+        """
+        query: dict[str, str | int | float] = {
+            "node_id": job.driver_node_id or "",
+            "filename": f"job-driver-{job.submission_id}.log",
+            "lines": last_lines,
+        }
+        if follow:
+            query["interval"] = _FOLLOW_S
+        path = f"/api/v0/logs/{'stream' if follow else 'file'}"
+        timeout = httpx.Timeout(30.0, read=_IDLE_S)
+        try:
+            async with self._http.stream("GET", path, params=query, timeout=timeout) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise ServiceError(f"the log of {job.submission_id} cannot be read: {response.text[:300]}")
+                yield response.aiter_raw()
+        except httpx.HTTPError as error:
+            raise unreachable(_SERVICE, error) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -143,10 +175,36 @@ class AsyncRayJobs:
             raise unreachable(_SERVICE, error) from error
 
 
+class _Shared:
+    def __init__(self, address: RayAddress) -> None:
+        self.jobs = AsyncRayJobs(address)
+        self.users = 0
+
+
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[RayAddress, _Shared]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def shared(address: RayAddress) -> AsyncIterator[AsyncRayJobs]:
+    """Share one client, and so its connections, among all waits for a cluster in one event loop."""
+    mine = _by_loop.setdefault(asyncio.get_running_loop(), {})
+    if address not in mine:
+        mine[address] = _Shared(address)
+    one = mine[address]
+    one.users += 1
+    try:
+        yield one.jobs
+    finally:
+        one.users -= 1
+        if not one.users:
+            del mine[address]
+            await one.jobs.close()
+
+
 def _job(response: httpx.Response) -> RayJob | None:
     if response.status_code == 404:
         return None
     body = answer(response, _SERVICE)
     if not isinstance(body, dict) or "status" not in body:
-        raise ServiceRefusedError(f"{_SERVICE} answered something that is not a job: {str(body)[:200]}")
+        raise ServiceRefusedError(f"{_SERVICE} answered something that is not a job: {json.dumps(body)[:200]}")
     return RayJob.model_validate(body)

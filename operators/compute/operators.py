@@ -1,142 +1,282 @@
-"""Run one of Taxiway's Ray jobs as an Airflow task: durable, deferred, with a typed result."""
+"""Ray jobs as Airflow tasks: submitted exactly once, waited for without a worker slot, with log, progress and a typed result."""
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import BaseOperator, conf
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from operators.compute.client import RayJob, RayJobs
-from operators.compute.policy import FINAL_EXIT_CODE, submission_id
+from operators.compute.client import RayJobs, shared
+from operators.compute.errors import (
+    RayJobError,
+    RayJobLostError,
+    RayJobTimeoutError,
+    RayResultError,
+    RayUnreachableError,
+)
+from operators.compute.hook import DEFAULT_CONN_ID, RayHook
+from operators.compute.links import RayJobLink
+from operators.compute.logs import LogCopy
+from operators.compute.policy import Attempt, Move, brief, failure, next_move, submission_id
+from operators.compute.retries import JOB_RETRIES
 from operators.compute.triggers import RayJobTrigger
-from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
-from operators.core.settings import setting, storage_url
-from operators.core.spec import ModelSpec
+from operators.compute.watch import Ending, Watch
+from operators.core.errors import ConfigurationError
 
-_EPOCH = "ray_job_epoch"
-_LOG_LINES = 60
+GPU_POOL = "ray_gpu"
+_STATE_KEY = "ray_job"
+_MOST_EPOCHS = 1000
 
 
-class RayJobOperator(BaseOperator):
-    """Run ``python -m <module> <key>`` on the Ray cluster and return the JSON that it writes.
+class SubmitRayJobOperator(BaseOperator):
+    """Run a command on a Ray cluster and return what it reports.
 
-    The job reads ``<key>/input.json`` and writes ``<key>/result.json`` below the storage root, so that nothing of size
-    travels through Airflow. The job's id is a function of the task and an epoch that is saved before submitting: a retry
-    finds the running job instead of starting a second one. A job that failed gets a new epoch.
+    The job's id is a function of the task and an epoch that is kept in the task's state before the job is submitted. So
+    whatever is killed, the next try finds the running job instead of starting a second one; a job that failed gets a new
+    epoch. Clearing or failing the task by hand stops the job, also while the task is deferred; a restart of the triggerer
+    does not.
 
-    :param module: Python module below ``ray_jobs``
-    :param spec: the model's spec, which the job gets too
-    :param payload: what else the job reads from ``input.json`` (templated)
-    :param timeout: how long the job may run; it is stopped then
-    :param gpus: GPUs for the job's driver; workers ask for their own
-    :raises AirflowFailException: the job failed for a reason that a retry cannot mend
+    The job reports its result, and its progress, in its log; see `operators.compute.reports`.
+
+    :param entrypoint: the shell command (templated)
+    :param ray_conn_id: Airflow connection of type ``ray``; None: the cluster of ``TAXIWAY_RAY_URL``
+    :param address: the dashboard's address in place of the connection's, for a cluster that the DAG makes (templated)
+    :param token_path: file with that cluster's token (templated)
+    :param runtime_env: Ray's runtime environment; local folders in it are packed and uploaded (templated)
+    :param working_dir: folder, or URI of a package, that the command starts in (templated)
+    :param env: environment variables of the job (templated). What they hold can be read in Ray's dashboard
+    :param metadata: shown in Ray's dashboard, beside ``dag_id``, ``run_id`` and ``task_id`` (templated)
+    :param entrypoint_num_cpus: CPUs that the command's own process reserves
+    :param entrypoint_num_gpus: GPUs that it reserves
+    :param entrypoint_memory_bytes: memory that it reserves
+    :param entrypoint_resources: custom resources that it reserves
+    :param gpus: GPUs that the job uses in all, its workers' included: the task takes as many slots, rounded up, of the pool
+        ``ray_gpu``, also while it is deferred, unless ``pool`` says otherwise
+    :param timeout: how long the job may run, from its submission, over all tries that reattach; it is stopped then. The
+        shorter of this and ``execution_timeout`` counts
+    :param result_type: pydantic model that the reported result must fit. The task returns it as plain JSON types
+    :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
+    :param poll_s: seconds between two looks at the job
+    :param unreachable_s: how long the cluster may be away before the try fails
+    :param stream_logs: copy the job's log into the task's while it runs; otherwise at its end
+    :returns: the result, or ``{"submission_id": …}`` if the job reports none
+    :raises RayJobError: the job did not end well; the class says why. `JOB_RETRIES`, the default ``retry_policy``, retries what
+        can help and fails at once what cannot
     """
 
-    template_fields: Sequence[str] = ("payload",)
+    template_fields: Sequence[str] = (
+        "entrypoint", "address", "token_path", "runtime_env", "working_dir", "env", "metadata",
+    )  # fmt: skip
+    template_fields_renderers: Mapping[str, str] = {"entrypoint": "bash", "runtime_env": "json", "env": "json"}
+    operator_extra_links = (RayJobLink(),)
 
     def __init__(
         self,
         *,
-        module: str,
-        spec: ModelSpec,
-        payload: Mapping[str, Any],
-        timeout: timedelta,
+        entrypoint: str,
+        ray_conn_id: str | None = DEFAULT_CONN_ID,
+        address: str | None = None,
+        token_path: str | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+        working_dir: str | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        entrypoint_num_cpus: float = 0,
+        entrypoint_num_gpus: float = 0,
+        entrypoint_memory_bytes: int = 0,
+        entrypoint_resources: Mapping[str, float] | None = None,
         gpus: float = 0,
+        timeout: timedelta | None = None,
+        result_type: type[Any] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_s: float = 2.0,
+        unreachable_s: float = 600.0,
+        stream_logs: bool = True,
         **kwargs: Any,
     ) -> None:
+        defaults = kwargs.get("default_args") or {}
+        if gpus and "pool" not in kwargs and "pool" not in defaults:
+            kwargs |= {"pool": GPU_POOL, "pool_slots": math.ceil(gpus)}
+        if "retry_policy" not in defaults:
+            kwargs.setdefault("retry_policy", JOB_RETRIES)
         super().__init__(**kwargs)
-        self.module = module
-        self.spec = spec
-        self.payload = payload
-        self.timeout = timeout
+        self.entrypoint = entrypoint
+        self.ray_conn_id = ray_conn_id
+        self.address = address
+        self.token_path = token_path
+        self.runtime_env = runtime_env
+        self.working_dir = working_dir
+        self.env = env
+        self.metadata = metadata
+        self.entrypoint_num_cpus = entrypoint_num_cpus
+        self.entrypoint_num_gpus = entrypoint_num_gpus
+        self.entrypoint_memory_bytes = entrypoint_memory_bytes
+        self.entrypoint_resources = entrypoint_resources
         self.gpus = gpus
+        self.timeout = timeout
+        self.result_type = result_type
+        self.deferrable = deferrable
+        self.poll_s = poll_s
+        self.unreachable_s = unreachable_s
+        self.stream_logs = stream_logs
+        self._running: str | None = None
 
     def execute(self, context: Any) -> Any:
-        """Submit, or find, the job and wait for it."""
-        ti, store = context["ti"], context["task_state_store"]
-        epoch = int(store.get(_EPOCH, 0))
-        jobs = _jobs()
-        job_id = submission_id(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, epoch)
-        known = jobs.get(job_id)
-        if known is not None and known.status in ("FAILED", "STOPPED"):
-            epoch += 1
-            job_id = submission_id(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, epoch)
-        store.set(_EPOCH, epoch, retention=NEVER_EXPIRE)
-        if known is not None and known.status == "SUCCEEDED":
-            return self._finish(context, jobs, known)
-        self._submit(jobs, job_id)
-        trigger = RayJobTrigger(
-            url=setting("TAXIWAY_RAY_URL", "address of the Ray dashboard"),
-            submission_id=job_id,
-            deadline=time.time() + self.timeout.total_seconds(),
-        )
-        self.defer(trigger=trigger, method_name="resume", kwargs={"job_id": job_id})
-
-    def resume(self, context: Any, event: Mapping[str, str], job_id: str) -> Any:
-        """Read how the job ended."""
-        jobs = _jobs()
-        if event["status"] == "TIMEOUT":
-            raise AirflowFailException(f"Ray job {job_id} ran longer than {self.timeout} and was stopped")
-        job = jobs.get(job_id)
-        if job is None:
-            raise ServiceError(f"Ray no longer knows job {job_id} ({event['status']}); a retry submits it again")
-        return self._finish(context, jobs, job)
-
-    def _submit(self, jobs: RayJobs, job_id: str) -> None:
-        from operators.core.storage import Storage
-
-        storage = Storage.from_url(storage_url())
-        storage.put_bytes(
-            f"jobs/{job_id}/input.json", json.dumps({**self.payload, "spec": self.spec.to_json()}).encode()
-        )
-        try:
-            fresh = jobs.submit(
-                job_id,
-                f"python -m {self.module} jobs/{job_id}",
-                runtime_env=_runtime_env(),
-                metadata={"dag_id": self.dag_id, "task_id": self.task_id},
-                gpus=self.gpus,
+        """Submit the job, or find it, and wait for it."""
+        job_id, attempt, move = self._choose(context)
+        self._running = job_id
+        if move is Move.SUBMIT:
+            fresh = self._submit(context, job_id)
+            self.log.info("%s Ray job %s", "submitted" if fresh else "reattached to", job_id)
+        else:
+            self.log.info("reattached to Ray job %s", job_id)
+        page = self._jobs.address.job_page(job_id)
+        context["ti"].xcom_push(key=RayJobLink.key, value=page)
+        self.log.info("its page: %s", page)
+        if self.deferrable:
+            self.defer(
+                trigger=RayJobTrigger(
+                    submission_id=job_id,
+                    ray_conn_id=self.ray_conn_id,
+                    address=self.address,
+                    token_path=self.token_path,
+                    deadline=attempt.deadline,
+                    poll_s=self.poll_s,
+                    unreachable_s=self.unreachable_s,
+                    stream_logs=self.stream_logs,
+                ),
+                method_name="resume",
+                kwargs={"job_id": job_id},
             )
-        except ServiceRefusedError as error:
-            raise AirflowFailException(str(error)) from error
-        self.log.info("%s Ray job %s", "submitted" if fresh else "reattached to", job_id)
+        return self._finish(context, job_id, asyncio.run(self._wait(job_id, attempt)))
 
-    def _finish(self, context: Any, jobs: RayJobs, job: RayJob) -> Any:
+    def resume(self, context: Any, event: Mapping[str, Any], job_id: str) -> Any:
+        """Read how the job ended."""
+        return self._finish(context, job_id, Ending.model_validate(event))
+
+    def on_kill(self) -> None:
+        """Stop the job."""
+        if self._running:
+            self.log.info("stopping Ray job %s", self._running)
+            self._jobs.stop(self._running)
+
+    def job_arguments(self, context: Any, job_id: str) -> dict[str, Any]:
+        """Return what `RayJobs.submit` gets beside the id. Called once for each job, before it is submitted."""
+        from operators.compute.packages import upload_local
+
+        runtime_env: dict[str, Any] = dict(self.runtime_env or {})
+        if self.working_dir:
+            runtime_env["working_dir"] = self.working_dir
+        if self.env:
+            runtime_env["env_vars"] = {**runtime_env.get("env_vars", {}), **self.env}
+        ti = context["ti"]
+        return {
+            "entrypoint": self.entrypoint,
+            "runtime_env": upload_local(runtime_env, self._jobs),
+            "metadata": {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, **(self.metadata or {})},
+            "cpus": self.entrypoint_num_cpus,
+            "gpus": self.entrypoint_num_gpus,
+            "memory_bytes": self.entrypoint_memory_bytes,
+            "resources": self.entrypoint_resources,
+        }
+
+    def job_result(self, job_id: str, ending: Ending) -> Any:
+        """Return the task's result of a job that succeeded.
+
+        :raises RayResultError: it is missing, or does not fit ``result_type``
+        """
+        if not ending.has_result:
+            if self.result_type is None:
+                return {"submission_id": job_id}
+            raise RayResultError(
+                f"Ray job {job_id} succeeded but reported no {self.result_type.__name__}; "
+                "call ray_jobs.progress.result in its driver, or print the line that operators.compute.reports describes",
+                submission_id=job_id,
+            )
+        if self.result_type is None:
+            return ending.result
+        from pydantic import ValidationError
+
         try:
-            lines = jobs.logs(job.submission_id).splitlines()
-        except (ServiceError, ServiceRefusedError) as error:  # the driver's node may be gone; the result need not be
-            lines = [f"(no log: {error})"]
-        for line in lines[-_LOG_LINES:]:
-            self.log.info("ray | %s", line)
-        if job.status != "SUCCEEDED":
-            tail = "\n".join(lines[-8:])
-            said = f"Ray job {job.submission_id} ended {job.status}:\n{tail}"
-            raise AirflowFailException(said) if job.driver_exit_code == FINAL_EXIT_CODE else ServiceError(said)
-        from operators.core.storage import Storage
+            return self.result_type.model_validate(ending.result).model_dump(mode="json")
+        except ValidationError as error:
+            raise RayResultError(
+                f"Ray job {job_id} succeeded but its result is no {self.result_type.__name__}: {error}",
+                submission_id=job_id,
+            ) from None
 
-        result = json.loads(Storage.from_url(storage_url()).get_bytes(f"jobs/{job.submission_id}/result.json"))
-        store = context["task_state_store"]
-        # A task that is cleared after its success was asked to do the work again.
-        store.set(_EPOCH, int(store.get(_EPOCH, 0)) + 1, retention=NEVER_EXPIRE)
-        return result
+    @cached_property
+    def _jobs(self) -> RayJobs:
+        found: RayJobs = RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path).get_conn()
+        return found
 
+    def _choose(self, context: Any) -> tuple[str, Attempt, Move]:
+        """Return the job that this try is about, and what to do about it; remember it first."""
+        ti, store = context["ti"], context["task_state_store"]
+        kept = store.get(_STATE_KEY)
+        remembered = Attempt.model_validate(kept) if kept else None
+        first = remembered.epoch if remembered else 0
+        for epoch in range(first, first + _MOST_EPOCHS):
+            job_id = submission_id(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, epoch)
+            job = self._jobs.get(job_id)
+            move = next_move(remembered, job.status if job else None, max_tries=ti.max_tries)
+            if move is not Move.RENEW:
+                break
+            remembered = None
+        else:
+            raise ConfigurationError(f"{_MOST_EPOCHS} jobs of this task are over; delete some in Ray")
+        if remembered is None or remembered.max_tries != ti.max_tries:
+            deadline = remembered.deadline if remembered else self._deadline()
+            remembered = Attempt(epoch=epoch, deadline=deadline, max_tries=ti.max_tries)
+            store.set(_STATE_KEY, remembered.model_dump(), retention=NEVER_EXPIRE)
+        return job_id, remembered, move
 
-def _jobs() -> RayJobs:
-    return RayJobs(setting("TAXIWAY_RAY_URL", "address of the Ray dashboard"))
+    def _deadline(self) -> float | None:
+        limits = [limit.total_seconds() for limit in (self.timeout, self.execution_timeout) if limit is not None]
+        return time.time() + min(limits) if limits else None
 
+    def _submit(self, context: Any, job_id: str) -> bool:
+        arguments = self.job_arguments(context, job_id)
+        return self._jobs.submit(job_id, **arguments)
 
-def _runtime_env() -> dict[str, Any]:
-    """Return the runtime_env that brings `ray_jobs` and `operators.core` to a cluster that does not have them."""
-    text = os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}")
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"TAXIWAY_RAY_RUNTIME_ENV is not JSON: {error}") from None
-    return dict(found)
+    async def _wait(self, job_id: str, attempt: Attempt) -> Ending:
+        async with shared(self._jobs.address) as jobs:
+            watch = Watch(
+                jobs,
+                job_id,
+                deadline=attempt.deadline,
+                poll_s=self.poll_s,
+                unreachable_s=self.unreachable_s,
+                copy=LogCopy(),
+                follow=self.stream_logs,
+                say=lambda line: self.log.info("ray | %s", line),
+            )
+            return await watch.run()
+
+    def _finish(self, context: Any, job_id: str, ending: Ending) -> Any:
+        if ending.status == "SUCCEEDED":
+            return self.job_result(job_id, ending)
+        tail = "\n".join(ending.last_lines[-10:])
+        kind: type[RayJobError]
+        if ending.status == "TIMEOUT":
+            kind, said = RayJobTimeoutError, f"ran longer than {self.timeout or self.execution_timeout} and was stopped"
+        elif ending.status == "UNKNOWN":
+            kind, said = RayJobLostError, "is not known to Ray any more; a retry submits it again"
+        elif ending.status == "UNREACHABLE":
+            kind, said = RayUnreachableError, "may be running; a retry finds it"
+        else:
+            kind = failure(ending.status, ending.error_type, ending.exit_code, ending.last_lines)
+            said = f"ended {ending.status}"
+        reason = brief(ending.reason)
+        raise kind(
+            f"Ray job {job_id} {said}{reason and f': {reason}'}" + (f"\n{tail}" if tail else ""),
+            submission_id=job_id,
+            error_type=ending.error_type,
+        )

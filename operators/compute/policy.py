@@ -1,11 +1,36 @@
-"""How a Ray job is named, so that a retry finds it again."""
+"""Decisions about Ray jobs, free of I/O: names, attempts, what a failure means, and variables that redirect a client."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+from operators.compute import errors
 
 FINAL_EXIT_CODE = 3  # of a job that says itself that another try cannot help
+TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+
+_NOT_FOUND_EXIT_CODES = frozenset({126, 127})  # a shell's: not executable, not found
+_SIGKILL_EXIT_CODES = frozenset({-9, 137})
+_NOT_STARTED = re.compile(r"can't open file|^\S*python\S*: (No module named|Error while finding module)", re.MULTILINE)
+_OUT_OF_MEMORY = re.compile(r"ray\.exceptions\.(OutOfMemoryError|NodeDiedError|WorkerCrashedError)")
+_BY_ERROR_TYPE: Mapping[str, type[errors.RayJobError]] = {
+    "RUNTIME_ENV_SETUP_FAILURE": errors.RayRuntimeEnvError,
+    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT": errors.RayCapacityError,
+    "JOB_SUPERVISOR_ACTOR_START_FAILURE": errors.RayNodeLostError,
+    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE": errors.RayNodeLostError,
+    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE": errors.RayNodeLostError,
+    "JOB_SUPERVISOR_ACTOR_DIED": errors.RayNodeLostError,
+    "JOB_ENTRYPOINT_COMMAND_START_ERROR": errors.RayEntrypointError,
+}
+_REASON_CHARS = 600
+_REDIRECTING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, epoch: int) -> str:
@@ -17,3 +42,91 @@ def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, epoch:
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{dag_id}-{task_id}").strip("-")[:60]
     return f"tw-{readable}-{digest}"
+
+
+class Attempt(BaseModel):
+    """What is remembered of a task's job, before the job is submitted.
+
+    :param epoch: see `submission_id`
+    :param deadline: Unix time in seconds at which the job is stopped, or None
+    :param max_tries: Airflow's ``max_tries`` of the task at that time: it grows when the task is cleared
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    epoch: int
+    deadline: float | None = None
+    max_tries: int = 0
+
+
+class Move(Enum):
+    """What a task does about its job."""
+
+    SUBMIT = "submit"
+    REATTACH = "reattach"
+    FINISH = "finish"
+    RENEW = "renew"  # the job is over and does not count: look at the next epoch
+
+
+def next_move(remembered: Attempt | None, status: str | None, *, max_tries: int) -> Move:
+    """Decide what to do about the job of the current epoch.
+
+    Nothing is submitted that was not remembered before. So a job that Ray knows and the task does not remember belongs
+    to a life of the task before it was cleared, unless it still runs.
+
+    :param status: Ray's status of the job, or None where Ray does not know it
+    :param max_tries: Airflow's ``max_tries`` of the task now
+    """
+    if status is None:
+        return Move.SUBMIT
+    if status not in TERMINAL:
+        return Move.REATTACH
+    cleared = remembered is None or remembered.max_tries != max_tries
+    if status == "SUCCEEDED" and not cleared:
+        return Move.FINISH
+    return Move.RENEW
+
+
+def failure(
+    status: str, error_type: str | None, exit_code: int | None, last_lines: Sequence[str]
+) -> type[errors.RayJobError]:
+    """Return the exception for a job that ended FAILED or STOPPED.
+
+    :param error_type: Ray's ``JobErrorType``
+    :param exit_code: of the job's driver; negative for a signal
+    :param last_lines: the end of the job's log
+    """
+    if status == "STOPPED":
+        return errors.RayJobStoppedError
+    if known := _BY_ERROR_TYPE.get(error_type or ""):
+        return known
+    text = "\n".join(last_lines)
+    if exit_code == FINAL_EXIT_CODE:
+        return errors.RayJobRejectedError
+    if exit_code in _NOT_FOUND_EXIT_CODES or (exit_code in (1, 2) and _NOT_STARTED.search(text)):
+        return errors.RayEntrypointError
+    if exit_code in _SIGKILL_EXIT_CODES or _OUT_OF_MEMORY.search(text):
+        return errors.RayJobKilledError
+    return errors.RayJobFailedError
+
+
+def brief(reason: str) -> str:
+    """Return what Ray says of a failed job without the log that it appends, and of a long text the two ends."""
+    text = reason.partition(", last available logs")[0].strip()
+    return text if len(text) <= 2 * _REASON_CHARS else f"{text[:_REASON_CHARS]}\n[…]\n{text[-_REASON_CHARS:]}"
+
+
+def redirecting(environ: Mapping[str, str], url: str) -> list[str]:
+    """Return the variables that would send Ray's own clients to another cluster than ``url``, as ``NAME=value``.
+
+    Ray's clients let these variables override the address that they are given. One that names the same host is harmless:
+    the ports of the dashboard and of the cluster differ.
+    """
+    return [
+        f"{name}={environ[name]}" for name in _REDIRECTING if environ.get(name) and _host(environ[name]) != _host(url)
+    ]
+
+
+def _host(address: str) -> str:
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    return "localhost" if host in _LOOPBACK else host

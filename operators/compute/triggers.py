@@ -3,76 +3,149 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from operators.compute.client import AsyncRayJobs
-from operators.core.errors import ServiceError
+from operators.compute.client import AsyncRayJobs, shared
+from operators.compute.hook import RayHook
+from operators.compute.logs import LogCopy
+from operators.compute.watch import Ending, Watch
+from operators.core.errors import TaxiwayError
 
-_MOST_MISSES = 60  # a dashboard that restarts is away for a minute or so
+_OFFSET_KEY = "ray_log_offset"
+_SAVE_EVERY_S = 10.0
 
 
 class RayJobTrigger(BaseTrigger):
-    """Fire once the job is over, or no longer known to Ray.
+    """Copy a Ray job's log into the task's log until the job is over, and fire how it ended, as an `Ending`.
 
-    :param url: address of the Ray dashboard
+    A triggerer that restarts goes on in the log where it was. It never stops the job; a person who ends the task does.
+
+    :param ray_conn_id: see `RayHook`; nothing secret is kept in the trigger
+    :param address: see `RayHook`
+    :param token_path: see `RayHook`
     :param submission_id: the job
-    :param deadline: Unix time in seconds after which the job is stopped
-    :param poll_s: seconds between two looks
+    :param deadline: Unix time in seconds after which the job is stopped, or None
+    :param poll_s: seconds between two looks at the job
+    :param unreachable_s: how long the cluster may be away before the wait is given up
+    :param stream_logs: whether the log is copied while the job runs; otherwise at its end
     """
 
-    def __init__(self, *, url: str, submission_id: str, deadline: float, poll_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        submission_id: str,
+        ray_conn_id: str | None = None,
+        address: str | None = None,
+        token_path: str | None = None,
+        deadline: float | None = None,
+        poll_s: float = 2.0,
+        unreachable_s: float = 600.0,
+        stream_logs: bool = True,
+    ) -> None:
         super().__init__()
-        self.url = url
         self.submission_id = submission_id
+        self.ray_conn_id = ray_conn_id
+        self.address = address
+        self.token_path = token_path
         self.deadline = deadline
         self.poll_s = poll_s
+        self.unreachable_s = unreachable_s
+        self.stream_logs = stream_logs
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and the arguments that make this trigger again."""
         kind = type(self)
-        names = ("url", "submission_id", "deadline", "poll_s")
+        names = (
+            "submission_id", "ray_conn_id", "address", "token_path", "deadline", "poll_s", "unreachable_s", "stream_logs",
+        )  # fmt: skip
         return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until the job is over, or stop it at its deadline."""
-        jobs = AsyncRayJobs(self.url)
-        misses = 0
+        """Wait."""
+        # A triggerer that starts has all its waits at once.
+        await asyncio.sleep(random.random() * min(self.poll_s, 1.0))  # noqa: S311 - no secret depends on it
         try:
-            while misses < _MOST_MISSES:
-                try:
-                    status = await self._status(jobs)
-                    misses = 0
-                except ServiceError as error:
-                    status, misses = None, misses + 1
-                    self.log.warning("%s (miss %d of %d)", error, misses, _MOST_MISSES)
-                if status is not None:
-                    yield TriggerEvent({"status": status})
-                    return
-                await asyncio.sleep(self.poll_s)
-            yield TriggerEvent({"status": "UNREACHABLE"})
-        finally:
-            await jobs.close()
-
-    async def _status(self, jobs: AsyncRayJobs) -> str | None:
-        """Return how the wait ends, or None to go on."""
-        job = await jobs.get(self.submission_id)
-        if job is None:
-            return "UNKNOWN"
-        if job.is_over:
-            return job.status
-        if time.time() > self.deadline:
-            await jobs.stop(self.submission_id)
-            return "TIMEOUT"
-        return None
+            async with shared(await self._hook.aresolve()) as jobs:
+                ending = await self._wait(jobs)
+        except TaxiwayError as error:  # raised here it would reach the task as a mere name
+            ending = Ending(status="UNREACHABLE", reason=str(error))
+        yield TriggerEvent(ending.model_dump(mode="json"))
 
     async def on_kill(self) -> None:
         """Stop the job when a person ends the task. Not in `cleanup`, which also runs when a triggerer restarts."""
-        jobs = AsyncRayJobs(self.url)
-        try:
+        async with shared(await self._hook.aresolve()) as jobs:
             await jobs.stop(self.submission_id)
-        finally:
-            await jobs.close()
+
+    @property
+    def _hook(self) -> RayHook:
+        return RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path)
+
+    async def _wait(self, jobs: AsyncRayJobs) -> Ending:
+        offset = await _Offset(self.task_instance, self.log).load()
+        watch = Watch(
+            jobs,
+            self.submission_id,
+            deadline=self.deadline,
+            poll_s=self.poll_s,
+            unreachable_s=self.unreachable_s,
+            copy=LogCopy(offset=offset.value),
+            follow=self.stream_logs,
+            say=lambda line: self.log.info("ray | %s", line),
+            save=offset.save,
+        )
+        return await watch.run()
+
+
+class _Offset:
+    """Where the copy of the log stands, kept as an XCom of the task: the only store that a trigger may write."""
+
+    def __init__(self, task_instance: Any, log: Any) -> None:
+        self.value = 0
+        self._ti = task_instance
+        self._log = log
+        self._saved_at = time.monotonic()
+
+    async def load(self) -> _Offset:
+        """Read what an earlier triggerer kept."""
+        from airflow.sdk.execution_time.comms import GetXCom
+
+        found = await self._ask(GetXCom)
+        value = getattr(found, "value", None)
+        self.value = value if isinstance(value, int) else 0
+        return self
+
+    async def save(self, offset: int) -> None:
+        """Keep the offset, at most once in ten seconds."""
+        now = time.monotonic()
+        if offset == self.value or now - self._saved_at < _SAVE_EVERY_S:
+            return
+        from airflow.sdk.execution_time.comms import SetXCom
+
+        self.value, self._saved_at = offset, now
+        await self._ask(SetXCom, value=offset)
+
+    async def _ask(self, message: Any, **more: Any) -> Any:
+        if self._ti is None:
+            return None
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+        ti = self._ti
+        try:
+            return await SUPERVISOR_COMMS.asend(
+                message(
+                    key=_OFFSET_KEY,
+                    dag_id=ti.dag_id,
+                    run_id=ti.run_id,
+                    task_id=ti.task_id,
+                    map_index=ti.map_index,
+                    **more,
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - without it some lines are copied twice after a restart; no more
+            self._log.warning("the place in the log is not kept: %s", error)
+            return None

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import httpx
 
-from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
 
 DEFAULT_TIMEOUT_S = 15.0
+CONNECTIONS = 64
 
 
-def client(base_url: str, *, token: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> httpx.Client:
-    """Return a client that keeps its connections and retries a connection that could not be made."""
-    return httpx.Client(
-        base_url=base_url, headers=_headers(token), timeout=timeout_s, transport=httpx.HTTPTransport(retries=2)
-    )
+def client(
+    base_url: str, *, token: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, verify: bool | str = True
+) -> httpx.Client:
+    """Return a client that keeps its connections and retries a connection that could not be made.
+
+    :param verify: whether TLS certificates are checked; a path: against the certificates in this file
+    """
+    transport = httpx.HTTPTransport(retries=2, verify=_trust(verify))
+    return httpx.Client(base_url=base_url, headers=_headers(token), timeout=timeout_s, transport=transport)
 
 
-def async_client(base_url: str, *, token: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> httpx.AsyncClient:
+def async_client(
+    base_url: str, *, token: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, verify: bool | str = True
+) -> httpx.AsyncClient:
     """Return the same for triggers, which must never block their event loop."""
-    return httpx.AsyncClient(
-        base_url=base_url, headers=_headers(token), timeout=timeout_s, transport=httpx.AsyncHTTPTransport(retries=2)
-    )
+    # As many kept as open: otherwise a thousand waits that share a client connect anew for nearly every request.
+    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    transport = httpx.AsyncHTTPTransport(retries=2, verify=_trust(verify), limits=limits)
+    return httpx.AsyncClient(base_url=base_url, headers=_headers(token), timeout=timeout_s, transport=transport)
+
+
+def _trust(verify: bool | str) -> ssl.SSLContext | bool:
+    if not isinstance(verify, str):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        raise ConfigurationError(f"the file of certificates {verify} cannot be read: {error}") from None
 
 
 def _headers(token: str | None) -> dict[str, str]:
@@ -36,16 +54,27 @@ def answer(response: httpx.Response, service: str) -> Any:
     :raises ServiceRefusedError: a 4xx: asking again will not help
     :raises ServiceError: a 5xx, or no JSON
     """
-    request = response.request
-    what = f"{service} at {request.url.scheme}://{request.url.netloc.decode()} answered {request.method} {request.url.path}"
-    if response.status_code >= 500:
-        raise ServiceError(f"{what} with {response.status_code}: {response.text[:500]}")
-    if response.status_code >= 400:
-        raise ServiceRefusedError(f"{what} with {response.status_code}: {response.text[:500]}")
+    what = require_success(response, service)
     try:
         return response.json()
     except ValueError:
         raise ServiceError(f"{what} without JSON: {response.text[:200]}") from None
+
+
+def require_success(response: httpx.Response, service: str) -> str:
+    """Return what was asked of whom, in words, if the answer is not a failure.
+
+    :raises ServiceRefusedError: a 4xx: asking again will not help
+    :raises ServiceError: a 5xx
+    """
+    request = response.request
+    where = f"{request.url.scheme}://{request.url.netloc.decode()}"  # without user and password
+    what = f"{service} at {where} answered {request.method} {request.url.path}"
+    if response.status_code >= 500:
+        raise ServiceError(f"{what} with {response.status_code}: {response.text[:500]}")
+    if response.status_code >= 400:
+        raise ServiceRefusedError(f"{what} with {response.status_code}: {response.text[:500]}")
+    return what
 
 
 def unreachable(service: str, error: httpx.HTTPError) -> ServiceError:

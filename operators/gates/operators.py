@@ -8,14 +8,14 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from operators.compute.operators import RayJobOperator
+from operators.compute.jobs import RayModuleOperator
 from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.gates.policy import decide
 from operators.registry.client import CHAMPION, Registry
 
 
-class EvaluateOperator(RayJobOperator):
+class EvaluateOperator(RayModuleOperator):
     """Run the evaluation job against the model that is champion when the task runs."""
 
     def execute(self, context: Any) -> Any:

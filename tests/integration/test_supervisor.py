@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli import environment, processes, state, supervisor
+from operators.cli import environment, state, supervisor
 from operators.cli.config import Stack
+from operators.core import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 # Says that it is ready by a file, and starts a daemon that leaves its family: a new session, its parent gone.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli import main, ports, preflight, processes
+from operators.cli import main, ports, preflight
 from operators.cli.config import Stack
+from operators.core import processes
 from operators.core.errors import ConfigurationError
 
 

@@ -1,0 +1,1 @@
+"""A Ray cluster of a DAG's own."""

@@ -1,0 +1,121 @@
+"""The Airflow connection type `ray`: where a cluster's dashboard is, and how to be let in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow.sdk import BaseHook
+
+from operators.compute.address import RayAddress
+from operators.compute.policy import redirecting
+from operators.core.errors import ConfigurationError
+from operators.core.settings import setting
+
+DEFAULT_CONN_ID = "ray_default"
+
+
+class RayHook(BaseHook):
+    """Reach a Ray cluster by an Airflow connection of type ``ray``.
+
+    Host and port are the dashboard's; the password is the cluster's token (Ray's ``RAY_AUTH_TOKEN``). Extra fields: ``tls``,
+    ``verify``, ``ca_path``, ``token_path``, ``dashboard_url``.
+
+    :param ray_conn_id: the connection; None: the cluster of ``TAXIWAY_RAY_URL``, with the token of ``RAY_AUTH_TOKEN`` or
+        ``RAY_AUTH_TOKEN_PATH``
+    :param address: another dashboard's address, for a cluster that the DAG has made; token and TLS are still the connection's
+    :param token_path: file with the token, in place of the connection's
+    """
+
+    conn_name_attr = "ray_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = "ray"
+    hook_name = "Ray"
+
+    def __init__(
+        self, ray_conn_id: str | None = DEFAULT_CONN_ID, *, address: str | None = None, token_path: str | None = None
+    ) -> None:
+        super().__init__()
+        self.ray_conn_id = ray_conn_id
+        self.address = address
+        self.token_path = token_path
+
+    def get_conn(self) -> Any:
+        """Return a `RayJobs` client."""
+        from operators.compute.client import RayJobs
+
+        return RayJobs(self.resolve())
+
+    def resolve(self) -> RayAddress:
+        """Return where the cluster is.
+
+        :raises ConfigurationError: the connection is wrong, or the environment would redirect Ray's clients elsewhere
+        """
+        return self._checked(self.get_connection(self.ray_conn_id) if self._needs_connection else None)
+
+    async def aresolve(self) -> RayAddress:
+        """Return the same, without blocking a trigger's event loop."""
+        return self._checked(await self.aget_connection(self.ray_conn_id) if self._needs_connection else None)
+
+    @property
+    def _needs_connection(self) -> bool:
+        return self.ray_conn_id is not None and not (self.address and self.token_path)
+
+    def _checked(self, connection: Any) -> RayAddress:
+        found = self._of_environment() if connection is None else self._of_connection(connection)
+        if self.address:
+            found = RayAddress(self.address.rstrip("/"), found.token, found.verify)
+        if astray := redirecting(os.environ, found.url):
+            raise ConfigurationError(
+                f"{' and '.join(astray)} would send Ray's clients elsewhere than to {found.url}, where the connection "
+                f"{self.ray_conn_id!r} points. Unset it in the workers' and triggerers' environment"
+            )
+        return found
+
+    def _of_environment(self) -> RayAddress:
+        url = self.address or setting("TAXIWAY_RAY_URL", "address of the Ray dashboard and its job API")
+        token = os.environ.get("RAY_AUTH_TOKEN") or _read_token(
+            self.token_path or os.environ.get("RAY_AUTH_TOKEN_PATH"), "RAY_AUTH_TOKEN_PATH"
+        )
+        return RayAddress(url.rstrip("/"), token)
+
+    def _of_connection(self, connection: Any) -> RayAddress:
+        extra = connection.extra_dejson
+        host = (connection.host or "").rstrip("/")
+        if not host and not self.address:
+            raise ConfigurationError(
+                f"the connection {self.ray_conn_id!r} has no host; give the Ray dashboard's, e.g. http://ray-head, port 8265"
+            )
+        parts = urlsplit(host if "://" in host else f"//{host}")
+        if parts.scheme not in ("", "http", "https"):
+            raise ConfigurationError(
+                f"the connection {self.ray_conn_id!r} has the host {host!r}; its scheme must be http or https: "
+                "the dashboard's address, not the one of Ray's own clients"
+            )
+        scheme = parts.scheme or ("https" if extra.get("tls") else "http")
+        port = connection.port or parts.port
+        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        url = f"{scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+        verify: bool | str = extra.get("ca_path") or extra.get("verify") is not False
+        token = connection.password or _read_token(
+            self.token_path or extra.get("token_path"), f"token_path of the connection {self.ray_conn_id!r}"
+        )
+        return RayAddress(url, token, verify, str(extra.get("dashboard_url") or "").rstrip("/"))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for the jobs, which needs the token, and say which Ray answered."""
+        try:
+            return True, f"Ray {self.get_conn().version()} answers"
+        except Exception as error:  # noqa: BLE001 - whatever is wrong is what the person who asked wants to read
+            return False, str(error)
+
+
+def _read_token(path: str | None, where: str) -> str | None:
+    if not path:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {path} cannot be read: {error.strerror}") from None

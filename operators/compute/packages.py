@@ -1,0 +1,75 @@
+"""Bring local folders of a runtime environment to the cluster, as Ray's own packages."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from operators.compute.client import RayJobs
+from operators.core.errors import ConfigurationError
+
+# Ray ignores a name that it does not know: a mistyped `env_vars` would be missing without a word.
+KNOWN_FIELDS = frozenset(
+    {
+        "_inject_current_ray", "_nsight", "_ray_commit", "_ray_release", "_rocprof_sys", "conda", "config", "container",
+        "env_vars", "excludes", "image_uri", "java_jars", "pip", "py_executable", "py_modules", "uv", "working_dir",
+        "worker_process_setup_hook",
+    }
+)  # fmt: skip
+MOST_BYTES = 500 * 1024 * 1024  # Ray's own limit for a package (GCS_STORAGE_MAX_SIZE)
+
+
+def upload_local(runtime_env: Mapping[str, Any], jobs: RayJobs) -> dict[str, Any]:
+    """Return the runtime environment with each local folder replaced by the URI of its package.
+
+    Ray is imported only if there is one: that takes seconds. Its own client is not used, because the environment can
+    redirect it to another cluster.
+
+    :raises ConfigurationError: a folder does not exist, or is too large; or Ray has no such field
+    """
+    found = dict(runtime_env)
+    for name in found:
+        if name not in KNOWN_FIELDS:
+            close = get_close_matches(name, KNOWN_FIELDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(KNOWN_FIELDS))}"
+            raise ConfigurationError(f"Ray's runtime environment has no {name!r}; {hint}")
+    if isinstance(found.get("working_dir"), str | os.PathLike):
+        found["working_dir"] = _uri(str(found["working_dir"]), jobs, found.get("excludes"), keep_name=False)
+    if found.get("py_modules"):
+        found["py_modules"] = [
+            _uri(str(module), jobs, found.get("excludes"), keep_name=True) for module in found["py_modules"]
+        ]
+    return found
+
+
+def _uri(source: str, jobs: RayJobs, excludes: Any, *, keep_name: bool) -> str:
+    if "://" in source:
+        return source
+    path = Path(source).expanduser().resolve()
+    if not path.exists():
+        raise ConfigurationError(f"the runtime environment names {source!r}; there is nothing at {path}")
+    from ray._private.runtime_env.packaging import create_package, get_uri_for_directory, get_uri_for_package
+
+    if path.is_file():
+        if path.suffix not in (".zip", ".whl"):
+            raise ConfigurationError(f"the runtime environment names {source!r}; write a folder, a .zip or a .whl")
+        uri, data = get_uri_for_package(path), path.read_bytes()
+    else:
+        uri = get_uri_for_directory(str(path), True, excludes=list(excludes or []))
+        with tempfile.TemporaryDirectory(prefix="taxiway-package-") as folder:
+            package = Path(folder) / "package.zip"
+            create_package(
+                str(path), package, include_gitignore=True, include_parent_dir=keep_name, excludes=list(excludes or [])
+            )
+            data = package.read_bytes()
+    if len(data) > MOST_BYTES:
+        raise ConfigurationError(
+            f"{source!r} packs to {len(data):,} bytes; Ray takes {MOST_BYTES:,}. Name what is not needed in `excludes`, "
+            "or put the package into object storage and give its URI"
+        )
+    jobs.upload(uri, data)
+    return uri

@@ -1,0 +1,213 @@
+"""Wait for a Ray job and copy its log: the same code in the triggerer and, without deferral, in the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict
+
+from operators.compute.client import AsyncRayJobs, RayJob
+from operators.compute.logs import LogCopy
+from operators.core.errors import ServiceError, ServiceRefusedError
+
+# Ray's dashboard serves at most 100 requests of its state API at once, and a followed log is one of them.
+FOLLOWED_AT_ONCE = 32
+_TURN_S = 30.0  # how long a job's log is followed while others wait for their turn
+_MOST_CAUGHT_UP_BYTES = 32 * 1024 * 1024  # read at the end of a job to complete the copy
+_LAST_LINES = 200
+_SAY_AGAIN_S = 60.0
+_MOST_UNKNOWN = 3  # a dashboard that has just come back does not know its jobs yet
+
+
+class Ending(BaseModel):
+    """How a wait ended; small enough to be a trigger's event.
+
+    :param status: SUCCEEDED, FAILED or STOPPED; TIMEOUT: stopped at the deadline; UNKNOWN: Ray lost the job;
+        UNREACHABLE: no answer for too long
+    :param reason: what Ray, or the last error, said
+    :param last_lines: the end of the job's log
+    :param has_result: whether the job reported a result
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str
+    reason: str = ""
+    error_type: str | None = None
+    exit_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    has_result: bool = False
+    result: Any = None
+
+
+class Watch:
+    """One job's wait.
+
+    :param deadline: Unix time in seconds after which the job is stopped, or None
+    :param poll_s: seconds between two looks at the job
+    :param unreachable_s: how long the cluster may be away
+    :param copy: where the copy of the log stands, or None to copy nothing
+    :param say: takes one line for the task's log
+    :param save: takes the copy's offset from time to time, so that another process can go on from there
+    """
+
+    def __init__(
+        self,
+        jobs: AsyncRayJobs,
+        submission_id: str,
+        *,
+        deadline: float | None,
+        poll_s: float,
+        unreachable_s: float,
+        copy: LogCopy,
+        follow: bool,
+        say: Callable[[str], None],
+        save: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        self._jobs = jobs
+        self._id = submission_id
+        self._deadline = deadline
+        self._poll_s = poll_s
+        self._unreachable_s = unreachable_s
+        self._copy = copy
+        self._follow = follow
+        self._say = say
+        self._save = save
+        self._follower: asyncio.Task[None] | None = None
+        self._answered_at = time.monotonic()
+        self._said_at = 0.0
+        self._unknown = 0
+
+    async def run(self) -> Ending:
+        """Return once the job is over, was stopped at its deadline, or cannot be reached."""
+        try:
+            while True:
+                try:
+                    ending = await self._look()
+                except (ServiceError, ServiceRefusedError) as error:
+                    ending = self._no_answer(error)
+                if ending is not None:
+                    return ending
+                await asyncio.sleep(self._poll_s)
+        finally:
+            await self._stop_following()
+
+    async def _look(self) -> Ending | None:
+        """Return how the wait ends, or None to go on."""
+        job = await self._jobs.get(self._id)
+        self._answered_at, self._said_at = time.monotonic(), 0.0
+        self._unknown = 0 if job else self._unknown + 1
+        if job is None:
+            lost = self._unknown >= _MOST_UNKNOWN
+            return Ending(status="UNKNOWN", reason="Ray does not know the job") if lost else None
+        if job.is_over:
+            return await self._ended(job)
+        if self._deadline is not None and time.time() > self._deadline:
+            await self._jobs.stop(self._id)
+            await self._stop_following()
+            return Ending(status="TIMEOUT", last_lines=tuple(self._copy.last_lines))
+        if self._follow and job.driver_node_id and (self._follower is None or self._follower.done()):
+            self._follower = asyncio.create_task(self._follow_log(job))
+        return None
+
+    def _no_answer(self, error: Exception) -> Ending | None:
+        now = time.monotonic()
+        away_s = now - self._answered_at
+        if away_s > self._unreachable_s:
+            return Ending(status="UNREACHABLE", reason=str(error))
+        if now - self._said_at > _SAY_AGAIN_S:
+            self._said_at = now
+            self._say(f"no answer for {away_s:.0f} s, of {self._unreachable_s:.0f} s allowed: {error}")
+        return None
+
+    async def _ended(self, job: RayJob) -> Ending:
+        await self._stop_following()
+        try:
+            await self._complete(job)
+        except ServiceError as error:  # the driver's node may be gone; how the job ended is known all the same
+            self._say(f"the log is not complete: {error}")
+        copy = self._copy
+        return Ending(
+            status=job.status,
+            reason=job.message or "",
+            error_type=job.error_type,
+            exit_code=job.driver_exit_code,
+            last_lines=tuple(copy.last_lines),
+            has_result=copy.has_result,
+            result=copy.result,
+        )
+
+    async def _complete(self, job: RayJob) -> None:
+        """Read what the copy lacks; of a very large log only the end, where the result is."""
+        if not job.driver_node_id:
+            return
+        copy = self._copy
+        if copy.offset < _MOST_CAUGHT_UP_BYTES:
+            copy.restart()
+            async with self._jobs.log(job, follow=False) as chunks:
+                async for chunk in chunks:
+                    self._say_all(copy.feed(chunk))
+                    if copy.position > _MOST_CAUGHT_UP_BYTES:
+                        break
+                else:
+                    self._say_all(copy.close())
+                    return
+        self._say_all(copy.close())
+        end = LogCopy()
+        async with self._jobs.log(job, follow=False, last_lines=_LAST_LINES) as chunks:
+            async for chunk in chunks:
+                list(end.feed(chunk))
+        list(end.close())
+        self._say("[… the log is long: only its last lines follow; Ray has the whole log]")
+        self._say_all(end.last_lines)
+        copy.last_lines = end.last_lines
+        if end.has_result:
+            copy.result, copy.has_result = end.result, True
+
+    async def _follow_log(self, job: RayJob) -> None:
+        turns = _turns()
+        while True:
+            async with turns:
+                try:
+                    await self._one_turn(job, turns)
+                except ServiceError:
+                    return  # silent for a minute, or the dashboard is away: the wait opens it anew
+            await asyncio.sleep(0)
+
+    async def _one_turn(self, job: RayJob, turns: asyncio.Semaphore) -> None:
+        copy = self._copy
+        copy.restart()
+        until = time.monotonic() + _TURN_S
+        async with self._jobs.log(job, follow=True) as chunks:
+            async for chunk in chunks:
+                for line in copy.feed(chunk):
+                    self._say(line)
+                if self._save:
+                    await self._save(copy.offset)
+                # A large log arrives without a pause: let the other waits have the loop.
+                await asyncio.sleep(0)
+                if time.monotonic() > until and turns.locked():
+                    return
+
+    async def _stop_following(self) -> None:
+        if self._follower is not None and not self._follower.done():
+            self._follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._follower
+
+    def _say_all(self, lines: Any) -> None:
+        for line in lines:
+            self._say(line)
+
+
+_turns_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def _turns() -> asyncio.Semaphore:
+    """Return the turns that the waits of this event loop share."""
+    return _turns_by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(FOLLOWED_AT_ONCE))
