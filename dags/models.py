@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any
 
-from airflow.sdk import DAG, Param, TriggerRule, chain
+from airflow.sdk import DAG, Param, TriggerRule, XComArg, chain
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.compute.jobs import RayModuleOperator
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
-from operators.registry.operators import RegisterOperator, model_asset
+from operators.registry.operators import RegisterOperator, challenger_by_hand, model_asset
 from operators.rollout.operators import (
     BeginReleaseOperator,
     CanaryStepOperator,
@@ -23,7 +23,7 @@ from operators.rollout.operators import (
     ScheduleRetirementOperator,
     SmokeTestOperator,
 )
-from operators.validation.operators import SnapshotOperator, ValidateSnapshotOperator
+from operators.validation.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
 
@@ -95,11 +95,9 @@ def train_dag(spec: ModelSpec) -> DAG:
             task_id="register",
             spec=spec,
             trained=train.output,
-            tags={
-                **tags,
-                "taxiway.data_digest": "{{ ti.xcom_pull(task_ids='validate')['digest'] }}",
-                "taxiway.smoke_key": "{{ ti.xcom_pull(task_ids='evaluate')['smoke_key'] }}",
-            },
+            data_digest="{{ ti.xcom_pull(task_ids='validate')['digest'] }}",
+            validation=XComArg(validate, key=REPORT_KEY),
+            tags={**tags, "taxiway.smoke_key": "{{ ti.xcom_pull(task_ids='evaluate')['smoke_key'] }}"},
         )
         chain(snapshot, validate, train, evaluate, gate, register)
     return dag
@@ -116,7 +114,8 @@ def release_dag(spec: ModelSpec) -> DAG:
     with DAG(
         dag_id=f"{spec.name}.release",
         description=f"Release a version of {spec.name} behind {spec.name}'s one endpoint",
-        schedule=[model_asset(spec.name)],
+        # Ours, and what somebody else has made the challenger in MLflow.
+        schedule=model_asset(spec.name) | challenger_by_hand(spec.name),
         catchup=False,
         is_paused_upon_creation=False,  # what passed the gate is released
         max_active_runs=1,

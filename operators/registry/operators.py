@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow.sdk import BaseOperator, BaseOperatorLink, conf
+from airflow.sdk import AssetWatcher, BaseOperator, BaseOperatorLink, conf
 from airflow.sdk.definitions.asset import Model
 from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceRefusedError
 from operators.core.spec import ModelSpec
 from operators.registry.policy import Direction, compare, displaces, event_extra, links
+from operators.registry.triggers import ModelEventTrigger
 
 if TYPE_CHECKING:
     from operators.registry.client import ModelVersion, Registry
@@ -25,6 +26,19 @@ _CHALLENGER = "challenger"
 def model_asset(name: str) -> Model:
     """Return the asset that stands for a registered model; its events say that there is a new challenger."""
     return Model(name=name, uri=f"x-mlflow://models/{name}", group="model")
+
+
+def challenger_by_hand(name: str) -> Model:
+    """Return the asset whose events say that somebody else has pointed `challenger` at a version, in MLflow itself.
+
+    An asset of its own: every DAG that names an asset must name the same watchers, or Airflow takes them away.
+    """
+    asset = f"{name}.challenger_by_hand"
+    trigger = ModelEventTrigger(
+        model=name, asset=asset, kinds=["alias_set"], aliases=[_CHALLENGER], foreign_only=True, mlflow_conn_id=None
+    )
+    watcher = AssetWatcher(name="mlflow", trigger=trigger)
+    return Model(name=asset, uri=f"x-mlflow://models/{name}/aliases/{_CHALLENGER}", group="model", watchers=[watcher])
 
 
 class ModelVersionLink(BaseOperatorLink):
