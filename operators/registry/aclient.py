@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -21,6 +22,11 @@ class AsyncRegistry:
 
     def __init__(self, server: Server) -> None:
         self._http = server.async_client()
+
+    @classmethod
+    async def connect(cls, server: Server) -> Self:
+        """Return a client; reading the certificates takes 20 ms, which the event loop can do without."""
+        return await asyncio.to_thread(cls, server)
 
     async def model(self, model: str) -> RegisteredModel | None:
         """Return a model with its aliases and tags, or None if there is none of the name."""

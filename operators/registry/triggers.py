@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.definitions.asset import AssetNameRef
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
@@ -90,6 +91,11 @@ class ModelEventTrigger(BaseEventTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Yield every change."""
+        try:
+            if self.asset_state_store is not None:
+                self.asset_state_store[AssetNameRef(name=self.asset)]
+        except KeyError:
+            self.log.error("`asset` is %r, but the watcher belongs to %r", self.asset, self.asset_state_store)
         async for said in shared_stream:
             yield TriggerEvent(said)
 
@@ -194,7 +200,7 @@ class ModelVersionTrigger(BaseTrigger):
         from operators.registry.sensing import Wanted, look
 
         wanted = Wanted.model_validate(self.wanted)
-        registry = AsyncRegistry(await MlflowHook(self.mlflow_conn_id).aserver())
+        registry = await AsyncRegistry.connect(await MlflowHook(self.mlflow_conn_id).aserver())
         try:
             while True:
                 try:

@@ -109,15 +109,19 @@ class Watcher:
 
     async def _look(self) -> Mapping[str, dict[str, Any]]:
         """Look once, write down what is new, and return all that is not confirmed."""
-        if self._registry is None:
-            self._registry = AsyncRegistry(await self._connect())
-        registry, interest = self._registry, self._interest
+        interest = self._interest
         async with self._lock:
-            if self._mark is None:
-                kept = await self._store.aget(self._key)
-                self._mark = Watermark.model_validate(kept) if kept else await self._begin(registry)
-            await self._settle()
             self._more = True
+            if self._mark is None and (kept := await self._store.aget(self._key)):
+                self._mark = Watermark.model_validate(kept)
+                if self._mark.outbox:  # what is known already need not wait for MLflow
+                    return self._mark.outbox
+            if self._registry is None:
+                self._registry = await AsyncRegistry.connect(await self._connect())
+            registry = self._registry
+            if self._mark is None:
+                self._mark = await self._begin(registry)
+            await self._settle()
             if len(self._mark.outbox) < MOST_AT_ONCE:
                 # Aliases before versions: what an alias names is then among the versions.
                 model = await registry.model(interest.model)
@@ -135,8 +139,9 @@ class Watcher:
 
     async def _settle(self) -> None:
         if self._mark is not None and self._confirmed:
-            await self._write(self._mark.confirmed(self._confirmed))
-            self._confirmed.clear()
+            keys = frozenset(self._confirmed)  # more may come while this is written
+            await self._write(self._mark.confirmed(keys))
+            self._confirmed -= keys
 
     async def _begin(self, registry: AsyncRegistry) -> Watermark:
         model = await registry.model(self._interest.model)

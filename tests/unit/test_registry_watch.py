@@ -86,6 +86,7 @@ class Store:
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
         self.fails = 0
+        self.slow = False
 
     async def aget(self, key: str) -> Any:
         return json.loads(self.kept[key]) if key in self.kept else None
@@ -94,6 +95,8 @@ class Store:
         if self.fails:
             self.fails -= 1
             raise RuntimeError("the state store is away")
+        if self.slow:
+            await asyncio.sleep(0.001)
         self.kept[key] = json.dumps(value)
 
     @property
@@ -104,7 +107,11 @@ class Store:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     found = Registry()
-    monkeypatch.setattr("operators.registry.watcher.AsyncRegistry", lambda server: server)
+
+    async def connect(server: Any) -> Any:
+        return server
+
+    monkeypatch.setattr("operators.registry.watcher.AsyncRegistry.connect", connect)
     return found
 
 
@@ -345,6 +352,31 @@ def test_what_cannot_be_confirmed_now_is_confirmed_later_and_not_reported_again(
         assert [event["version"] for event in await take(events, 1)] == ["2"]
         assert list(store.mark.outbox) != [first["key"]]
         assert first["key"] not in store.mark.outbox
+
+    asyncio.run(scenario())
+
+
+def test_confirmations_at_once_are_all_written(registry: Registry) -> None:
+    async def scenario() -> None:
+        store = Store()
+        mine = watcher(registry, store, ALL.model_copy(update={"from_start": True}))
+        for _ in range(5):
+            registry.create()
+        found = await take(mine.events(), 5)
+        store.slow = True
+        await asyncio.gather(*(mine.confirm([event["key"]]) for event in found))
+        assert store.mark.outbox == {}
+
+    asyncio.run(scenario())
+
+
+def test_what_is_known_already_is_reported_while_mlflow_is_away(registry: Registry) -> None:
+    async def scenario() -> None:
+        store = Store()
+        registry.create()
+        found = await take(watcher(registry, store, ALL.model_copy(update={"from_start": True})).events(), 1)
+        registry.failures = 1_000_000
+        assert await take(watcher(registry, store).events(), 1) == found
 
     asyncio.run(scenario())
 
