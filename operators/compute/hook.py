@@ -75,8 +75,10 @@ class RayHook(BaseHook):
 
     def _of_environment(self) -> RayAddress:
         url = self.address or setting("TAXIWAY_RAY_URL", "address of the Ray dashboard and its job API")
+        if self.token_path:
+            return RayAddress(url.rstrip("/"), _read_token(self.token_path, "token_path"))
         token = os.environ.get("RAY_AUTH_TOKEN") or _read_token(
-            self.token_path or os.environ.get("RAY_AUTH_TOKEN_PATH"), "RAY_AUTH_TOKEN_PATH"
+            os.environ.get("RAY_AUTH_TOKEN_PATH"), "RAY_AUTH_TOKEN_PATH"
         )
         return RayAddress(url.rstrip("/"), token)
 
@@ -98,9 +100,8 @@ class RayHook(BaseHook):
         name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         url = f"{scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
         verify: bool | str = extra.get("ca_path") or extra.get("verify") is not False
-        token = connection.password or _read_token(
-            self.token_path or extra.get("token_path"), f"token_path of the connection {self.ray_conn_id!r}"
-        )
+        path = self.token_path or extra.get("token_path")
+        token = _read_token(path, f"token_path of the connection {self.ray_conn_id!r}") or connection.password
         return RayAddress(url, token, verify, str(extra.get("dashboard_url") or "").rstrip("/"))
 
     def test_connection(self) -> tuple[bool, str]:

@@ -1,0 +1,77 @@
+"""KubeRay by way of Airflow's Kubernetes provider, an optional extra."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from operators.compute.cluster.policy import GROUP, PLURAL, TOKEN_KEY, VERSION, KubeRayCluster, manifest
+from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+
+_TIMEOUT_S = 30
+
+
+class KubeRay:
+    """Make, read and delete RayClusters.
+
+    :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
+    :raises ConfigurationError: the provider is not installed
+    """
+
+    def __init__(self, kubernetes_conn_id: str) -> None:
+        try:
+            from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+            from kubernetes import client
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"KubeRay needs apache-airflow-providers-cncf-kubernetes ({error}); install the extra `kubernetes`"
+            ) from error
+        hook = KubernetesHook(conn_id=kubernetes_conn_id)
+        self._objects = client.CustomObjectsApi(hook.api_client)
+        self._core = client.CoreV1Api(hook.api_client)
+
+    def create(self, cluster: KubeRayCluster, token: str) -> None:
+        """Make the secret with the token, and the cluster; what is there already stays as it is."""
+        secret = {
+            "metadata": {"name": _secret(cluster.name), "labels": {"app.kubernetes.io/managed-by": "taxiway"}},
+            "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+        }
+        _call(self._core.create_namespaced_secret, cluster.namespace, secret, accept=409)
+        body = manifest(cluster, token_secret=_secret(cluster.name))
+        _call(
+            self._objects.create_namespaced_custom_object, GROUP, VERSION, cluster.namespace, PLURAL, body, accept=409
+        )
+
+    def get(self, name: str, namespace: str) -> dict[str, Any] | None:
+        """Return a RayCluster as Kubernetes has it, or None."""
+        found: dict[str, Any] | None = _call(
+            self._objects.get_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name, accept=404
+        )
+        return found
+
+    def delete(self, name: str, namespace: str) -> None:
+        """Delete a cluster and its secret."""
+        _call(self._objects.delete_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name, accept=404)
+        _call(self._core.delete_namespaced_secret, _secret(name), namespace, accept=404)
+
+
+def _secret(name: str) -> str:
+    return f"{name}-token"
+
+
+def _call(function: Any, *arguments: Any, accept: int) -> Any:
+    """Call Kubernetes; return None for the status that is as good as done."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return function(*arguments, _request_timeout=_TIMEOUT_S)
+    except ApiException as error:
+        if error.status == accept:
+            return None
+        kind = ServiceError if error.status in (0, 408, 429) or (error.status or 0) >= 500 else ServiceRefusedError
+        raise kind(
+            f"Kubernetes answered {function.__name__} with {error.status}: {error.reason}: {error.body}"
+        ) from None
+    except HTTPError as error:
+        raise ServiceError(f"Kubernetes did not answer {function.__name__}: {error}") from error

@@ -1,0 +1,277 @@
+"""A Ray cluster for the length of a DAG run: a setup task makes it, a teardown task removes it.
+
+::
+
+    ray = StartLocalRayOperator(task_id="ray", num_cpus=2)
+    with ray.scope(cleanup="always"):
+        SubmitRayJobOperator(task_id="job", entrypoint="python job.py", **ray.connection)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, get_args
+
+from airflow.sdk import BaseOperator
+
+from operators.compute.cluster.policy import Cleanup, KubeRayCluster, address, is_deleted
+from operators.compute.cluster.triggers import KubeRayTrigger
+from operators.compute.hook import DEFAULT_CONN_ID, RayHook
+from operators.core.errors import ConfigurationError, ServiceError
+
+
+class _Start(BaseOperator):
+    """Makes a cluster; `scope` makes the task that removes it."""
+
+    def scope(self, *, cleanup: Cleanup = "always", **kwargs: Any) -> Any:
+        """Make this a setup task, and return its teardown task, to be used with ``with`` around the tasks between.
+
+        :param cleanup: when the cluster goes: ``always``; ``never``; ``on_exception``: only if a task between failed
+        :param kwargs: of the teardown task; ``task_id`` is ``<this task's>_stop`` by default
+        """
+        task_id = kwargs.pop("task_id", f"{self.task_id.rpartition('.')[2]}_stop")
+        stop = self._stop_operator(task_id=task_id, cleanup=cleanup, **kwargs)
+        return stop.as_teardown(setups=self)
+
+    def _stop_operator(self, **kwargs: Any) -> _Stop:
+        raise NotImplementedError
+
+    @property
+    def _pulled(self) -> str:
+        return f"ti.xcom_pull(task_ids='{self.task_id}')"
+
+
+class _Stop(BaseOperator):
+    """Removes a cluster, if its cleanup says so."""
+
+    def __init__(self, *, cleanup: Cleanup = "always", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if cleanup not in get_args(Cleanup):
+            raise ConfigurationError(f"cleanup is {cleanup!r}; write one of {', '.join(get_args(Cleanup))}")
+        self.cleanup = cleanup
+
+    def execute(self, context: Any) -> bool:
+        """Remove the cluster; return whether it was removed."""
+        ti = context["ti"]
+        states: list[str | None] = []
+        if self.cleanup == "on_exception":
+            found = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
+            states = [str(state) for of_run in found.values() for state in of_run.values()]
+        if not is_deleted(self.cleanup, states):
+            self.log.info("the cluster stays: cleanup is %s", self.cleanup)
+            return False
+        self.remove(context)
+        return True
+
+    def remove(self, context: Any) -> None:
+        """Remove the cluster."""
+        raise NotImplementedError
+
+
+class StartLocalRayOperator(_Start):
+    """Start a Ray cluster on the worker's own machine, on the loopback interface and with a token of its own.
+
+    For development and for machines that run all tasks, as with LocalExecutor: the tasks that use it must run on the same
+    machine, as the same user. It outlives the task and its worker; `scope` ends it.
+
+    :param num_cpus: CPUs that it hands out; None: the machine's
+    :param num_gpus: GPUs that it hands out; None: the machine's
+    :param object_store_bytes: memory of its object store
+    :param env: environment variables of its processes (templated)
+    :returns: ``address``, ``token_path`` and ``folder``
+    :raises ServiceError: it did not start; a retry can help
+    """
+
+    template_fields: Sequence[str] = ("env",)
+
+    def __init__(
+        self,
+        *,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        object_store_bytes: int = 200 * 1024 * 1024,
+        env: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_cpus = num_cpus
+        self.num_gpus = num_gpus
+        self.object_store_bytes = object_store_bytes
+        self.env = env
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """What `SubmitRayJobOperator` and ``@task.ray`` need to use the cluster."""
+        return {
+            "ray_conn_id": None,
+            "address": f"{{{{ {self._pulled}['address'] }}}}",
+            "token_path": f"{{{{ {self._pulled}['token_path'] }}}}",
+        }
+
+    def execute(self, context: Any) -> dict[str, str]:
+        """Start the cluster, or find the one that an earlier try started."""
+        from operators.compute.cluster import local
+
+        ti = context["ti"]
+        name = hashlib.sha256("\0".join([ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)]).encode()).hexdigest()[
+            :12
+        ]
+        folder = local.folder_for(name)
+        cluster = local.start(
+            folder,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            object_store_bytes=self.object_store_bytes,
+            env=self.env,
+        )
+        self.log.info("a Ray cluster listens at %s", cluster.address)
+        return {"address": cluster.address, "token_path": cluster.token_path, "folder": str(folder)}
+
+    def _stop_operator(self, **kwargs: Any) -> _Stop:
+        return StopLocalRayOperator(folder=f"{{{{ {self._pulled}['folder'] }}}}", **kwargs)
+
+
+class StopLocalRayOperator(_Stop):
+    """End every process of a cluster that `StartLocalRayOperator` started.
+
+    :param folder: what the start returned as ``folder`` (templated)
+    :param cleanup: ``always``, ``never`` or ``on_exception``
+    """
+
+    template_fields: Sequence[str] = ("folder",)
+
+    def __init__(self, *, folder: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.folder = folder
+
+    def remove(self, context: Any) -> None:
+        """End the processes, and delete the folder."""
+        from pathlib import Path
+
+        from operators.compute.cluster import local
+
+        local.stop(Path(self.folder))
+
+
+class CreateKubeRayClusterOperator(_Start):
+    """Make a Ray cluster on Kubernetes with KubeRay, and wait, deferred, until it is ready.
+
+    Needs the extra ``kubernetes`` (apache-airflow-providers-cncf-kubernetes) and the KubeRay operator in the cluster. Clients
+    need the token of ``ray_conn_id``, which becomes a Kubernetes secret of the Ray cluster's own.
+
+    :param cluster: the cluster. Its name is templated: ``train-{{ ts_nodash | lower }}`` is one a run
+    :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
+    :param ray_conn_id: Airflow connection of type ``ray`` with the token as password
+    :param timeout: for the cluster to be ready; nodes may have to be bought first
+    :param poll_s: seconds between two looks
+    :returns: ``address``, ``name`` and ``namespace``
+    :raises ServiceError: the cluster did not get ready in time; it is deleted, and a retry makes another
+    """
+
+    template_fields: Sequence[str] = ("cluster_name",)
+
+    def __init__(
+        self,
+        *,
+        cluster: Mapping[str, Any],
+        kubernetes_conn_id: str = "kubernetes_default",
+        ray_conn_id: str = DEFAULT_CONN_ID,
+        timeout: timedelta = timedelta(minutes=30),
+        poll_s: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cluster = dict(cluster)
+        self.cluster_name = str(self.cluster.get("name", ""))
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.ray_conn_id = ray_conn_id
+        self.timeout = timeout
+        self.poll_s = poll_s
+        if "{{" not in self.cluster_name:
+            self._described()  # a mistake is an import error of the DAG, not a failure at night
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """What `SubmitRayJobOperator` and ``@task.ray`` need to use the cluster."""
+        return {"ray_conn_id": self.ray_conn_id, "address": f"{{{{ {self._pulled}['address'] }}}}"}
+
+    def execute(self, context: Any) -> Any:
+        """Make the cluster, or find the one that an earlier try made."""
+        from operators.compute.cluster.kuberay import KubeRay
+
+        described = self._described()
+        token = RayHook(self.ray_conn_id).resolve().token
+        if not token:
+            raise ConfigurationError(
+                f"the connection {self.ray_conn_id!r} has no token; without one anybody who reaches the Ray cluster runs code "
+                "on it. Put a random text of 32 characters or more into its password"
+            )
+        kuberay = KubeRay(self.kubernetes_conn_id)
+        kuberay.create(described, token)
+        self.log.info("RayCluster %s/%s was asked for", described.namespace, described.name)
+        self.defer(
+            trigger=KubeRayTrigger(
+                name=described.name,
+                namespace=described.namespace,
+                kubernetes_conn_id=self.kubernetes_conn_id,
+                poll_s=self.poll_s,
+                deadline=time.time() + self.timeout.total_seconds(),
+            ),
+            method_name="resume",
+            kwargs={"name": described.name, "namespace": described.namespace},
+        )
+
+    def resume(self, context: Any, event: Mapping[str, Any], name: str, namespace: str) -> dict[str, str]:
+        """Return where the cluster is."""
+        if not event["ready"]:
+            from operators.compute.cluster.kuberay import KubeRay
+
+            KubeRay(self.kubernetes_conn_id).delete(name, namespace)
+            raise ServiceError(f"RayCluster {namespace}/{name} did not get ready and was deleted: {event['reason']}")
+        return {"address": address(name, namespace), "name": name, "namespace": namespace}
+
+    def _described(self) -> KubeRayCluster:
+        from pydantic import ValidationError
+
+        try:
+            return KubeRayCluster.model_validate({**self.cluster, "name": self.cluster_name})
+        except ValidationError as error:
+            raise ConfigurationError(f"the cluster of {self.task_id} is wrong: {error}") from None
+
+    def _stop_operator(self, **kwargs: Any) -> _Stop:
+        pulled = self._pulled
+        return DeleteKubeRayClusterOperator(
+            cluster_name=f"{{{{ {pulled}['name'] }}}}",
+            namespace=f"{{{{ {pulled}['namespace'] }}}}",
+            kubernetes_conn_id=self.kubernetes_conn_id,
+            **kwargs,
+        )
+
+
+class DeleteKubeRayClusterOperator(_Stop):
+    """Delete a RayCluster and its secret; one that is not there is as good as deleted.
+
+    :param cluster_name: name of the RayCluster (templated)
+    :param namespace: its namespace (templated)
+    :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
+    :param cleanup: ``always``, ``never`` or ``on_exception``
+    """
+
+    template_fields: Sequence[str] = ("cluster_name", "namespace")
+
+    def __init__(
+        self, *, cluster_name: str, namespace: str, kubernetes_conn_id: str = "kubernetes_default", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cluster_name = cluster_name
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+
+    def remove(self, context: Any) -> None:
+        """Delete the cluster."""
+        from operators.compute.cluster.kuberay import KubeRay
+
+        KubeRay(self.kubernetes_conn_id).delete(self.cluster_name, self.namespace)

@@ -1,0 +1,151 @@
+"""What a KubeRay cluster looks like, what its status means, and when a cluster is deleted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+GROUP, VERSION, PLURAL = "ray.io", "v1", "rayclusters"
+DASHBOARD_PORT = 8265
+TOKEN_KEY = "token"  # noqa: S105 - the name of a field in a Kubernetes secret
+Cleanup = Literal["never", "always", "on_exception"]
+_FAILED = frozenset({"failed", "upstream_failed"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeGroup(_Part):
+    """The pods of one kind."""
+
+    cpus: float = Field(1, gt=0)
+    memory: str = Field("4Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$", description="a Kubernetes quantity")
+    gpus: int = Field(0, ge=0)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = Field(
+        default=(), description="Kubernetes tolerations, for GPU nodes mostly"
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="plain variables; what they hold can be read by anybody"
+    )
+
+
+class WorkerGroup(NodeGroup):
+    """Workers; ``replicas`` at the start, and between the bounds if the cluster scales itself."""
+
+    name: str = Field("workers", pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
+    replicas: int = Field(1, ge=0)
+    min_replicas: int | None = Field(None, ge=0, description="default: replicas")
+    max_replicas: int | None = Field(None, ge=0, description="default: replicas")
+
+
+class KubeRayCluster(_Part):
+    """A cluster as its author describes it."""
+
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$")
+    namespace: str = "default"
+    image: str = Field(description="with Ray; the same minor version of Python as Airflow's, for @task.ray")
+    ray_version: str = ""
+    head: NodeGroup = NodeGroup()
+    workers: tuple[WorkerGroup, ...] = (WorkerGroup(),)
+    autoscaling: bool = False
+    service_account: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+def manifest(cluster: KubeRayCluster, *, token_secret: str | None) -> dict[str, Any]:
+    """Return the RayCluster, of KubeRay's API ``ray.io/v1``.
+
+    :param token_secret: Kubernetes secret with the token that clients need; None: nobody needs one
+    """
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayCluster",
+        "metadata": {
+            "name": cluster.name,
+            "namespace": cluster.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "taxiway", **cluster.labels},
+        },
+        "spec": {
+            **({"rayVersion": cluster.ray_version} if cluster.ray_version else {}),
+            "enableInTreeAutoscaling": cluster.autoscaling,
+            "headGroupSpec": {
+                "serviceType": "ClusterIP",
+                # The head runs no tasks: what ends it ends the cluster.
+                "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},  # noqa: S104 - its service is ClusterIP
+                "template": _pod(cluster, cluster.head, "ray-head", token_secret, ports=True),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": group.name,
+                    "replicas": group.replicas,
+                    "minReplicas": group.replicas if group.min_replicas is None else group.min_replicas,
+                    "maxReplicas": group.replicas if group.max_replicas is None else group.max_replicas,
+                    "rayStartParams": {},
+                    "template": _pod(cluster, group, "ray-worker", token_secret, ports=False),
+                }
+                for group in cluster.workers
+            ],
+        },
+    }
+
+
+def _pod(
+    cluster: KubeRayCluster, group: NodeGroup, name: str, token_secret: str | None, *, ports: bool
+) -> dict[str, Any]:
+    quantities = {"cpu": f"{group.cpus:g}", "memory": group.memory}
+    if group.gpus:
+        quantities["nvidia.com/gpu"] = str(group.gpus)
+    env: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in group.env.items()]
+    env.append({"name": "RAY_AUTH_MODE", "value": "token" if token_secret else "disabled"})
+    if token_secret:
+        reference = {"name": token_secret, "key": TOKEN_KEY}
+        env.append({"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    container: dict[str, Any] = {
+        "name": name,
+        "image": cluster.image,
+        "env": env,
+        "resources": {"requests": quantities, "limits": quantities},
+    }
+    if ports:
+        named = {"gcs-server": 6379, "dashboard": DASHBOARD_PORT, "client": 10001}
+        container["ports"] = [{"name": key, "containerPort": port} for key, port in named.items()]
+    spec: dict[str, Any] = {"containers": [container]}
+    if cluster.service_account:
+        spec["serviceAccountName"] = cluster.service_account
+    if group.node_selector:
+        spec["nodeSelector"] = group.node_selector
+    if group.tolerations:
+        spec["tolerations"] = list(group.tolerations)
+    return {"metadata": {"labels": dict(cluster.labels)}, "spec": spec}
+
+
+def address(cluster_name: str, namespace: str) -> str:
+    """Return the dashboard's address inside the Kubernetes cluster: KubeRay names the head's service after the cluster."""
+    return f"http://{cluster_name}-head-svc.{namespace}.svc:{DASHBOARD_PORT}"
+
+
+def readiness(found: Mapping[str, Any] | None) -> tuple[bool, str]:
+    """Return whether a RayCluster is ready, and what to say of one that is not.
+
+    :raises ValueError: it will never be ready
+    """
+    if found is None:
+        raise ValueError("it was deleted")
+    status = found.get("status") or {}
+    state, reason = status.get("state", ""), status.get("reason", "")
+    if state in ("failed", "suspended"):
+        raise ValueError(f"KubeRay says {state}: {reason}")
+    ready, wanted = status.get("availableWorkerReplicas", 0), status.get("desiredWorkerReplicas", "?")
+    return state == "ready", f"{state or 'no state yet'}, {ready} of {wanted} workers{f': {reason}' if reason else ''}"
+
+
+def is_deleted(cleanup: Cleanup, states: Collection[str | None]) -> bool:
+    """Say whether a cluster goes at the end of its DAG run.
+
+    :param states: of the tasks that used it
+    """
+    return cleanup == "always" or (cleanup == "on_exception" and bool(_FAILED & set(states)))

@@ -1,0 +1,72 @@
+"""Wait for a KubeRay cluster without a worker slot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from operators.core.errors import ServiceError, TaxiwayError
+
+
+class KubeRayTrigger(BaseTrigger):
+    """Fire ``{"ready", "reason"}`` once a RayCluster is ready, cannot be, or took too long.
+
+    :param name: of the RayCluster
+    :param namespace: its namespace
+    :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
+    :param poll_s: seconds between two looks
+    :param deadline: Unix time in seconds by which the cluster must be ready
+    """
+
+    def __init__(self, *, name: str, namespace: str, kubernetes_conn_id: str, poll_s: float, deadline: float) -> None:
+        super().__init__()
+        self.name = name
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.poll_s = poll_s
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments that make this trigger again."""
+        kind = type(self)
+        names = ("name", "namespace", "kubernetes_conn_id", "poll_s", "deadline")
+        return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until the cluster is ready."""
+        said = ""
+        while True:
+            ready, reason, final = await asyncio.to_thread(self._look)
+            if reason != said:
+                self.log.info("RayCluster %s/%s: %s", self.namespace, self.name, reason)
+                said = reason
+            if ready or final or time.time() > self.deadline:
+                yield TriggerEvent({"ready": ready, "reason": reason})
+                return
+            await asyncio.sleep(self.poll_s)
+
+    async def on_kill(self) -> None:
+        """Delete the cluster when a person ends the task."""
+        await asyncio.to_thread(self._delete)
+
+    def _look(self) -> tuple[bool, str, bool]:
+        """Return whether the cluster is ready, what to say, and whether waiting on is of no use. In a thread: it blocks."""
+        from operators.compute.cluster.kuberay import KubeRay
+        from operators.compute.cluster.policy import readiness
+
+        try:
+            ready, reason = readiness(KubeRay(self.kubernetes_conn_id).get(self.name, self.namespace))
+        except ServiceError as error:
+            return False, str(error), False
+        except (TaxiwayError, ValueError) as error:
+            return False, str(error), True
+        return ready, reason, False
+
+    def _delete(self) -> None:
+        from operators.compute.cluster.kuberay import KubeRay
+
+        KubeRay(self.kubernetes_conn_id).delete(self.name, self.namespace)
