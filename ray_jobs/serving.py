@@ -12,10 +12,11 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer
+from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer, write_request
 from ray_jobs.prediction_log import PredictionLog
 from ray_jobs.signature import OUTPUT, limits_of
 
@@ -25,8 +26,8 @@ _log = logging.getLogger("ray.serve")
 class Version:
     """Load a version once and answer for it.
 
-    A version whose signature does not match the spec does not start. Requests and answers are checked against both here;
-    MLflow's own check makes a data frame of every request.
+    A version whose signature does not match the spec, or that cannot answer its own input example, does not start. Requests
+    and answers are checked against both here; MLflow's own check makes a data frame of every request.
 
     :param spec_json: the model's spec, `ModelSpec.to_json`
     :param version: number in the registry
@@ -41,7 +42,26 @@ class Version:
         loaded = mlflow.pyfunc.load_model(model_uri)
         self._limits = limits_of(loaded.metadata.signature, self._spec)
         self._model = loaded.unwrap_python_model()
+        self._try_example(loaded.input_example)
         self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
+
+    def _try_example(self, example: Any) -> None:
+        """Ask for a prediction of the rows that were logged with the model. It also warms the model up.
+
+        :raises RejectedError: the model cannot answer them
+        """
+        if example is None:
+            return
+        rows = [{**dict.fromkeys(self._spec.features), **row} for row in example.to_dict("records")]
+        try:
+            body = json.dumps(write_request(rows, self._spec.features)).encode()
+            request = read_request(body, self._spec.features, max_rows=len(rows), limits=self._limits)
+            read_output(self._model.predict(None, request.columns), request.rows)
+        except Exception as error:
+            raise RejectedError(
+                f"version {self._version} of {self._spec.name} cannot answer its own input example: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     async def __call__(self, request: Request) -> Response:
         """Answer ``…/infer``, ``…/ready`` or, for any other path, the metadata."""

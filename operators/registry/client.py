@@ -24,7 +24,7 @@ from operators.registry.entities import (
     read_model,
     read_version,
 )
-from operators.registry.server import Server, is_called, is_missing, newer_than, read, request
+from operators.registry.server import Server, is_called, is_missing, newer_than, quoted, read, request
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _PAGE_ROWS = 200
@@ -73,8 +73,7 @@ class Registry:
 
     def _settle(self, model: str, key: str) -> ModelVersion | None:
         """Return the version of a key, and delete the later ones that a race or a kill has left."""
-        quote = '"' if "'" in key else "'"
-        found = self._search(f"{is_called(model)} AND tags.`{KEY_TAG}` = {quote}{key}{quote}")
+        found = self._search(f"{is_called(model)} AND tags.`{KEY_TAG}` = {quoted(key)}")
         for double in found[1:]:
             try:
                 if not self.version(model, double.version).aliases:

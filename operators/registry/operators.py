@@ -112,7 +112,7 @@ class RegisterModelOperator(RegistryOperator):
     :param code_commit: of the training code; default: the run's tag ``mlflow.source.git.commit`` (templated)
     :param validation: the report of the data's validation, a dict with ``passed``, ``checks``, ``failures``, ``docs_url``
         (templated)
-    :param key: what the version is registered once for; default: the run's id, else the model's URI (templated)
+    :param key: what the version is registered once for; default: the run's id and the model's URI (templated)
     :param emit: whether the `Model` asset of the name is an outlet. A templated name has none: name your own ``outlets``
     :return: ``model``, ``version``, ``run_id``, ``uri``, ``aliases``
     :raises AirflowFailException: MLflow refuses it; a retry cannot help
@@ -162,7 +162,7 @@ class RegisterModelOperator(RegistryOperator):
         """Register once."""
         metrics, run_tags = registry.run(self.run_id) if self.run_id else ({}, {})
         tags = {**self._links(context, run_tags), **self.tags}
-        key = self.key or self.run_id or self.model_uri
+        key = self.key or f"{self.run_id}/{self.model_uri}"
         version = registry.register(self.model, self.model_uri, self.run_id, key=key, tags=tags)
         moved = tuple(alias for alias in self.aliases if self._point(registry, alias, version))
         self.show(registry, version)

@@ -138,5 +138,15 @@ def newer_than(model: str, version: int) -> str:
 
 def is_called(model: str) -> str:
     """Return the search filter of a model's versions."""
-    quote = '"' if "'" in model else "'"
-    return f"name = {quote}{model}{quote}"
+    return f"name = {quoted(model)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as MLflow's search filters write it.
+
+    :raises ConfigurationError: it has both kinds of quotes, and the filters know no escape
+    """
+    if "'" in text and '"' in text:
+        raise ConfigurationError(f"MLflow cannot search for {text!r}: it has both kinds of quotes")
+    quote = '"' if "'" in text else "'"
+    return f"{quote}{text}{quote}"

@@ -44,14 +44,13 @@ def spec() -> ModelSpec:
 def logged(tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", (tmp_path / "storage").as_uri())
 
-    def log(answer: str, signature: ModelSignature | None) -> str:
+    def log(answer: str, signature: ModelSignature | None, *, example: bool = True) -> str:
         code = tmp_path / "code.py"
         code.write_text(CODE.format(answer=answer))
-        fits = signature == signature_of(spec)
-        example = input_example(spec, pa.Table.from_pylist(ROWS)) if fits else None
+        rows = input_example(spec, pa.Table.from_pylist(ROWS)) if example and signature else None
         path = tmp_path / uuid.uuid4().hex
         mlflow.pyfunc.save_model(
-            path, python_model=str(code), signature=signature, input_example=example, pip_requirements=[]
+            path, python_model=str(code), signature=signature, input_example=rows, pip_requirements=[]
         )
         return str(path)
 
@@ -76,15 +75,23 @@ def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: Model
         [ColSpec("string", "carrier"), ColSpec("integer", "month"), ColSpec("float", "temp", required=False)]
     )
     narrow = ModelSignature(inputs=inputs, outputs=Schema([ColSpec("double", "probability")]))
-    version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", narrow))
+    version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", narrow, example=False))
     assert ask(version, ROWS)[0] == 200
     status, answer = ask(version, [ROWS[0], {**ROWS[1], "month": 2**31}])
     assert (status, answer) == (400, {"error": "input 'month', row 1: 2147483648 is out of range"})
 
 
+@pytest.mark.parametrize(
+    "answer", ["[0.25] * len(model_input['mouth'])", "[0.25]", "['a'] * len(model_input['month'])"]
+)
+def test_a_version_that_cannot_answer_its_own_example_does_not_start(logged: Any, spec: ModelSpec, answer: str) -> None:
+    with pytest.raises(RejectedError, match=r"version 7 of .* cannot answer its own input example"):
+        Version(spec.to_json(), "7", logged(answer, signature_of(spec)))
+
+
 @pytest.mark.parametrize("answer", ["[0.25]", "[0.25, float('nan')]", "['a', 'b']", "None", "[[0.5, 0.5]] * 2"])
 def test_an_answer_that_is_not_a_number_for_each_row_is_a_failure(logged: Any, spec: ModelSpec, answer: str) -> None:
-    version = Version(spec.to_json(), "7", logged(answer, signature_of(spec)))
+    version = Version(spec.to_json(), "7", logged(answer, signature_of(spec), example=False))
     assert ask(version, ROWS) == (500, {"error": "version 7 failed: ValueError"})
 
 

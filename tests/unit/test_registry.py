@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.serialization.serialized_objects import DagSerialization
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from operators.registry.entities import read_metrics, read_version
 from operators.registry.hook import MlflowHook, server_of
 from operators.registry.operators import CompareVersionsOperator, RegisterModelOperator, SetAliasOperator, model_asset
 from operators.registry.policy import UNKNOWN, bounded, compare, displaces, links
-from operators.registry.server import Server
+from operators.registry.server import Server, quoted
 
 SECRET = "s3cr3t"
 numbers = st.floats(-1e6, 1e6)
@@ -170,6 +172,27 @@ def test_the_environment_of_mlflows_own_client(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
     found = MlflowHook(None).server()
     assert (found.url, found.username, found.verify) == ("https://mlflow", "u", False)
+
+
+def test_without_the_default_connection_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(_: Any, conn_id: str) -> Any:
+        raise AirflowNotFoundException(conn_id)
+
+    async def nothing_either(_: Any, conn_id: str) -> Any:
+        raise AirflowNotFoundException(conn_id)
+
+    monkeypatch.setattr(MlflowHook, "get_connection", nothing)
+    monkeypatch.setattr(MlflowHook, "aget_connection", nothing_either)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow")
+    assert MlflowHook().server().url == asyncio.run(MlflowHook().aserver()).url == "https://mlflow"
+    with pytest.raises(ConfigurationError, match="no Airflow connection 'mine'"):
+        MlflowHook("mine").server()
+
+
+def test_a_text_with_both_quotes_cannot_be_searched_for() -> None:
+    assert (quoted("a"), quoted("it's"), quoted('"')) == ("'a'", '"it\'s"', "'\"'")
+    with pytest.raises(ConfigurationError, match="both kinds of quotes"):
+        quoted("'\"")
 
 
 class Mlflow(BaseHTTPRequestHandler):

@@ -224,7 +224,7 @@ def test_register_operator_links_points_and_tells(connection: None, registry: Re
     assert extra == {**expected, "metrics": {"auc": 0.9}, "data_digest": "d1"}
     assert registry.version(model, "1").tags == {
         "team": "x",
-        "taxiway.key": run_id,
+        "taxiway.key": f"{run_id}/{SOURCE}",
         "taxiway.data_digest": "d1",
         "taxiway.code_commit": "abc",
         "taxiway.dag_id": "m.train",
