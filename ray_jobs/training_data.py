@@ -57,10 +57,10 @@ class TrainingData:
         scanner = self._dataset().scanner(columns=list(columns or self.columns), filter=self.where, batch_size=rows)
         return (batch for batch in scanner.to_batches() if batch.num_rows)
 
-    def shard(self, rank: int, world_size: int) -> Iterator[pa.RecordBatch]:
+    def shard(self, rank: int, world_size: int, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield every ``world_size``-th row, from ``rank`` on: shards are alike, and the same each time."""
         seen = 0
-        for batch in self.batches():
+        for batch in self.batches(rows=rows):
             first = (rank - seen) % world_size
             seen += batch.num_rows
             part = batch if world_size == 1 else batch.take(pa.array(np.arange(first, batch.num_rows, world_size)))
@@ -81,7 +81,7 @@ class TrainingData:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the file's columns in memory, before the filter; only its footer is read."""
+        """Uncompressed size of the columns, of all the file's rows; only its footer is read."""
         metadata = next(iter(self._dataset().get_fragments())).metadata
         wanted = set(self.columns)
         groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
