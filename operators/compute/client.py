@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import httpx
 from pydantic import BaseModel, ConfigDict
@@ -130,6 +128,11 @@ class AsyncRayJobs:
         """Return a job, or None if Ray does not know it."""
         return _job(await self._call("GET", f"/api/jobs/{submission_id}"))
 
+    async def all(self) -> dict[str, RayJob]:
+        """Return every job that was submitted, by its id."""
+        rows = answer(await self._call("GET", "/api/jobs/"), _SERVICE)
+        return {row["submission_id"]: RayJob.model_validate(row) for row in rows if row.get("submission_id")}
+
     async def stop(self, submission_id: str) -> None:
         """Ask Ray to stop a job."""
         response = await self._call("POST", f"/api/jobs/{submission_id}/stop")
@@ -173,32 +176,6 @@ class AsyncRayJobs:
             return await self._http.request(method, path)
         except httpx.HTTPError as error:
             raise unreachable(_SERVICE, error) from error
-
-
-class _Shared:
-    def __init__(self, address: RayAddress) -> None:
-        self.jobs = AsyncRayJobs(address)
-        self.users = 0
-
-
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[RayAddress, _Shared]] = WeakKeyDictionary()
-
-
-@asynccontextmanager
-async def shared(address: RayAddress) -> AsyncIterator[AsyncRayJobs]:
-    """Share one client, and so its connections, among all waits for a cluster in one event loop."""
-    mine = _by_loop.setdefault(asyncio.get_running_loop(), {})
-    if address not in mine:
-        mine[address] = _Shared(address)
-    one = mine[address]
-    one.users += 1
-    try:
-        yield one.jobs
-    finally:
-        one.users -= 1
-        if not one.users:
-            del mine[address]
-            await one.jobs.close()
 
 
 def _job(response: httpx.Response) -> RayJob | None:

@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, conf
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from operators.compute.client import RayJobs, shared
+from operators.compute.client import RayJobs
 from operators.compute.errors import (
     RayJobError,
     RayJobLostError,
@@ -26,6 +26,7 @@ from operators.compute.links import RayJobLink
 from operators.compute.logs import LogCopy
 from operators.compute.policy import Attempt, Move, brief, failure, next_move, submission_id
 from operators.compute.retries import JOB_RETRIES
+from operators.compute.shared import shared
 from operators.compute.triggers import RayJobTrigger
 from operators.compute.watch import Ending, Watch
 from operators.core.errors import ConfigurationError

@@ -10,9 +10,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from operators.compute.client import AsyncRayJobs, shared
 from operators.compute.hook import RayHook
 from operators.compute.logs import LogCopy
+from operators.compute.shared import SharedRayJobs, shared
 from operators.compute.watch import Ending, Watch
 from operators.core.errors import TaxiwayError
 
@@ -85,7 +85,7 @@ class RayJobTrigger(BaseTrigger):
     def _hook(self) -> RayHook:
         return RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path)
 
-    async def _wait(self, jobs: AsyncRayJobs) -> Ending:
+    async def _wait(self, jobs: SharedRayJobs) -> Ending:
         offset = await _Offset(self.task_instance, self.log).load()
         watch = Watch(
             jobs,

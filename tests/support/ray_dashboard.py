@@ -32,6 +32,7 @@ class Dashboard(ThreadingHTTPServer):
         self.failure: tuple[int, str] | None = None
         self.drop_answers = False
         self.submissions = 0
+        self.lists = 0
         self.tokens: set[str | None] = set()
         self.connections = 0
         super().__init__(("127.0.0.1", 0), Handler)
@@ -66,6 +67,7 @@ class Dashboard(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Dashboard
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
 
     def setup(self) -> None:
         self.server.connections += 1
@@ -79,8 +81,15 @@ class Handler(BaseHTTPRequestHandler):
             return self._say(200, {}) if path.path in self.server.packages else self._say(404, "no")
         if path.path == "/api/version":
             return self._say(200, {"ray_version": "2.60.0"})
+        if path.path == "/api/jobs/":
+            self.server.lists += 1
+            return self._say(200, self._list())
         job = self.server.look(path.path.split("/")[3])
         self._say(200, job) if job else self._say(404, "Job does not exist")
+
+    def _list(self) -> list[dict[str, Any]]:
+        driver = {"type": "DRIVER", "submission_id": None, "status": "RUNNING"}  # Ray lists these, too
+        return [driver, *filter(None, map(self.server.look, list(self.server.jobs)))]
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

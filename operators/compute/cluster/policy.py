@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayclusters"
 DASHBOARD_PORT = 8265
@@ -40,6 +40,23 @@ class WorkerGroup(NodeGroup):
     replicas: int = Field(1, ge=0)
     min_replicas: int | None = Field(None, ge=0, description="default: replicas")
     max_replicas: int | None = Field(None, ge=0, description="default: replicas")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerGroup:
+        low, high = self.bounds
+        if not low <= self.replicas <= high:
+            raise ValueError(
+                f"replicas is {self.replicas}; it must lie between min_replicas {low} and max_replicas {high}"
+            )
+        return self
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most replicas."""
+        return (
+            self.replicas if self.min_replicas is None else self.min_replicas,
+            self.replicas if self.max_replicas is None else self.max_replicas,
+        )
 
 
 class KubeRayCluster(_Part):
@@ -82,8 +99,8 @@ def manifest(cluster: KubeRayCluster, *, token_secret: str | None) -> dict[str, 
                 {
                     "groupName": group.name,
                     "replicas": group.replicas,
-                    "minReplicas": group.replicas if group.min_replicas is None else group.min_replicas,
-                    "maxReplicas": group.replicas if group.max_replicas is None else group.max_replicas,
+                    "minReplicas": group.bounds[0],
+                    "maxReplicas": group.bounds[1],
                     "rayStartParams": {},
                     "template": _pod(cluster, group, "ray-worker", token_secret, ports=False),
                 }
