@@ -23,7 +23,7 @@ from operators.rollout.operators import (
     ScheduleRetirementOperator,
     SmokeTestOperator,
 )
-from operators.validation.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
+from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from operators.core.duck import name_sql, text_sql
 from operators.core.errors import ConfigurationError
+from operators.validation.interruptible import InterruptibleDuckDB
 from operators.validation.routing import Kind, kind
 
 ROW = "taxiway_row"
@@ -32,7 +33,7 @@ class Data:
 
     def __init__(
         self,
-        db: Any,
+        db: InterruptibleDuckDB,
         name: str,
         source_sql: str,
         numbered_sql: str,
@@ -43,7 +44,7 @@ class Data:
         self.db, self.name, self.unwritable = db, name, unwritable
         self.source_sql, self.numbered_sql = source_sql, numbered_sql
         self._frame = frame or self._read
-        self.types: dict[str, str] = {r[0]: r[1] for r in db.execute(f"DESCRIBE FROM {source_sql}").fetchall()}
+        self.types: dict[str, str] = {r[0]: r[1] for r in db.rows(f"DESCRIBE FROM {source_sql}")}
         shown = [
             f"nullif({name_sql(c)}, 'nan'::{t}) AS {name_sql(c)}" if t in _FLOATS else name_sql(c)
             for c, t in self.types.items()
@@ -68,16 +69,17 @@ class Data:
 
     def rows(self) -> int:
         """Count the rows."""
-        return int(self.db.execute(f"SELECT count(*) FROM {name_sql(self.name)}").fetchone()[0])
+        return int(self.db.rows(f"SELECT count(*) FROM {name_sql(self.name)}")[0][0])
 
     def _read(self, columns: Sequence[str] | None) -> Any:
         # One column at least: an expectation may only ask for the number of rows.
         names = list(columns) if columns else list(self.types) if columns is None else list(self.types)[:1]
         selected = ", ".join(name_sql(column) for column in names)
-        return self.db.sql(f"SELECT {selected} FROM {self.source_sql}").to_arrow_table().to_pandas()
+        query = f"SELECT {selected} FROM {self.source_sql}"
+        return self.db.run(lambda db: db.sql(query).to_arrow_table()).to_pandas()
 
 
-def open_files(db: Any, name: str, paths: Sequence[Path]) -> Data:
+def open_files(db: InterruptibleDuckDB, name: str, paths: Sequence[Path]) -> Data:
     """Open Parquet files as one table, by the names of their columns.
 
     :raises ConfigurationError: they cannot be read as one
@@ -95,7 +97,7 @@ def open_files(db: Any, name: str, paths: Sequence[Path]) -> Data:
         raise ConfigurationError(f"{paths[0]} cannot be read as Parquet: {error}") from error
 
 
-def convert_csv(db: Any, paths: Sequence[Path], out: Path) -> Path:
+def convert_csv(db: InterruptibleDuckDB, paths: Sequence[Path], out: Path) -> Path:
     """Turn CSV files with a header into one Parquet file: types are found in all rows, and the text is parsed once.
 
     :raises ConfigurationError: they are not CSV, or do not fit together
@@ -113,7 +115,7 @@ def convert_csv(db: Any, paths: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def open_frame(db: Any, name: str, frame: Any) -> Data:
+def open_frame(db: InterruptibleDuckDB, name: str, frame: Any) -> Data:
     """Open a pandas data frame without a copy of its numbers. Its index is no part of it.
 
     A column whose values are of no one type is known to DuckDB only by what is missing in it; pandas checks the rest.

@@ -6,9 +6,7 @@ the regular expression operators, which match a whole value there and any part o
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +14,8 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect
 from sqlalchemy.pool import StaticPool
 
-_SCHEME = "taxiwayduckdb"
+from operators.validation.interruptible import InterruptibleDuckDB
+
 _REGEX = {"~": "regexp_matches({}, {})", "!~": "NOT regexp_matches({}, {})"}
 _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
     "BIGINT": sa.BIGINT,
@@ -29,23 +28,12 @@ _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
     "TIMESTAMP": sa.TIMESTAMP,
     "VARCHAR": sa.VARCHAR,
 }
-_open: dict[str, Any] = {}
 
 
-@contextmanager
-def served(db: Any) -> Iterator[str]:
-    """Let SQLAlchemy use an open DuckDB connection as long as this block lasts.
-
-    :param db: the connection; it stays open
-    :returns: the URL for `sqlalchemy.create_engine` in this process; there is nothing secret in it
-    """
-    registry.register(_SCHEME, __name__, "DuckDBDialect")
-    token = secrets.token_hex(8)
-    _open[token] = db
-    try:
-        yield f"{_SCHEME}://{token}"
-    finally:
-        del _open[token]
+def duckdb_engine(db: InterruptibleDuckDB) -> sa.Engine:
+    """Return an engine for an open DuckDB connection, which stays open."""
+    registry.register("taxiwayduckdb", __name__, "DuckDBDialect")
+    return sa.create_engine("taxiwayduckdb://", creator=lambda: _Connection(db), poolclass=StaticPool)
 
 
 class _Cursor:
@@ -53,16 +41,18 @@ class _Cursor:
 
     arraysize = 1
 
-    def __init__(self, db: Any) -> None:
+    def __init__(self, db: InterruptibleDuckDB) -> None:
         self._db = db
         self._rows: list[Any] = []
         self.description: Any = None
         self.rowcount = -1
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
-        self._db.execute(statement, list(parameters))
-        self.description = self._db.description
-        self._rows = self._db.fetchall()
+        def work(db: Any) -> tuple[list[Any], Any]:
+            done = db.execute(statement, list(parameters))
+            return done.fetchall(), done.description
+
+        self._rows, self.description = self._db.run(work)
 
     def fetchall(self) -> list[Any]:
         rows, self._rows = self._rows, []
@@ -82,7 +72,7 @@ class _Cursor:
 class _Connection:
     """A DB-API connection that reads only, so that there is nothing to commit."""
 
-    def __init__(self, db: Any) -> None:
+    def __init__(self, db: InterruptibleDuckDB) -> None:
         self._db = db
 
     def cursor(self) -> _Cursor:
@@ -120,19 +110,6 @@ class DuckDBDialect(PGDialect):
         import duckdb
 
         return duckdb
-
-    @classmethod
-    def get_pool_class(cls, _: sa.URL) -> type[sa.Pool]:
-        """One connection serves all."""
-        return StaticPool
-
-    def create_connect_args(self, url: sa.URL) -> Any:
-        """Return the token of the connection that is open already."""
-        return [url.host], {}
-
-    def connect(self, *arguments: Any, **_: Any) -> Any:
-        """Return that connection."""
-        return _Connection(_open[arguments[0]])
 
     def initialize(self, connection: Any) -> None:
         """Ask nothing: PostgreSQL's own questions have no answer here."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from operators.core.duck import name_sql
 from operators.validation.data import ROW, Data
-from operators.validation.dialect import served
+from operators.validation.database import Database
+from operators.validation.dialect import duckdb_engine
 from operators.validation.routing import (
     SQL_ONLY,
     SUMS,
@@ -48,16 +49,22 @@ class Outcome:
 
 
 class Engine:
-    """One context of Great Expectations in memory. It leaves nothing behind but the Data Docs that `write_docs` writes."""
+    """One context of Great Expectations in memory. It leaves nothing behind but the Data Docs that `write_docs` writes.
 
-    def __init__(self) -> None:
+    :param context: another one, for what does not need the engine
+    """
+
+    def __init__(self, context: Any = None) -> None:
         gx = import_gx()
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
+        self._pages: list[tuple[Any, Any]] = []
+        if context is not None:
+            self._context = context
+            return
         self._context = gx.get_context(mode="ephemeral")
         self._context.enable_analytics(False)
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        self._pages: list[tuple[Any, Any]] = []
 
     @property
     def context(self) -> Any:
@@ -99,7 +106,7 @@ class Engine:
 
     def keep_page(self, outcome: Outcome, expectations: Sequence[Any]) -> None:
         """Give the outcome a page in the Data Docs."""
-        self._pages.append((outcome.result, expectations))
+        self._pages.append((outcome.result, [e.copy(update={"id": None}) for e in expectations]))
 
     def write_docs(self, folder: Path) -> None:
         """Write the Data Docs of the pages that were kept."""
@@ -119,7 +126,7 @@ class Engine:
         run = RunIdentifier(run_time=datetime.now(UTC))
         for result, expectations in self._pages:
             name = result.suite_name
-            self._context.suites.add_or_update(ExpectationSuite(name=name, expectations=list(expectations)))
+            self._context.suites.add_or_update(ExpectationSuite(name=name, expectations=expectations))
             result.meta |= {"run_id": run, "validation_time": run.run_time}
             suite = ExpectationSuiteIdentifier(name=name)
             page = ValidationResultIdentifier(suite, run_id=run, batch_identifier=result.batch_id)
@@ -152,31 +159,53 @@ class Engine:
     @staticmethod
     def _holds(data: Data, condition_sql: str) -> bool:
         sql = f"SELECT 1 FROM {name_sql(data.name)} WHERE {condition_sql} LIMIT 1"  # noqa: S608 - names are quoted
-        return data.db.execute(sql).fetchone() is not None
+        return bool(data.db.rows(sql))
 
     @staticmethod
     def _compiles(data: Data, pattern: str) -> bool:
         import duckdb
 
         try:
-            data.db.execute("SELECT regexp_matches('', ?)", [pattern]).fetchall()
+            data.db.rows("SELECT regexp_matches('', ?)", [pattern])
         except duckdb.Error:
             return False
         return True
 
-    def _on_duckdb(self, data: Data, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
-        import operators.validation.execution  # noqa: F401 - registers the data source
+    def check_sql(
+        self,
+        database: Database,
+        expectations: Sequence[Any],
+        *,
+        suite_name: str,
+        result_format: Any = "SUMMARY",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Outcome:
+        """Check a table or a query where it is, in its database; nothing is copied."""
+        numbered = [_numbered(e, number) for number, e in enumerate(expectations)]
+        result = self._on_database(database, numbered, suite_name, result_format, parameters)
+        found = {r.expectation_config.meta[_NUMBER]: r for r in result.results}
+        return Outcome(self._merged(result, suite_name, numbered, found), database.count(), {})
 
-        with served(data.db) as url:
-            source = self._context.data_sources.add_taxiway_duckdb(f"{name} ({url[-8:]})", connection_string=url)
-            batch = source.add_table_asset(name, table_name=data.name).add_batch_definition_whole_table("all rows")
-            return _run(batch, None, expectations, name, result_format, parameters)
+    def _on_duckdb(self, data: Data, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
+        here = Database(duckdb_engine(data.db), table=data.name)
+        return self._on_database(here, expectations, name, result_format, parameters)
+
+    def _on_database(self, where: Database, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
+        from operators.validation.execution import data_source
+
+        with data_source(self._context, name, where.engine, where.schema) as source:
+            if where.query:
+                asset = source.add_query_asset(name, query=where.query)
+            else:
+                asset = source.add_table_asset(name, table_name=where.table)
+            batch = asset.add_batch_definition_whole_table("all rows")
+            return check_batch(batch, expectations, name, result_format, parameters)
 
     def _on_pandas(self, data: Data, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
         frame = data.frame(_columns(data, expectations))
         source = self._context.data_sources.add_or_update_pandas(f"{name} (pandas)")
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all rows")
-        return _run(batch, {"dataframe": frame}, expectations, name, result_format, parameters)
+        return check_batch(batch, expectations, name, result_format, parameters, {"dataframe": frame})
 
     def _merged(self, result: Any, name: str, expectations: Sequence[Any], found: Mapping[int, Any]) -> Any:
         """Return one result for the suite, whoever answered."""
@@ -184,7 +213,6 @@ class Engine:
 
         result.results = [found[number] for number in range(len(expectations))]
         for one in result.results:
-            one.success = bool(one.success)  # sometimes NumPy's, which JSON does not know
             del one.expectation_config.meta[_NUMBER]
         statistics = calc_validation_statistics(result.results)
         result.statistics = {key: value for key, value in statistics._asdict().items() if key != "success"}
@@ -192,13 +220,28 @@ class Engine:
         return result
 
 
-def _run(batch: Any, batch_parameters: Any, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
+def check_batch(
+    batch: Any,
+    expectations: Sequence[Any],
+    name: str,
+    result_format: Any,
+    parameters: Any,
+    batch_parameters: Any = None,
+) -> Any:
+    """Run expectations on a batch definition, and return Great Expectations' result.
+
+    Not by a ValidationDefinition: it stores its result at once, and fails on those that have NumPy's bool.
+    """
     from great_expectations import ExpectationSuite
     from great_expectations.validator.v1_validator import Validator
 
-    # Not a ValidationDefinition: it stores its result at once, and fails on those that have NumPy's bool.
     validator = Validator(batch, result_format=result_format, batch_parameters=batch_parameters)
-    return validator.validate_expectation_suite(ExpectationSuite(name=name, expectations=expectations), parameters)
+    suite = ExpectationSuite(name=name, expectations=[e.copy(update={"id": None}) for e in expectations])
+    result = validator.validate_expectation_suite(suite, parameters)
+    for one in result.results:
+        one.success = bool(one.success)
+    result.success = bool(result.success)
+    return result
 
 
 def _numbered(expectation: Any, number: int) -> Any:

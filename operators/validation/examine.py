@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from operators.validation.data import Data, open_files
 from operators.validation.engine import Engine, Outcome
-from operators.validation.policy import Finding, Suite, column_findings, finding, runnable
+from operators.validation.policy import Finding, QuarantineLimit, Suite, column_findings, finding, runnable
 from operators.validation.quarantine import Split, bad_rows, distinct_rows, split
 from operators.validation.suites import implementations, is_about_rows
 
@@ -57,8 +57,8 @@ class Examination:
         """
         made = list(objects) if objects is not None else implementations(suite.expectations)
         first = self._check(table, data, suite, made, gaps or {})
-        limits = {n: limit for n in first.failed if (limit := suite.limit(suite.expectations[n]))}
-        chosen = [n for n in limits if is_about_rows(suite.expectations[n].type)]
+        limits = first.limits(suite)
+        chosen = list(limits)
         if not chosen or first.missing:
             return Examined(first.findings, first.outcome.rows, first.outcome)
         counts = [(n, first.by_number[n].unexpected_count or 0) for n in chosen]
@@ -81,40 +81,69 @@ class Examination:
             )
         return Examined(first.set_aside(chosen), first.outcome.rows, first.outcome, parts)
 
-    def _check(self, table: str, data: Data, suite: Suite, made: Sequence[Any], gaps: Mapping[str, Any]) -> _Checked:
-        found = column_findings(table, suite.expectations, list(data.types), gaps)
-        runs = runnable(suite.expectations, data.types)
-        run = [n for n, e in enumerate(suite.expectations) if e in runs]
-        missing = [_exists(f.column) for f in found if f.column not in data.types]  # so that Data Docs show them too
-        objects = [*(made[n] for n in run), *missing]
-        outcome = self.engine.check(
-            data, objects, suite_name=table, result_format=self.result_format, parameters=self.parameters
-        )
-        self.engine.keep_page(outcome, objects)
-        by_number: dict[int, Finding] = {}
-        for number, result in zip(run, outcome.result.results, strict=False):
-            expectation = suite.expectations[number]
-            if expectation.is_column_list and found and not result.success:
-                continue  # said in better words by column_findings
-            kind = data.types.get(expectation.columns[0]) if len(expectation.columns) == 1 else None
-            by_number[number] = finding(table, expectation, result.to_json_dict(), outcome.rows, kind)
-        return _Checked(tuple(found), by_number, outcome)
+    def _check(self, table: str, data: Data, suite: Suite, made: Sequence[Any], gaps: Mapping[str, Any]) -> Checked:
+        def run(objects: Sequence[Any]) -> Outcome:
+            return self.engine.check(
+                data, objects, suite_name=table, result_format=self.result_format, parameters=self.parameters
+            )
+
+        checked = check_suite(table, data.types, suite, made, run, gaps)
+        self.engine.keep_page(checked.outcome, checked.objects)
+        return checked
+
+
+def check_suite(
+    table: str,
+    types: Mapping[str, str],
+    suite: Suite,
+    made: Sequence[Any],
+    run: Callable[[Sequence[Any]], Outcome],
+    gaps: Mapping[str, Sequence[str]],
+) -> Checked:
+    """Check what a table has the columns for, and say which columns it lacks.
+
+    :param types: column → type
+    :param made: Great Expectations' own objects of the suite
+    :param run: checks some objects
+    """
+    found = column_findings(table, suite.expectations, list(types), gaps)
+    runs = runnable(suite.expectations, types)
+    numbers = [n for n, e in enumerate(suite.expectations) if e in runs]
+    missing = [_exists(f.column) for f in found if f.column not in types]  # so that Data Docs show them too
+    objects = [*(made[n] for n in numbers), *missing]
+    outcome = run(objects)
+    by_number: dict[int, Finding] = {}
+    for number, result in zip(numbers, outcome.result.results, strict=False):
+        expectation = suite.expectations[number]
+        if expectation.is_column_list and found and not result.success:
+            continue  # said in better words by column_findings
+        kind = types.get(expectation.columns[0]) if len(expectation.columns) == 1 else None
+        by_number[number] = finding(table, expectation, result.to_json_dict(), outcome.rows, kind)
+    return Checked(tuple(found), by_number, outcome, objects)
 
 
 @dataclass(frozen=True)
-class _Checked:
+class Checked:
+    """What one check found.
+
+    :param by_number: number of the expectation → finding
+    :param objects: what was given to Great Expectations, in the order of the results
+    """
+
     missing: tuple[Finding, ...]
     by_number: Mapping[int, Finding]
     outcome: Outcome
+    objects: Sequence[Any]
 
     @property
     def findings(self) -> tuple[Finding, ...]:
+        """All of them."""
         return (*self.missing, *self.by_number.values())
 
-    @property
-    def failed(self) -> list[int]:
-        """The expectations that rows break; what could not be checked is no matter of rows."""
-        return [n for n, f in self.by_number.items() if not f.ok and f.unexpected_count]
+    def limits(self, suite: Suite) -> dict[int, QuarantineLimit]:
+        """Return the expectations that rows break and that allow to set them aside. What could not be checked is none."""
+        broken = {n: suite.expectations[n] for n, f in self.by_number.items() if not f.ok and f.unexpected_count}
+        return {n: limit for n, e in broken.items() if (limit := suite.limit(e)) and is_about_rows(e.type)}
 
     def set_aside(self, numbers: Sequence[int]) -> tuple[Finding, ...]:
         """Return the findings, those marked that do not stop because their rows are gone, or healed with them."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
+import sqlalchemy as sa
 from great_expectations.core.id_dict import IDDict  # noqa: TID253 - a subclass needs its base; nothing that a DAG imports
 from great_expectations.core.metric_function_types import MetricPartialFunctionTypeSuffixes  # noqa: TID253
 from great_expectations.datasource.fluent import SQLDatasource  # noqa: TID253
@@ -17,8 +20,10 @@ _COUNT = ".unexpected_count"
 # What Great Expectations shows of the rows that break an expectation. There is nothing to ask for where none does.
 _SAMPLES = (".unexpected_values", ".unexpected_rows", ".unexpected_value_counts", ".unexpected_index_list")
 
+_engines: dict[str, tuple[sa.Engine, str | None]] = {}
 
-class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):
+
+class FewScansExecutionEngine(SqlAlchemyExecutionEngine):
     """Build all expressions first, then compute every aggregate in one scan, then the rest, and samples last.
 
     Great Expectations computes what is ready, level by level: it asks for samples before it knows whether there are any,
@@ -80,12 +85,38 @@ def _key(metric: Any) -> tuple[str, str, str]:
     return metric.metric_name.rpartition(".")[0], metric.metric_domain_kwargs_id, IDDict(kwargs).to_id()
 
 
-class DuckDBDatasource(SQLDatasource):
-    """A data source of Great Expectations for the URL of `operators.validation.dialect.served`."""
+class EngineDatasource(SQLDatasource):
+    """A data source for an engine that is open already: Great Expectations never sees how to connect, nor a password."""
 
-    type: Literal["taxiway_duckdb"] = "taxiway_duckdb"
+    type: Literal["taxiway_engine"] = "taxiway_engine"
 
     @property
     def execution_engine_type(self) -> Any:
-        """Return the engine."""
-        return DuckDBExecutionEngine
+        """Return the engine's class."""
+        return FewScansExecutionEngine
+
+    def get_engine(self) -> Any:
+        """Return SQLAlchemy's engine."""
+        return _engines[str(self.connection_string)][0]
+
+    @property
+    def schema_(self) -> str | None:
+        """Return the schema of its tables."""
+        return _engines[str(self.connection_string)][1]
+
+    def get_execution_engine(self) -> Any:
+        """Return an execution engine over it."""
+        if self._execution_engine is None:
+            self._execution_engine = FewScansExecutionEngine(engine=self.get_engine(), create_temp_table=False)
+        return self._execution_engine
+
+
+@contextmanager
+def data_source(context: Any, name: str, engine: sa.Engine, schema: str | None = None) -> Iterator[Any]:
+    """Add a data source for an engine to a context, as long as this block lasts."""
+    address = f"taxiway://{secrets.token_hex(8)}"
+    _engines[address] = engine, schema
+    try:
+        yield context.data_sources.add_or_update_taxiway_engine(name, connection_string=address)
+    finally:
+        del _engines[address]

@@ -1,150 +1,278 @@
-"""Validate a snapshot as an Airflow task: good data becomes a dataset, bad data stops the run with a table of reasons."""
+"""Great Expectations as Airflow tasks: bad data fails the task, with a table of reasons; bad rows can be set aside."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Asset, BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
-from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec, Table
+from operators.validation.links import DataDocsLink
+from operators.validation.policy import FailOn
 
+if TYPE_CHECKING:
+    from operators.validation.table import Checks, Validated, Validation
+
+ResultFormat = Literal["BOOLEAN_ONLY", "BASIC", "SUMMARY", "COMPLETE"]
 REPORT_KEY = "report"
 
 
-class ValidateSnapshotOperator(BaseOperator):
-    """Check the raw tables with Great Expectations, build the dataset, and check that too.
+class GXValidationFailed(AirflowFailException):
+    """The data is not as expected. A retry would find the same.
 
-    The report is kept in storage as JSON, text and Data Docs, and pushed as the XCom ``report``, before a bad one raises.
-
-    :param model: name of the model, for the address of the report
-    :param snapshot: what `operators.core.dataset.snapshot` returned, as a dict (templated)
-    :param suite_path: YAML of the suites; absolute, or relative to ``include/`` (templated)
-    :param query_path: SQL of the dataset; absolute, or relative to ``include/`` (templated)
-    :param as_of: only labels known by then are used; ISO time without a zone; default: the end of the snapshot (templated)
-    :param run_key: names this run below ``validation/<model>/`` (templated)
-    :param storage_root: address of object storage; default: ``TAXIWAY_STORAGE_URL``
-    :returns: the dataset as a dict: ``uri``, ``key``, ``digest``, ``rows``, ``columns``
-    :raises AirflowFailException: the data is refused, or the suites or the query are wrong; a retry cannot help
+    The full answer is in the task's XComs: ``return_value`` (Great Expectations' own) and ``report``.
     """
 
-    template_fields: Sequence[str] = ("model", "snapshot", "suite_path", "query_path", "as_of", "run_key")
-    template_fields_renderers: Mapping[str, str] = {"snapshot": "json"}
+
+class Validating(BaseOperator):
+    """What the operators share: where the answer goes, and when it fails the task."""
+
+    operator_extra_links = (DataDocsLink(),)
+    ui_color = "#fdf1e3"
+    template_fields: Sequence[str] = ("storage", "docs_base_url", "run_key")
 
     def __init__(
         self,
         *,
-        model: str,
-        snapshot: Any,
-        suite_path: str,
-        query_path: str,
-        as_of: str = "",
-        run_key: str = "{{ run_id }}",
-        storage_root: str | None = None,
+        fail_on: FailOn = "critical",
+        storage: str | None = None,
+        docs_base_url: str | None = None,
+        run_key: str = "{{ dag.dag_id }}/{{ task.task_id }}/{{ run_id }}",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
-        self.snapshot = snapshot
-        self.suite_path = suite_path
-        self.query_path = query_path
-        self.as_of = as_of
+        self.fail_on = fail_on
+        self.storage = storage
+        self.docs_base_url = docs_base_url
         self.run_key = run_key
-        self.storage_root = storage_root
+        self._stop: Callable[[], None] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Validate, keep the report, and return the dataset."""
-        from operators.core.dataset import Dataset, Snapshot, build
-        from operators.core.storage import Storage
-        from operators.validation.client import require_passed, validate
-        from operators.validation.suites import load_suites
-
-        storage = Storage.from_url(self.storage_root or storage_url())
-        frozen = Snapshot.from_dict(self.snapshot)
-        as_of = datetime.fromisoformat(self.as_of) if self.as_of else frozen.window.end
-
-        def make(tables: Mapping[str, Path]) -> Dataset:
-            sql = _included(self.query_path).read_text(encoding="utf-8")
-            return build(frozen, sql, {"as_of": as_of}, storage=storage, prefix=f"datasets/{self.model}", local=tables)
+        """Validate, keep and push the answer, and fail if it is bad."""
+        from operators.validation.interruptible import QueryInterrupted
 
         try:
-            suites = load_suites(_included(self.suite_path))
-            prefix = f"validation/{self.model}/{self.run_key}"
-            report = validate(frozen, suites, storage=storage, prefix=prefix, build=make)
-            context["ti"].xcom_push(key=REPORT_KEY, value=report.to_xcom())
-            for line in report.text().splitlines():
-                self.log.info("%s", line)
-            return require_passed(report).to_dict()
-        except (RejectedError, ConfigurationError) as error:
+            return self.validate(context)
+        except (ConfigurationError, RejectedError) as error:
             raise AirflowFailException(str(error)) from error
+        except QueryInterrupted as error:
+            raise AirflowException("the task was stopped") from error
+        finally:
+            self.stop()
+
+    @abstractmethod
+    def validate(self, context: Any) -> dict[str, Any]:
+        """Do the work."""
+
+    def on_kill(self) -> None:
+        """End the queries and remove the files."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End what runs, and leave no files."""
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop()
+
+    def finish(self, context: Any, described: dict[str, Any], report: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """Push what was found, link it, put it on the assets' events, and fail if it is bad."""
+        ti = context["ti"]
+        for line in text.splitlines():
+            self.log.info("%s", line)
+        ti.xcom_push(key=REPORT_KEY, value=dict(report))
+        if link := self._link(report["docs_url"]):
+            ti.xcom_push(key=DataDocsLink.key, value=link)
+        facts = {key: value for key, value in report.items() if key not in ("failures", "text", "passed")}
+        for asset in (outlet for outlet in self.outlets if isinstance(outlet, Asset)):
+            context["outlet_events"][asset].extra = facts
+        if not report["passed"]:
+            ti.xcom_push(key="return_value", value=described)
+            raise GXValidationFailed(f"{text}\nData Docs: {report['docs_url']}")
+        return described
+
+    def _link(self, docs_url: str | None) -> str | None:
+        """Return the address of the Data Docs for a browser."""
+        from urllib.parse import quote
+
+        if docs_url and self.docs_base_url and docs_url.startswith(self.storage_root()):
+            below = docs_url.removeprefix(self.storage_root()).lstrip("/")
+            return f"{self.docs_base_url.rstrip('/')}/{quote(below)}"
+        return docs_url
+
+    def storage_root(self) -> str:
+        """Return the address of the storage."""
+        if self.storage:
+            return self.storage.rstrip("/")
+        home = Path(os.environ.get("AIRFLOW_HOME") or Path.home() / "airflow")
+        return (home / "validation").resolve().as_uri()
+
+    def prefix(self, context: Any) -> str:
+        """Return where this run is below the storage."""
+        index = getattr(context["ti"], "map_index", -1)
+        return self.run_key if index is None or index < 0 else f"{self.run_key}/{index}"
 
 
-def _included(path: str) -> Path:
-    return INCLUDE / path  # an absolute path stays as it is
+class Expecting(Validating):
+    """What the operators share that are given expectations."""
+
+    template_fields: Sequence[str] = (*Validating.template_fields, "suite", "suite_name", "suite_parameters")
+
+    def __init__(
+        self,
+        *,
+        configure_expectations: Callable[[Any], Any] | None = None,
+        expect: Any = None,
+        suite: str | None = None,
+        suite_name: str = "",
+        suite_parameters: Mapping[str, Any] | None = None,
+        result_format: ResultFormat | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _exactly_one(self, configure_expectations=configure_expectations, expect=expect, suite=suite)
+        self.configure_expectations = configure_expectations
+        self.expect = expect
+        self.suite = suite
+        self.suite_name = suite_name
+        self.suite_parameters = suite_parameters
+        self.result_format = result_format
+
+    def checks(self, engine_context: Any, quarantine: Mapping[str, Any] | None = None) -> Checks:
+        """Return what is to be checked."""
+        from operators.validation.table import expected
+
+        return expected(
+            self.task_id,
+            suite=(INCLUDE / self.suite, self.suite_name) if self.suite else None,
+            objects=None if self.suite else self._given(engine_context),
+            quarantine=quarantine,
+            parameters=self.suite_parameters,
+            result_format=self.result_format or "SUMMARY",
+            fail_on=self.fail_on,
+        )
+
+    def _given(self, engine_context: Any) -> Any:
+        return self.configure_expectations(engine_context) if self.configure_expectations else self.expect
 
 
-class SnapshotOperator(BaseOperator):
-    """Freeze the window of every raw table that a training run sees, so that all later tasks read the same rows.
+class ValidateOperator(Expecting):
+    """Validate a dataset, a data frame, or a table in a database with Great Expectations.
 
-    :param spec: the model's spec
-    :param as_of: end of the window, ISO time (templated); empty: the run's logical date, or now, but not after
-        ``retraining.end``. Times are wall-clock times of the tables; a zone is ignored
-    :param sources: JSON, ``{table: address}``: sources in place of the spec's (templated)
-    :returns: the snapshot as a dict: ``digest``, ``window``, ``tables``
-    :raises AirflowFailException: a source is missing or has no row in the window; a retry cannot help
+    Files and data frames are checked by Great Expectations' own SQL on DuckDB, within 1 GB of memory beside the data frame's;
+    an expectation that SQL knows otherwise than pandas is checked by pandas, on its columns alone, and the log says so. A table
+    is checked in its database.
+
+    Below ``storage`` the run leaves ``docs/`` (Data Docs), ``result.json`` (the full result), and with a quarantine
+    ``quarantine.parquet`` (the bad rows, with a list ``quarantine_reasons``) and ``good.parquet`` (the others). A retry writes
+    them again. The event of each outlet says ``success``, ``checks``, ``critical``, ``warning`` and ``info`` (failed
+    expectations), ``rows``, ``quarantined_rows``, ``quarantine_uri``, ``dataset_uri`` and ``docs_url``.
+
+    :param source: Parquet, or CSV with a header: ``s3://``, ``file://`` or an absolute path of a file, a folder, or with ``*``
+        in its last part; S3 takes the usual ``AWS_*`` variables (templated)
+    :param file_format: ``parquet`` or ``csv``; default: by the ending of the names
+    :param configure_dataframe: returns a pandas data frame; called when the task runs
+    :param table: name of a table; needs ``conn_id`` (templated)
+    :param query: a SELECT in place of a table; needs ``conn_id`` (templated)
+    :param schema: of the table (templated)
+    :param conn_id: connection of a database: ``postgres``, ``sqlite``, or another whose provider is installed (templated)
+    :param statement_timeout_s: PostgreSQL ends a longer statement
+    :param configure_expectations: takes Great Expectations' context, returns an expectation, a list, or a suite
+    :param expect: these themselves. They need Great Expectations when the DAG is parsed: seconds
+    :param suite: YAML file of suites; absolute, or relative to ``include/`` (templated)
+    :param suite_name: which of the file; default: the only one (templated)
+    :param suite_parameters: values for ``{$PARAMETER: …}`` in the expectations (templated)
+    :param result_format: as Great Expectations knows it; default: ``SUMMARY``
+    :param quarantine: ``{"max_rows_pct": 1, "max_rows": 100000}``: rows that break a critical expectation about rows are set
+        aside, if they are no more than that and the others pass the whole suite; default: as the YAML file says
+    :param fail_on: the lowest severity that fails the task: ``critical``, ``warning``, ``info`` or ``never``
+    :param storage: ``s3://bucket/prefix`` or ``file:///path``; default: ``$AIRFLOW_HOME/validation`` of the worker (templated)
+    :param docs_base_url: http(s) address under which ``storage`` is served, for the link to the Data Docs (templated)
+    :param run_key: where this run is below ``storage`` (templated)
+    :param context_type: only ``ephemeral``; GX Cloud and file contexts: `ValidateBatchOperator`, `ValidateCheckpointOperator`
+    :return: Great Expectations' description of the result (``success``, ``statistics``, ``expectations``), with no more than 20
+        unexpected values each, and ``dataset_uri``: what goes on. The XCom ``report`` has the findings in short
+    :raises GXValidationFailed: the data is not as expected; a retry cannot help
+    :raises AirflowFailException: the expectations or the source are wrong; a retry cannot help
     """
 
-    template_fields: Sequence[str] = ("as_of", "sources")
+    template_fields: Sequence[str] = (
+        *Expecting.template_fields,
+        "source",
+        "table",
+        "query",
+        "schema",
+        "conn_id",
+    )
 
-    def __init__(self, *, spec: ModelSpec, as_of: str = "", sources: str = "{}", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        file_format: Literal["parquet", "csv"] | None = None,
+        configure_dataframe: Callable[[], Any] | None = None,
+        table: str | None = None,
+        query: str | None = None,
+        schema: str | None = None,
+        conn_id: str | None = None,
+        statement_timeout_s: float = 1800,
+        quarantine: Mapping[str, Any] | None = None,
+        context_type: Literal["ephemeral"] = "ephemeral",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.spec = spec
-        self.as_of = as_of
-        self.sources = sources
+        _exactly_one(self, source=source, configure_dataframe=configure_dataframe, table=table, query=query)
+        if (table or query) and not conn_id:
+            raise ValueError(f"{self.task_id}: a table or a query needs conn_id, the connection of its database")
+        if context_type != "ephemeral":
+            raise ValueError(f"{self.task_id}: context_type {context_type!r} is for ValidateBatchOperator")
+        self.source = source
+        self.file_format = file_format
+        self.configure_dataframe = configure_dataframe
+        self.table = table
+        self.query = query
+        self.schema = schema
+        self.conn_id = conn_id
+        self.statement_timeout_s = statement_timeout_s
+        self.quarantine = quarantine
 
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Copy the rows of the window."""
-        from operators.core.dataset import Window, snapshot
+    def validate(self, context: Any) -> dict[str, Any]:
+        """Validate the one source."""
         from operators.core.storage import Storage
+        from operators.validation.engine import Engine
+        from operators.validation.table import Validation
 
-        data = self.spec.data
+        engine = Engine()
+        checks = self.checks(engine.context, self.quarantine)
+        work = Validation(engine, Storage.from_url(self.storage_root()), self.prefix(context))
+        self._stop = work.stop
+        found = self._validated(work, checks)
+        described = {**found.described, "dataset_uri": found.report.dataset_uri}
+        return self.finish(context, described, found.report.to_xcom(), found.report.text())
+
+    def _validated(self, work: Validation, checks: Checks) -> Validated:
+        if self.source:
+            return work.files(checks, self.source, self.file_format)
+        if self.configure_dataframe:
+            return work.frame(checks, self.configure_dataframe())
+        from operators.validation.database import Database, open_engine
+        from operators.validation.hook import database_url
+
+        engine = open_engine(database_url(str(self.conn_id)), statement_timeout_s=self.statement_timeout_s)
         try:
-            window = Window.ending(self._end(context), data.window_s)
-            frozen = snapshot(self._tables(), window, Storage.from_url(storage_url()), f"snapshots/{self.spec.name}")
-        except (RejectedError, ConfigurationError) as error:
-            raise AirflowFailException(str(error)) from error
-        for name, table in frozen.tables.items():
-            self.log.info("%s: %d rows from %s to %s", name, table.rows, window.start, window.end)
-        return frozen.to_dict()
+            return work.table(checks, Database(engine, self.table or "", self.schema, self.query or ""))
+        finally:
+            engine.dispose()
 
-    def _end(self, context: Any) -> datetime:
-        if self.as_of:
-            try:
-                return datetime.fromisoformat(self.as_of).replace(tzinfo=None)
-            except ValueError:
-                raise ConfigurationError(f"as_of is {self.as_of!r}; write a time such as 2013-03-01T00:00:00") from None
-        logical = context.get("logical_date") or datetime.now(UTC)
-        end = logical.replace(tzinfo=None)
-        last = self.spec.retraining.end
-        return min(end, datetime(last.year, last.month, last.day)) if last else end
 
-    def _tables(self) -> dict[str, Table]:
-        """Return the spec's tables, some of them read from elsewhere."""
-        tables = self.spec.data.tables
-        try:
-            others = json.loads(self.sources or "{}")
-        except ValueError:
-            raise ConfigurationError(f"sources is not JSON: {self.sources!r}") from None
-        if unknown := set(others) - set(tables):
-            raise ConfigurationError(f"sources names unknown tables {sorted(unknown)}; the spec has {sorted(tables)}")
-        return {
-            name: table.model_copy(update={"source": others[name]}) if name in others else table
-            for name, table in tables.items()
-        }
+def _exactly_one(operator: BaseOperator, **given: Any) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise ValueError(
+            f"{operator.task_id}: give exactly one of {', '.join(given)}; got {', '.join(named) or 'none'}"
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from operators.core.duck import name_sql, text_sql
-from operators.core.errors import ConfigurationError
+from operators.core.errors import ConfigurationError, RejectedError
 from operators.validation.data import ROW, Data
 from operators.validation.engine import Engine
 
@@ -49,6 +49,8 @@ def bad_rows(engine: Engine, data: Data, expectations: Sequence[Any], reasons: S
     rows, said = [], []
     for result, reason in zip(outcome.result.results, reasons, strict=True):
         found = result.result.get("unexpected_index_list") or []
+        if len(found) != result.result.get("unexpected_count"):
+            raise RejectedError(f"{reason}: Great Expectations names {len(found)} of the rows; none can be set aside")
         rows += [int(item[ROW]) for item in found]
         said += [reason] * len(found)
     return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(said, pa.string())})
@@ -90,6 +92,6 @@ def split(data: Data, found: Any, folder: Path) -> Split:
     }
     for path, query in queries.items():
         db.execute(f"COPY ({query}) TO {text_sql(path)} (FORMAT parquet, COMPRESSION zstd)")
-    rows = db.execute("SELECT count(*) FROM taxiway_bad").fetchone()[0]
+    rows = db.rows("SELECT count(*) FROM taxiway_bad")[0][0]
     db.execute("DROP TABLE taxiway_bad")
     return Split(good, bad, int(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,15 +55,61 @@ class ValidationReport(_Frozen):
 
     def text(self) -> str:
         """Return a summary and a table of what is not ok."""
-        stopping = sum(finding.stops for finding in self.findings)
-        warnings = len(self.failures) - stopping
-        head = (
-            f"data {'accepted' if self.passed else 'REFUSED'}: {len(self.findings)} checks, {stopping} failed, "
-            f"{warnings} warning{'' if warnings == 1 else 's'}"
-        )
-        for table, aside in self.quarantined.items():
-            head += f"\n{aside.rows:,} of {aside.of_rows:,} rows of {table} were set aside: {aside.uri}"
-        return "\n".join([head, *table_text(self.failures)])
+        return report_text(self.passed, self.findings, self.quarantined)
+
+
+class TableReport(_Frozen):
+    """What was found in one table, and where what goes on is."""
+
+    passed: bool
+    findings: tuple[Finding, ...]
+    rows: int = Field(description="of the table as it came")
+    dataset_uri: str | None = Field(description="what goes on: the source, or its good rows; null: no file")
+    quarantined: Quarantined | None = None
+    docs_url: str | None = Field(None, description="of the Data Docs, in storage")
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """The findings that are not ok; the worst first."""
+        ranks = ("critical", "warning", "info")
+        bad = (f for f in self.findings if not f.ok)
+        return tuple(sorted(bad, key=lambda finding: (finding.set_aside, ranks.index(finding.severity))))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the few facts for an asset event."""
+        failed = [f for f in self.findings if not f.ok and not f.set_aside]
+        return {
+            "success": self.passed,
+            "checks": len(self.findings),
+            **{severity: sum(f.severity == severity for f in failed) for severity in ("critical", "warning", "info")},
+            "rows": self.rows,
+            "quarantined_rows": self.quarantined.rows if self.quarantined else 0,
+            "quarantine_uri": self.quarantined.uri if self.quarantined else None,
+            "dataset_uri": self.dataset_uri,
+            "docs_url": self.docs_url,
+        }
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the summary and what is not ok, as plain JSON types."""
+        failures = [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]]
+        return {**self.summary(), "passed": self.passed, "failures": failures, "text": self.text()}
+
+    def text(self) -> str:
+        """Return a summary and a table of what is not ok."""
+        return report_text(self.passed, self.findings, {"the data": self.quarantined} if self.quarantined else {})
+
+
+def report_text(passed: bool, findings: Sequence[Finding], quarantined: Mapping[str, Quarantined]) -> str:
+    """Return a summary and a table of what is not as expected; what stops comes first."""
+    failures = sorted((f for f in findings if not f.ok), key=lambda finding: not finding.stops)
+    stopping = sum(finding.stops for finding in failures)
+    warnings = len(failures) - stopping
+    head = (
+        f"data {'accepted' if passed else 'REFUSED'}: {len(findings)} checks, {stopping} failed, "
+        f"{warnings} warning{'' if warnings == 1 else 's'}"
+    )
+    aside = [f"{q.rows:,} of {q.of_rows:,} rows of {name} were set aside: {q.uri}" for name, q in quarantined.items()]
+    return "\n".join([head, *aside, *table_text(failures)])
 
 
 def table_text(failures: Sequence[Finding]) -> list[str]:

@@ -18,8 +18,8 @@ from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import PROJECT_ROOT
 from operators.core.storage import Storage
-from operators.validation.client import require_passed, validate
-from operators.validation.operators import ValidateSnapshotOperator
+from operators.validation.snapshots.client import require_passed, validate
+from operators.validation.snapshots.operators import ValidateSnapshotOperator
 from operators.validation.policy import Expectation, column_findings, finding
 from operators.validation.report import ValidationReport, verdict
 from operators.validation.suites import Suites, load_suites

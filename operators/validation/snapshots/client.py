@@ -13,9 +13,11 @@ from operators.core.storage import Storage
 from operators.validation.data import open_files
 from operators.validation.engine import Engine
 from operators.validation.examine import Examination, Examined
+from operators.validation.interruptible import InterruptibleDuckDB
 from operators.validation.policy import Finding
 from operators.validation.report import Quarantined, ValidationReport, verdict
 from operators.validation.suites import Suites, hint
+from operators.validation.table import keep_docs
 
 DATASET = "dataset"
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 20}
@@ -58,14 +60,13 @@ def validate(
                 run.findings.append(_unbuilt(error))
         if dataset is not None and DATASET in suites.tables:
             dataset = run.check_dataset(dataset)
-        run.engine.write_docs(folder / "docs")
-        storage.upload_all(folder / "docs", f"{prefix}/docs", keep=worth_keeping)
+        docs_url = keep_docs(run.engine, storage, prefix)
     passed = verdict(run.findings, complete=dataset is not None)
     report = ValidationReport(
         passed=passed,
         findings=tuple(run.findings),
         dataset=dataset if passed else None,
-        docs_url=storage.url(f"{prefix}/docs/index.html"),
+        docs_url=docs_url,
         quarantined=run.quarantined,
     )
     storage.put_bytes(f"{prefix}/report.json", report.model_dump_json(indent=1).encode())
@@ -102,11 +103,6 @@ def _unbuilt(error: Exception) -> Finding:
     )
 
 
-def worth_keeping(name: str) -> bool:
-    """Leave out 3.5 MB of tutorial animations and fonts that every site would carry."""
-    return not name.endswith((".gif", ".otf", "iterative-dev-loop.png"))
-
-
 class _Run:
     """One validation: what was found so far, and what was set aside."""
 
@@ -124,8 +120,9 @@ class _Run:
         folder = self._folder / "split" / table
         folder.mkdir(parents=True)
         with open_duckdb(folder, path.parent) as db:
+            data = open_files(InterruptibleDuckDB(db), table, [path])
             examination = Examination(self.engine, folder, self._parameters, _RESULT_FORMAT)
-            examined = examination.run(table, open_files(db, table, [path]), self._suites.tables[table], gaps=gaps)
+            examined = examination.run(table, data, self._suites.tables[table], gaps=gaps)
         self.findings += examined.findings
         return self._keep(table, examined) or path
 

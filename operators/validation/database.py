@@ -1,0 +1,118 @@
+"""A table or a query in a database, read only and with time-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from operators.core.errors import ConfigurationError, ServiceError
+
+CONNECT_TIMEOUT_S = 10
+_BATCH_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where a table or a query is.
+
+    :param engine: SQLAlchemy's
+    :param query: a SELECT, in place of the table
+    """
+
+    engine: sa.Engine
+    table: str = ""
+    schema: str | None = None
+    query: str = ""
+
+    def rows_from(self) -> Any:
+        """Return what stands after FROM."""
+        return sa.text(self.query).columns().subquery("q") if self.query else sa.table(self.table, schema=self.schema)
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns.
+
+        :raises ConfigurationError: there is no such table, or the query is wrong
+        :raises ServiceError: the database cannot be reached
+        """
+        try:
+            with self.engine.connect() as connection:
+                return list(connection.execute(self.all_rows(limit=0)).keys())
+        except sa.exc.ProgrammingError as error:
+            raise ConfigurationError(f"{self.query or self.table} cannot be read: {_first_line(error)}") from None
+        except sa.exc.DBAPIError as error:
+            raise ServiceError(f"the database cannot be reached: {_first_line(error)}") from None
+
+    def count(self) -> int:
+        """Count the rows."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(self.rows_from())).scalar_one())
+
+    def all_rows(self, limit: int | None = None) -> Any:
+        """Return the statement for all rows, or some."""
+        if self.query:
+            text = f"SELECT * FROM ({self.query.strip().rstrip(';')}) AS q"  # noqa: S608 - the query is the user's own
+            return sa.text(text if limit is None else f"{text} LIMIT {limit:d}")
+        return sa.select(sa.text("*")).select_from(self.rows_from()).limit(limit)
+
+
+def open_engine(url: sa.URL, *, statement_timeout_s: float) -> sa.Engine:
+    """Return an engine whose connections only read and do not wait for ever.
+
+    PostgreSQL ends a statement after the time-out, and one whose client is gone.
+    """
+    arguments: Mapping[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        settings = {
+            "statement_timeout": round(statement_timeout_s * 1000),
+            "client_connection_check_interval": 10_000,
+            "default_transaction_read_only": "on",
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "options": options}
+    return sa.create_engine(url, connect_args=arguments)
+
+
+def export(database: Database, path: Path) -> Path:
+    """Copy the rows to a Parquet file, some at a time. A value that Parquet has no type for becomes text."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
+
+    parts = path.with_suffix(".parts")
+    parts.mkdir()
+    schemas = []
+    with database.engine.connect().execution_options(stream_results=True, max_row_buffer=_BATCH_ROWS) as connection:
+        result = connection.execute(database.all_rows())
+        names = list(result.keys())
+        for number, rows in enumerate(result.partitions(_BATCH_ROWS)):
+            batch = pa.table({name: _array([row[i] for row in rows]) for i, name in enumerate(names)})
+            schemas.append(batch.schema)
+            pq.write_table(batch, parts / f"{number:08}.parquet")
+    # A batch knows the types of its own values: a column that is all NULL there may be a number elsewhere.
+    merged = (
+        pa.unify_schemas(schemas, promote_options="permissive")
+        if schemas
+        else pa.schema([(name, pa.string()) for name in names])
+    )
+    schema = pa.schema([(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in merged])
+    with pq.ParquetWriter(path, schema) as writer:
+        for part in ds.dataset(parts, schema=schema).to_batches(batch_size=_BATCH_ROWS) if schemas else ():
+            writer.write_batch(part)
+    return path
+
+
+def _array(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0][:300]

@@ -1,0 +1,1 @@
+"""Great Expectations as it comes: batches of its data sources, and its checkpoints."""

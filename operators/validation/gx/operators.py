@@ -1,0 +1,122 @@
+"""Batches and checkpoints of Great Expectations as Airflow tasks, run as Great Expectations runs them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from operators.core.errors import ConfigurationError
+from operators.validation.operators import Expecting, Validating
+
+ContextType = Literal["ephemeral", "cloud", "file"]
+_RUN_BATCH_PARAMETERS = "gx_batch_parameters"
+
+
+class ValidateBatchOperator(Expecting):
+    """Validate a batch of any data source that Great Expectations knows, as it reads it.
+
+    :param configure_batch_definition: takes Great Expectations' context, returns a ``BatchDefinition``
+    :param batch_parameters: choose the batch, such as ``{"year": "2026"}``; the run's param ``gx_batch_parameters`` goes
+        before them (templated)
+    :param context_type: ``ephemeral``, or ``cloud``: the results are kept in GX Cloud
+    :param conn_id: connection of GX Cloud: login, password and schema are organization, token and workspace (templated)
+
+    The expectations, ``fail_on``, ``storage`` and the answer are those of `ValidateOperator`; there is no quarantine.
+    """
+
+    template_fields: Sequence[str] = (*Expecting.template_fields, "batch_parameters", "conn_id")
+
+    def __init__(
+        self,
+        *,
+        configure_batch_definition: Callable[[Any], Any],
+        batch_parameters: Mapping[str, Any] | None = None,
+        context_type: Literal["ephemeral", "cloud"] = "ephemeral",
+        conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.configure_batch_definition = configure_batch_definition
+        self.batch_parameters = batch_parameters
+        self.context_type = context_type
+        self.conn_id = conn_id
+
+    def validate(self, context: Any) -> dict[str, Any]:
+        """Validate the batch."""
+        from operators.core.storage import Storage
+        from operators.validation.gx.client import open_context, validate_batch
+
+        engine = open_context(self.context_type, _cloud(self.conn_id))
+        found = validate_batch(
+            engine,
+            self.configure_batch_definition(engine.context),
+            self.checks(engine.context),
+            batch_parameters=_batch_parameters(context, self.batch_parameters),
+            storage=Storage.from_url(self.storage_root()) if self.context_type == "ephemeral" else None,
+            prefix=self.prefix(context),
+        )
+        return self.finish(context, found.described, found.report, found.text)
+
+
+class ValidateCheckpointOperator(Validating):
+    """Run a checkpoint of Great Expectations, with its actions.
+
+    :param configure_checkpoint: takes Great Expectations' context, returns a ``Checkpoint``
+    :param batch_parameters: as of `ValidateBatchOperator` (templated)
+    :param context_type: ``ephemeral``, ``cloud``, or ``file``
+    :param configure_file_data_context: returns a ``FileDataContext``, or yields it once and puts it back afterwards
+    :param conn_id: connection of GX Cloud, as of `ValidateBatchOperator` (templated)
+
+    ``fail_on`` and the answer are those of `ValidateOperator`. Data Docs are those of the checkpoint's context.
+    """
+
+    template_fields: Sequence[str] = (*Validating.template_fields, "batch_parameters", "conn_id")
+
+    def __init__(
+        self,
+        *,
+        configure_checkpoint: Callable[[Any], Any],
+        batch_parameters: Mapping[str, Any] | None = None,
+        context_type: ContextType = "ephemeral",
+        configure_file_data_context: Callable[[], Any] | None = None,
+        conn_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if (context_type == "file") != (configure_file_data_context is not None):
+            raise ValueError(f"{self.task_id}: context_type 'file' and configure_file_data_context go together")
+        self.configure_checkpoint = configure_checkpoint
+        self.batch_parameters = batch_parameters
+        self.context_type = context_type
+        self.configure_file_data_context = configure_file_data_context
+        self.conn_id = conn_id
+
+    def validate(self, context: Any) -> dict[str, Any]:
+        """Run the checkpoint."""
+        from operators.validation.gx.client import open_context, run_checkpoint
+
+        parameters = _batch_parameters(context, self.batch_parameters)
+        made = self.configure_file_data_context() if self.configure_file_data_context else None
+        opened = next(made) if inspect.isgenerator(made) else made
+        try:
+            gx_context = opened or open_context(self.context_type, _cloud(self.conn_id)).context
+            found = run_checkpoint(
+                gx_context, self.configure_checkpoint(gx_context), batch_parameters=parameters, fail_on=self.fail_on
+            )
+        finally:
+            if inspect.isgenerator(made) and next(made, None) is not None:
+                raise ConfigurationError("configure_file_data_context must yield exactly once")
+        return self.finish(context, found.described, found.report, found.text)
+
+
+def _batch_parameters(context: Any, own: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict((context.get("params") or {}).get(_RUN_BATCH_PARAMETERS) or own or {})
+
+
+def _cloud(conn_id: str | None) -> Mapping[str, str]:
+    if not conn_id:
+        return {}
+    from operators.validation.hook import gx_cloud
+
+    return gx_cloud(conn_id)

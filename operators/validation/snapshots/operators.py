@@ -1,0 +1,150 @@
+"""Validate a snapshot as an Airflow task: good data becomes a dataset, bad data stops the run with a table of reasons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from operators.core.errors import ConfigurationError, RejectedError
+from operators.core.loader import INCLUDE
+from operators.core.settings import storage_url
+from operators.core.spec import ModelSpec, Table
+
+REPORT_KEY = "report"
+
+
+class ValidateSnapshotOperator(BaseOperator):
+    """Check the raw tables with Great Expectations, build the dataset, and check that too.
+
+    The report is kept in storage as JSON, text and Data Docs, and pushed as the XCom ``report``, before a bad one raises.
+
+    :param model: name of the model, for the address of the report
+    :param snapshot: what `operators.core.dataset.snapshot` returned, as a dict (templated)
+    :param suite_path: YAML of the suites; absolute, or relative to ``include/`` (templated)
+    :param query_path: SQL of the dataset; absolute, or relative to ``include/`` (templated)
+    :param as_of: only labels known by then are used; ISO time without a zone; default: the end of the snapshot (templated)
+    :param run_key: names this run below ``validation/<model>/`` (templated)
+    :param storage_root: address of object storage; default: ``TAXIWAY_STORAGE_URL``
+    :returns: the dataset as a dict: ``uri``, ``key``, ``digest``, ``rows``, ``columns``
+    :raises AirflowFailException: the data is refused, or the suites or the query are wrong; a retry cannot help
+    """
+
+    template_fields: Sequence[str] = ("model", "snapshot", "suite_path", "query_path", "as_of", "run_key")
+    template_fields_renderers: Mapping[str, str] = {"snapshot": "json"}
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        snapshot: Any,
+        suite_path: str,
+        query_path: str,
+        as_of: str = "",
+        run_key: str = "{{ run_id }}",
+        storage_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.snapshot = snapshot
+        self.suite_path = suite_path
+        self.query_path = query_path
+        self.as_of = as_of
+        self.run_key = run_key
+        self.storage_root = storage_root
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Validate, keep the report, and return the dataset."""
+        from operators.core.dataset import Dataset, Snapshot, build
+        from operators.core.storage import Storage
+        from operators.validation.snapshots.client import require_passed, validate
+        from operators.validation.suites import load_suites
+
+        storage = Storage.from_url(self.storage_root or storage_url())
+        frozen = Snapshot.from_dict(self.snapshot)
+        as_of = datetime.fromisoformat(self.as_of) if self.as_of else frozen.window.end
+
+        def make(tables: Mapping[str, Path]) -> Dataset:
+            sql = _included(self.query_path).read_text(encoding="utf-8")
+            return build(frozen, sql, {"as_of": as_of}, storage=storage, prefix=f"datasets/{self.model}", local=tables)
+
+        try:
+            suites = load_suites(_included(self.suite_path))
+            prefix = f"validation/{self.model}/{self.run_key}"
+            report = validate(frozen, suites, storage=storage, prefix=prefix, build=make)
+            context["ti"].xcom_push(key=REPORT_KEY, value=report.to_xcom())
+            for line in report.text().splitlines():
+                self.log.info("%s", line)
+            return require_passed(report).to_dict()
+        except (RejectedError, ConfigurationError) as error:
+            raise AirflowFailException(str(error)) from error
+
+
+def _included(path: str) -> Path:
+    return INCLUDE / path  # an absolute path stays as it is
+
+
+class SnapshotOperator(BaseOperator):
+    """Freeze the window of every raw table that a training run sees, so that all later tasks read the same rows.
+
+    :param spec: the model's spec
+    :param as_of: end of the window, ISO time (templated); empty: the run's logical date, or now, but not after
+        ``retraining.end``. Times are wall-clock times of the tables; a zone is ignored
+    :param sources: JSON, ``{table: address}``: sources in place of the spec's (templated)
+    :returns: the snapshot as a dict: ``digest``, ``window``, ``tables``
+    :raises AirflowFailException: a source is missing or has no row in the window; a retry cannot help
+    """
+
+    template_fields: Sequence[str] = ("as_of", "sources")
+
+    def __init__(self, *, spec: ModelSpec, as_of: str = "", sources: str = "{}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.as_of = as_of
+        self.sources = sources
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Copy the rows of the window."""
+        from operators.core.dataset import Window, snapshot
+        from operators.core.storage import Storage
+
+        data = self.spec.data
+        try:
+            window = Window.ending(self._end(context), data.window_s)
+            frozen = snapshot(self._tables(), window, Storage.from_url(storage_url()), f"snapshots/{self.spec.name}")
+        except (RejectedError, ConfigurationError) as error:
+            raise AirflowFailException(str(error)) from error
+        for name, table in frozen.tables.items():
+            self.log.info("%s: %d rows from %s to %s", name, table.rows, window.start, window.end)
+        return frozen.to_dict()
+
+    def _end(self, context: Any) -> datetime:
+        if self.as_of:
+            try:
+                return datetime.fromisoformat(self.as_of).replace(tzinfo=None)
+            except ValueError:
+                raise ConfigurationError(f"as_of is {self.as_of!r}; write a time such as 2013-03-01T00:00:00") from None
+        logical = context.get("logical_date") or datetime.now(UTC)
+        end = logical.replace(tzinfo=None)
+        last = self.spec.retraining.end
+        return min(end, datetime(last.year, last.month, last.day)) if last else end
+
+    def _tables(self) -> dict[str, Table]:
+        """Return the spec's tables, some of them read from elsewhere."""
+        tables = self.spec.data.tables
+        try:
+            others = json.loads(self.sources or "{}")
+        except ValueError:
+            raise ConfigurationError(f"sources is not JSON: {self.sources!r}") from None
+        if unknown := set(others) - set(tables):
+            raise ConfigurationError(f"sources names unknown tables {sorted(unknown)}; the spec has {sorted(tables)}")
+        return {
+            name: table.model_copy(update={"source": others[name]}) if name in others else table
+            for name, table in tables.items()
+        }
