@@ -10,10 +10,10 @@ from airflow.sdk.definitions.asset import AssetNameRef
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
-from operators.core.errors import ServiceError
+from operators.core.errors import ConfigurationError, ServiceError
+from operators.registry.watch import KINDS, Kind
 
 if TYPE_CHECKING:
-    from operators.registry.watch import Kind
     from operators.registry.watcher import Watcher
 
 _MOST_KEPT = 300
@@ -36,6 +36,8 @@ class ModelEventTrigger(BaseEventTrigger):
     - So ``key`` is what makes a consumer do a thing once: see `new_changes`.
     - While MLflow or Airflow's state store is away nothing is lost: it looks again, after longer and longer pauses of up to
       five minutes.
+
+    - Other ``kinds``, ``aliases`` or ``foreign_only`` are another watermark, which begins with a first look.
 
     What cannot be seen: an alias that was moved away and back, and a version that was created and deleted, between two looks
     (MLflow keeps no time of an alias); removals of aliases together with a model that was deleted and made again between
@@ -65,6 +67,8 @@ class ModelEventTrigger(BaseEventTrigger):
         mlflow_conn_id: str | None = "mlflow_default",
     ) -> None:
         super().__init__()
+        if unknown := set(kinds) - set(KINDS):
+            raise ConfigurationError(f"unknown kinds {sorted(unknown)}; there are {', '.join(KINDS)}")
         self.model = model
         self.asset = asset
         self.kinds = list(kinds)
@@ -166,11 +170,12 @@ def _watcher(kwargs: Mapping[str, Any]) -> Watcher:
     from operators.registry.hook import MlflowHook
     from operators.registry.watcher import Interest, Watcher
 
+    interest = Interest.model_validate({name: kwargs[name] for name in Interest.model_fields})
     return Watcher(
         MlflowHook(kwargs["mlflow_conn_id"]).aserver,
         AssetStateStoreAccessor(name=kwargs["asset"]),
-        f"{_STATE}.{kwargs['model']}",
-        Interest.model_validate({name: kwargs[name] for name in Interest.model_fields}),
+        f"{_STATE}.{interest.model}.{interest.digest}",
+        interest,
         kwargs["poll_s"],
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -43,6 +45,12 @@ class Interest(BaseModel):
     aliases: tuple[str, ...] | None
     foreign_only: bool
     from_start: bool
+
+    @property
+    def digest(self) -> str:
+        """Tell watchers of one model apart that are interested in different things."""
+        said = json.dumps([sorted(self.kinds), sorted(self.aliases or ()), self.aliases is None, self.foreign_only])
+        return hashlib.sha256(said.encode()).hexdigest()[:8]
 
 
 class Watcher:

@@ -14,7 +14,7 @@ from airflow.triggers.shared_stream import SharedStreamManager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.core.errors import ServiceError
+from operators.core.errors import ConfigurationError, ServiceError
 from operators.registry import triggers
 from operators.registry.entities import KEY_TAG, ModelVersion, RegisteredModel, alias_tag
 from operators.registry.triggers import ModelEventTrigger, new_changes
@@ -475,6 +475,18 @@ def test_trigger_is_made_again_from_what_it_keeps() -> None:
     assert ModelEventTrigger(**json.loads(json.dumps(kwargs))).serialize() == (path, kwargs)
     other = ModelEventTrigger(model="m", asset="b", aliases=["champion"], foreign_only=True)
     assert made.shared_stream_key() != other.shared_stream_key()
+
+
+def test_watchers_of_other_interests_have_watermarks_of_their_own() -> None:
+    known = ALL.digest
+    assert ALL.model_copy(update={"from_start": True, "kinds": tuple(reversed(ALL.kinds))}).digest == known
+    others = [{"aliases": ()}, {"aliases": ("champion",)}, {"kinds": ("alias_set",)}, {"foreign_only": True}]
+    assert len({known, *(ALL.model_copy(update=change).digest for change in others)}) == 5
+
+
+def test_unknown_kinds_are_refused_where_the_dag_is_read() -> None:
+    with pytest.raises(ConfigurationError, match="alias_moved"):
+        ModelEventTrigger(model="m", asset="m", kinds=["alias_moved"])  # type: ignore[list-item]
 
 
 # --- The consumer -----------------------------------------------------------------------------------------------------
