@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ class Database:
     schema: str | None = None
     query: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "query", self.query.strip().rstrip("; \n"))
+
     def rows_from(self) -> Any:
         """Return what stands after FROM."""
         return sa.text(self.query).columns().subquery("q") if self.query else sa.table(self.table, schema=self.schema)
@@ -38,25 +42,37 @@ class Database:
         :raises ConfigurationError: there is no such table, or the query is wrong
         :raises ServiceError: the database cannot be reached
         """
-        try:
-            with self.engine.connect() as connection:
-                return list(connection.execute(self.all_rows(limit=0)).keys())
-        except sa.exc.ProgrammingError as error:
-            raise ConfigurationError(f"{self.query or self.table} cannot be read: {_first_line(error)}") from None
-        except sa.exc.DBAPIError as error:
-            raise ServiceError(f"the database cannot be reached: {_first_line(error)}") from None
+        with reading(self), self.engine.connect() as connection:
+            return list(connection.execute(self.all_rows(limit=0)).keys())
 
     def count(self) -> int:
         """Count the rows."""
-        with self.engine.connect() as connection:
+        with reading(self), self.engine.connect() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(self.rows_from())).scalar_one())
 
     def all_rows(self, limit: int | None = None) -> Any:
         """Return the statement for all rows, or some."""
         if self.query:
-            text = f"SELECT * FROM ({self.query.strip().rstrip(';')}) AS q"  # noqa: S608 - the query is the user's own
+            text = f"SELECT * FROM ({self.query}) AS q"  # noqa: S608 - the query is the user's own
             return sa.text(text if limit is None else f"{text} LIMIT {limit:d}")
         return sa.select(sa.text("*")).select_from(self.rows_from()).limit(limit)
+
+
+@contextmanager
+def reading(database: Database) -> Iterator[None]:
+    """Turn what the database says into our errors; the parameters of a connection are no part of them.
+
+    :raises ConfigurationError: there is no such table, or the query is wrong
+    :raises ServiceError: the database cannot be reached, or took too long
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        what = database.query or ".".join(part for part in (database.schema, database.table) if part)
+        first = str(error.orig).strip().splitlines()[0][:300]
+        if isinstance(error, sa.exc.OperationalError):
+            raise ServiceError(f"the database does not answer for {what}: {first}") from None
+        raise ConfigurationError(f"{what} cannot be read: {first}") from None
 
 
 def open_engine(url: sa.URL, *, statement_timeout_s: float) -> sa.Engine:
@@ -85,7 +101,8 @@ def export(database: Database, path: Path) -> Path:
     parts = path.with_suffix(".parts")
     parts.mkdir()
     schemas = []
-    with database.engine.connect().execution_options(stream_results=True, max_row_buffer=_BATCH_ROWS) as connection:
+    options = {"stream_results": True, "max_row_buffer": _BATCH_ROWS}
+    with reading(database), database.engine.connect().execution_options(**options) as connection:
         result = connection.execute(database.all_rows())
         names = list(result.keys())
         for number, rows in enumerate(result.partitions(_BATCH_ROWS)):
@@ -112,7 +129,3 @@ def _array(values: list[Any]) -> Any:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
-
-
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0][:300]

@@ -366,56 +366,6 @@ def test_a_checkpoint_of_a_file_context_needs_one() -> None:
         ValidateCheckpointOperator(task_id="validate", configure_checkpoint=batch, context_type="file")
 
 
-SLOW = """
-import signal, sys, tempfile
-from datetime import timedelta
-from pathlib import Path
-from tests.unit.test_validation_operator import context, values_between
-from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
-from airflow.sdk.execution_time.timeout import timeout
-from operators.validation import data
-from operators.validation.operators import ValidateOperator
-import duckdb
-import great_expectations.expectations as gxe
-from operators.validation.engine import Engine
-Engine()  # the imports are not what is timed
-
-class Slow(data.Data):
-    # A view over far more rows than can be counted in time.
-    def __init__(self, db, name, *arguments, **named):
-        big = "(SELECT range % 7 - 1.0 AS price FROM range(1000000000000))"
-        super().__init__(db, name, big, big)
-
-import operators.validation.table as table
-table.open_files = lambda db, name, paths: Slow(db, name)
-tempfile.tempdir = sys.argv[2]
-Path(sys.argv[2]).mkdir()
-duckdb.sql("SELECT 1.0 AS price").write_parquet(sys.argv[3])
-task = ValidateOperator(task_id="t", source=sys.argv[3], configure_expectations=values_between, run_key="r", storage=sys.argv[4])
-try:
-    if sys.argv[1] == "timeout":
-        with timeout(1):
-            task.execute(context())
-    else:
-        signal.signal(signal.SIGALRM, lambda *_: task.on_kill())
-        signal.setitimer(signal.ITIMER_REAL, 1)
-        task.execute(context())
-except AirflowTaskTimeout:
-    print("timeout", list(Path(sys.argv[2]).iterdir()))
-except AirflowException as error:
-    print(error, list(Path(sys.argv[2]).iterdir()))
-"""
-
-
-@pytest.mark.parametrize(("how", "said"), [("timeout", "timeout []"), ("kill", "the task was stopped []")])
-def test_a_time_out_or_a_kill_ends_the_query_and_leaves_no_files(tmp_path: Path, how: str, said: str) -> None:
-    arguments = [how, str(tmp_path / "tmp"), str(tmp_path / "one.parquet"), f"file://{tmp_path}/store"]
-    done = subprocess.run(
-        [sys.executable, "-c", SLOW, *arguments], cwd=PROJECT_ROOT, timeout=60, capture_output=True, text=True
-    )
-    assert said in done.stdout, done.stderr[-3000:]
-
-
 def test_a_dag_file_pays_nothing_for_it() -> None:
     heavy = "great_expectations pandas numpy duckdb pyarrow obstore"
     code = (
