@@ -137,7 +137,7 @@ def _fit_group(
             failure_config=ray.train.FailureConfig(max_failures=run.spec.training.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-        **(_streaming(run) if task.streams else {}),
+        **(streaming(run) if task.streams else {}),
     )
     try:
         result = trainer.fit()
@@ -157,7 +157,7 @@ def _work_in_group(given: Mapping[str, Any]) -> None:
         given["loop"](GroupWorker(given["task"], Path(folder)), given["config"])
 
 
-def _streaming(run: TrainingRun) -> dict[str, Any]:
+def streaming(run: TrainingRun) -> dict[str, Any]:
     """Return the arguments that bring the rows through Ray Data. Its filter and columns are pushed down into the scan."""
     import ray.data
     import ray.train

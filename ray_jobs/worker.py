@@ -153,8 +153,7 @@ class GroupWorker(Worker):
             return self.task.data.shard(self.rank, self.world_size)
         import ray.train
 
-        tables = ray.train.get_dataset_shard(SHARD).iter_batches(batch_size=None, batch_format="pyarrow")
-        return (batch for table in tables for batch in table.to_batches())
+        return streamed(ray.train.get_dataset_shard(SHARD))
 
     def restored(self) -> Path | None:
         """Read the checkpoint that Ray Train says is the last."""
@@ -175,3 +174,9 @@ class GroupWorker(Worker):
         import ray.train.collective
 
         return ray.train.collective.broadcast_from_rank_zero(value)
+
+
+def streamed(shard: Any) -> Iterator[pa.RecordBatch]:
+    """Yield what Ray Data brings, a block at a time."""
+    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_batches()
