@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class Dashboard(ThreadingHTTPServer):
         self.packages: set[str] = set()
         self.plans: list[dict[str, Any]] = []
         self.looks: dict[str, int] = {}
+        self.lock = threading.Lock()
         self.after_submit: Callable[[str], None] = lambda job_id: None
         self.failure: tuple[int, str] | None = None
         self.drop_answers = False
@@ -46,14 +48,25 @@ class Dashboard(ThreadingHTTPServer):
         """Say how the next job that is submitted ends, once it was looked at a second time."""
         self.plans.append({"status": status, "log": log, **more})
 
+    def take(self, job_id: str, body: dict[str, Any]) -> bool:
+        with self.lock:
+            if job_id in self.jobs:
+                return False
+            self.submissions += 1
+            plan = {"plan": self.plans.pop(0)} if self.plans else {}
+            self.logs.setdefault(job_id, b"")
+            self.jobs[job_id] = {**body, "status": "RUNNING", "driver_node_id": "node", **plan}
+            return True
+
     def look(self, job_id: str) -> dict[str, Any] | None:
         job = self.jobs.get(job_id)
         if job is None:
             return None
-        self.looks[job_id] = self.looks.get(job_id, 0) + 1
-        if self.looks[job_id] == 2 and (plan := job.pop("plan", None)):
-            self.logs[job_id] = plan.pop("log")
-            job |= plan
+        with self.lock:
+            self.looks[job_id] = self.looks.get(job_id, 0) + 1
+            if self.looks[job_id] >= 2 and (plan := job.pop("plan", None)):
+                self.logs[job_id] = plan.pop("log")
+                job |= plan
         return {name: value for name, value in job.items() if name != "plan"}
 
     def end(self, job_id: str, status: str = "SUCCEEDED", **more: Any) -> None:
@@ -108,14 +121,8 @@ class Handler(BaseHTTPRequestHandler):
                 job["status"] = "STOPPED"
             return self._say(200, {"stopped": True})
         job_id = body["submission_id"]
-        if job_id in self.server.jobs:
-            return self._say(
-                400, f"ValueError: Job with submission_id {job_id} already exists. Please use a different one."
-            )
-        self.server.submissions += 1
-        plan = {"plan": self.server.plans.pop(0)} if self.server.plans else {}
-        self.server.logs.setdefault(job_id, b"")
-        self.server.jobs[job_id] = {**body, "status": "RUNNING", "driver_node_id": "node", **plan}
+        if not self.server.take(job_id, body):
+            return self._say(400, f"ValueError: Job with submission_id {job_id} already exists. Please use a different one.")
         self._say(200, {"submission_id": job_id})
         self.server.after_submit(job_id)
 
@@ -138,12 +145,18 @@ class Handler(BaseHTTPRequestHandler):
                     self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
                     self.wfile.flush()
                     sent += len(data)
-                if not follow:
+                if not follow or self._is_left():
                     break
                 time.sleep(0.01)
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             self.close_connection = True
+
+    def _is_left(self) -> bool:
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
 
     def _say(self, status: int, body: Any) -> None:
         self.server.tokens.add(self.headers.get("Authorization"))
