@@ -221,23 +221,24 @@ class SubmitRayJobOperator(BaseOperator):
     def _choose(self, context: Any) -> tuple[str, Attempt, Move]:
         """Return the job that this try is about, and what to do about it; remember it first."""
         ti, store = context["ti"], context["task_state_store"]
-        kept = store.get(_STATE_KEY)
-        remembered = Attempt.model_validate(kept) if kept else None
-        first = remembered.epoch if remembered else 0
-        for epoch in range(first, first + _MOST_EPOCHS):
+        first = _remembered(store)
+        for epoch in range(first.epoch if first else 0, _MOST_EPOCHS):
             job_id = submission_id(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, epoch)
             job = self._jobs.get(job_id)
-            move = next_move(remembered, job.status if job else None, max_tries=ti.max_tries)
+            # Read again after the look: another process of this try remembers a job before it submits it.
+            attempt = _remembered(store)
+            if attempt is not None and attempt.epoch != epoch:
+                attempt = None
+            move = next_move(attempt, job.status if job else None, max_tries=ti.max_tries)
             if move is not Move.RENEW:
                 break
-            remembered = None
         else:
-            raise ConfigurationError(f"{_MOST_EPOCHS} jobs of this task are over; delete some in Ray")
-        if remembered is None or remembered.max_tries != ti.max_tries:
-            deadline = remembered.deadline if remembered else self._deadline()
-            remembered = Attempt(epoch=epoch, deadline=deadline, max_tries=ti.max_tries)
-            store.set(_STATE_KEY, remembered.model_dump(), retention=NEVER_EXPIRE)
-        return job_id, remembered, move
+            raise ConfigurationError(f"{_MOST_EPOCHS} jobs of this task are over; start a new DAG run")
+        if attempt is None or attempt.max_tries != ti.max_tries:
+            deadline = attempt.deadline if attempt else self._deadline()
+            attempt = Attempt(epoch=epoch, deadline=deadline, max_tries=ti.max_tries)
+            store.set(_STATE_KEY, attempt.model_dump(), retention=NEVER_EXPIRE)
+        return job_id, attempt, move
 
     def _deadline(self) -> float | None:
         limits = [limit.total_seconds() for limit in (self.timeout, self.execution_timeout) if limit is not None]
@@ -281,3 +282,8 @@ class SubmitRayJobOperator(BaseOperator):
             submission_id=job_id,
             error_type=ending.error_type,
         )
+
+
+def _remembered(store: Any) -> Attempt | None:
+    kept = store.get(_STATE_KEY)
+    return Attempt.model_validate(kept) if kept else None
