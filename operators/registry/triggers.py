@@ -139,7 +139,7 @@ def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
     taken: dict[str, str] = dict(store.get(place) or ())
     mine = [said for key, said in found.items() if taken.setdefault(key, ti.run_id) == ti.run_id]
     if mine:
-        store.set(place, list(taken.items())[-_MOST_KEPT:])
+        store.set(place, [list(pair) for pair in taken.items()][-_MOST_KEPT:])
     return mine
 
 

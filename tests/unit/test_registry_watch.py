@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.definitions.asset import Model
+from airflow.sdk.execution_time.comms import SetAssetStateStoreByName
 from airflow.sdk.execution_time.context import AssetStateStoreAccessor, TriggeringAssetEventsAccessor
 from airflow.triggers.shared_stream import SharedStreamManager
 from hypothesis import given
@@ -97,7 +98,7 @@ class Store:
             raise RuntimeError("the state store is away")
         if self.slow:
             await asyncio.sleep(0.001)
-        self.kept[key] = json.dumps(value)
+        self.kept[key] = json.dumps(SetAssetStateStoreByName(name="m", key=key, value=value).value)
 
     @property
     def mark(self) -> Watermark:
@@ -495,7 +496,13 @@ def test_unknown_kinds_are_refused_where_the_dag_is_read() -> None:
 def test_a_change_is_taken_by_one_run_and_its_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[str, Any] = {}
     monkeypatch.setattr(AssetStateStoreAccessor, "get", lambda self, key: json.loads(kept.get(key, "null")))
-    monkeypatch.setattr(AssetStateStoreAccessor, "set", lambda self, key, value: kept.update({key: json.dumps(value)}))
+
+    def keep(self: AssetStateStoreAccessor, key: str, value: Any) -> None:
+        # What Airflow sends must be of JSON's own types: a tuple is none.
+        message = SetAssetStateStoreByName(name="m", key=key, value=value)
+        kept[key] = json.dumps(message.value)
+
+    monkeypatch.setattr(AssetStateStoreAccessor, "set", keep)
     asset = Model(name="m", uri="x-mlflow://models/m")
 
     def run(run_id: str, *keys: str) -> list[str]:
