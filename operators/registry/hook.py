@@ -70,7 +70,11 @@ class MlflowHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Ask the registry for one model; for the button in Airflow's UI."""
         try:
-            self.get_conn().health()
+            registry = self.get_conn()
+            try:
+                registry.health()
+            finally:
+                registry.close()
         except TaxiwayError as error:
             return False, str(error)
         return True, "MLflow answers, and its registry may be read"

@@ -10,12 +10,13 @@ from urllib.parse import unquote, urlsplit
 import httpx
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
 
-from operators.core.errors import ConfigurationError, ServiceRefusedError
+from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
 from operators.core.http import answer, async_client, client
 from operators.core.settings import setting
 from operators.registry.entities import SERVICE
 
 _TIMEOUT_S = 30.0
+_TRY_AGAIN = (408, 429)
 
 
 class Server(BaseModel):
@@ -115,7 +116,13 @@ def request(method: str, path: str, values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def read(response: httpx.Response) -> Any:
-    """Return the JSON of an answer, with advice where MLflow's own words do not help."""
+    """Return the JSON of an answer, with advice where MLflow's own words do not help.
+
+    :raises ServiceRefusedError: asking again will not help
+    :raises ServiceError: it may
+    """
+    if response.status_code in _TRY_AGAIN:
+        raise ServiceError(f"{SERVICE} is too busy ({response.status_code}): {response.text[:200]}")
     if response.status_code == 403 and "Host header" in response.text:
         host = response.request.url.netloc.decode()
         raise ServiceRefusedError(

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -22,7 +23,7 @@ from operators.registry.entities import read_metrics, read_version
 from operators.registry.hook import MlflowHook, server_of
 from operators.registry.operators import CompareVersionsOperator, RegisterModelOperator, SetAliasOperator, model_asset
 from operators.registry.policy import UNKNOWN, bounded, compare, displaces, links
-from operators.registry.server import Server, quoted
+from operators.registry.server import Server, quoted, read
 
 SECRET = "s3cr3t"
 numbers = st.floats(-1e6, 1e6)
@@ -216,6 +217,12 @@ def mlflow() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, ServiceError), (503, ServiceError), (404, ServiceRefusedError)])
+def test_what_a_failure_means_for_a_retry(status: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="slow down"):
+        read(httpx.Response(status, text="slow down", request=httpx.Request("GET", "http://mlflow/x")))
 
 
 def test_credentials_are_sent(mlflow: str) -> None:
