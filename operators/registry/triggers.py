@@ -36,7 +36,6 @@ class ModelEventTrigger(BaseEventTrigger):
     - So ``key`` is what makes a consumer do a thing once: see `new_changes`.
     - While MLflow or Airflow's state store is away nothing is lost: it looks again, after longer and longer pauses of up to
       five minutes.
-
     - Other ``kinds``, ``aliases`` or ``foreign_only`` are another watermark, which begins with a first look.
 
     What cannot be seen: an alias that was moved away and back, and a version that was created and deleted, between two looks
