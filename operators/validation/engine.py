@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Engine:
         """
         numbered = [_numbered(e, number) for number, e in enumerate(expectations)]
         rows = data.rows()
-        reasons = {n: why for n, e in enumerate(numbered) if (why := self._why_pandas(data, e, rows))}
+        reasons = self._on_pandas_because(data, numbered, rows)
         on_sql = [e for n, e in enumerate(numbered) if n not in reasons]
         found: dict[int, Any] = {}
         first = None
@@ -133,33 +133,26 @@ class Engine:
             self._context.validation_results_store.store_validation_results(result, page, suite)
         self._context.build_data_docs()
 
-    def _why_pandas(self, data: Data, expectation: Any, rows: int) -> str:
-        kwargs, type_name = _arguments(expectation), expectation.expectation_type
-        why = why_pandas(type_name, kwargs, data.kinds)
-        if why or type_name in SQL_ONLY:
-            return why
-        if not rows:
-            return "there are no rows"
-        names = [name_sql(c) for c in columns_of(kwargs) if c in data.types]
-        full = [name_sql(c) for c in columns_without_nulls(type_name, kwargs) if c in data.types]
-        if full and self._holds(data, " OR ".join(f"{name} IS NULL" for name in full)):
-            return "pandas says that NULL equals NULL, SQL that nothing does, and there are NULLs"
-        if type_name in SUMS and not self._holds(data, f"{names[0]} IS NOT NULL"):
-            return "the sum of no values is 0 in pandas, and unknown in SQL"
-        return next((why for p in patterns_of(kwargs) if (why := self._why_regex(data, p, names))), "")
-
-    def _why_regex(self, data: Data, pattern: str, names: Sequence[str]) -> str:
-        if not self._compiles(data, pattern):
-            return f"DuckDB does not know the regular expression {pattern!r}"
-        differs = text_that_differs(pattern, names[0]) if names else ""
-        if differs and self._holds(data, differs):
-            return f"DuckDB may read {pattern!r} otherwise than Python on this column's text"
-        return ""
-
-    @staticmethod
-    def _holds(data: Data, condition_sql: str) -> bool:
-        sql = f"SELECT 1 FROM {name_sql(data.name)} WHERE {condition_sql} LIMIT 1"  # noqa: S608 - names are quoted
-        return bool(data.db.rows(sql))
+    def _on_pandas_because(self, data: Data, expectations: Sequence[Any], rows: int) -> dict[int, str]:
+        """Return which expectations pandas must check, and why. What depends on the data is asked in one scan."""
+        reasons: dict[int, str] = {}
+        doubts: list[tuple[int, str, str]] = []
+        for number, expectation in enumerate(expectations):
+            kwargs, type_name = _arguments(expectation), expectation.expectation_type
+            why = why_pandas(type_name, kwargs, data.kinds)
+            if not why and not rows and type_name not in SQL_ONLY:
+                why = "there are no rows"
+            if unknown := [p for p in patterns_of(kwargs) if not self._compiles(data, p)]:
+                why = why or f"DuckDB does not know the regular expression {unknown[0]!r}"
+            if why:
+                reasons[number] = why
+            else:
+                doubts += [(number, sql, reason) for sql, reason in _doubts(data, type_name, kwargs)]
+        if doubts:
+            asked = ", ".join(f"coalesce({sql}, false)" for _, sql, _ in doubts)
+            answers = data.db.rows(f"SELECT {asked} FROM {name_sql(data.name)}")[0]  # noqa: S608 - names are quoted
+            reasons |= {number: why for (number, _, why), yes in zip(doubts, answers, strict=True) if yes}
+        return reasons
 
     @staticmethod
     def _compiles(data: Data, pattern: str) -> bool:
@@ -218,6 +211,20 @@ class Engine:
         result.statistics = {key: value for key, value in statistics._asdict().items() if key != "success"}
         result.success, result.suite_name = statistics.success, name
         return result
+
+
+def _doubts(data: Data, type_name: str, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what must not be true of the data, as an aggregate in SQL, and why."""
+    names = [name_sql(c) for c in columns_of(kwargs) if c in data.types]
+    full = [name_sql(c) for c in columns_without_nulls(type_name, kwargs) if c in data.types]
+    if full:
+        nulls = " OR ".join(f"count({name}) < count(*)" for name in full)
+        yield nulls, "pandas says that NULL equals NULL, SQL that nothing does, and there are NULLs"
+    if type_name in SUMS:
+        yield f"count({names[0]}) = 0", "the sum of no values is 0 in pandas, and unknown in SQL"
+    for pattern in patterns_of(kwargs) if names else ():
+        if differs := text_that_differs(pattern, names[0]):
+            yield f"bool_or({differs})", f"DuckDB may read {pattern!r} otherwise than Python on this column's text"
 
 
 def check_batch(

@@ -80,6 +80,8 @@ _WITHOUT_NULLS = frozenset(
         "expect_column_pair_values_a_to_be_greater_than_b",
     }
 )
+# They name several columns, and compare none with another.
+_APART = frozenset({"expect_compound_columns_to_be_unique", "expect_table_columns_to_match_ordered_list"})
 SQL_ONLY = frozenset(name for name in _ANSWERS if "like_pattern" in name or name == "unexpected_rows_expectation")
 # The sum of nothing is 0 in pandas and NULL in SQL.
 SUMS = frozenset({"expect_column_sum_to_be_between"})
@@ -124,7 +126,7 @@ def why_pandas(type_name: str, kwargs: Mapping[str, Any], kinds: Mapping[str, Ki
     read = columns_of(kwargs)
     if wrong := [c for c in read if c in kinds and kinds[c] not in allowed]:
         return f"the column {wrong[0]} is of a kind that SQL treats otherwise"
-    if len({kinds[c] for c in read if c in kinds}) > 1:
+    if type_name not in _APART and len({kinds[c] for c in read if c in kinds}) > 1:
         return "it compares columns of different kinds"
     own = kinds.get(read[0]) if len(read) == 1 else None
     if own and type_name in _COMPARED and not all(_alike(value, own) for value in _literals(kwargs)):
