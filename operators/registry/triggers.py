@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
 from operators.core.errors import ConfigurationError, ServiceError
-from operators.registry.watch import KINDS, Kind
+from operators.registry.watch import KINDS, Kind, place
 
 if TYPE_CHECKING:
     from operators.registry.watcher import Watcher
@@ -114,7 +114,7 @@ class ModelEventTrigger(BaseEventTrigger):
 
 
 def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
-    """Return the changes that started this run and that no other run of this task has taken, the oldest first.
+    """Return the changes that started this run and that no other run of this task has taken, in order.
 
     `ModelEventTrigger` reports a change again if a triggerer is killed at the wrong moment, and Airflow may hand several
     changes to one run. What a run took is kept in the asset's state store: a retry gets the same again, another run does not.
@@ -134,11 +134,12 @@ def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
         if isinstance(said, Mapping) and "key" in said:
             found.setdefault(said["key"], dict(said))
     ti = context["ti"]
-    store, place = AssetStateStoreAccessor(name=asset.name), f"taxiway.taken.{ti.dag_id}.{ti.task_id}"
-    taken: dict[str, str] = dict(store.get(place) or ())
-    mine = [said for key, said in found.items() if taken.setdefault(key, ti.run_id) == ti.run_id]
+    store, row = AssetStateStoreAccessor(name=asset.name), f"taxiway.taken.{ti.dag_id}.{ti.task_id}"
+    taken: dict[str, str] = dict(store.get(row) or ())
+    # Airflow gives a run's events in no order.
+    mine = [found[key] for key in sorted(found, key=place) if taken.setdefault(key, ti.run_id) == ti.run_id]
     if mine:
-        store.set(place, [list(pair) for pair in taken.items()][-_MOST_KEPT:])
+        store.set(row, [list(pair) for pair in taken.items()][-_MOST_KEPT:])
     return mine
 
 

@@ -81,6 +81,12 @@ class Watermark(BaseModel):
         return self.model_copy(update={"version": version, "aliases": aliases, "count": count, "outbox": outbox})
 
 
+def place(key: str) -> tuple[str, int]:
+    """Return the stream of an event and its place in it, by its key."""
+    stream, number, _ = key.split("/", 2)
+    return stream, int(number)
+
+
 def first_look(stream: str, model: RegisteredModel | None, newest: int, *, from_start: bool) -> Watermark:
     """Return the watermark to begin with.
 

@@ -517,7 +517,8 @@ def test_a_change_is_taken_by_one_run_and_its_retries(monkeypatch: pytest.Monkey
         }
         return [change["key"] for change in new_changes(context, asset)]
 
-    assert run("r1", "a", "b", "a") == ["a", "b"]
-    assert run("r1", "a", "b") == ["a", "b"]
-    assert run("r2", "b", "c") == ["c"]
+    first, second, tenth = "s/1/@1", "s/2/champion@1", "s/10/@2"
+    assert run("r1", second, first, second) == [first, second]
+    assert run("r1", first, second) == [first, second]
+    assert run("r2", tenth, "s/3/@1", second) == ["s/3/@1", tenth]
     assert run("r3") == []
