@@ -66,7 +66,8 @@ class Examination:
         if over:
             return Examined(first.noted(over), first.outcome.rows, first.outcome)
         words = [suite.expectations[n].words for n in chosen]
-        found = bad_rows(self.engine, data, [made[n] for n in chosen], words, parameters=self.parameters)
+        most = max(count for _, count in counts)
+        found = bad_rows(self.engine, data, [made[n] for n in chosen], words, at_most=most, parameters=self.parameters)
         whole = suite.quarantine.excess(distinct_rows(found), first.outcome.rows) if suite.quarantine else ""
         if whole:
             return Examined(first.noted(dict.fromkeys(chosen, whole)), first.outcome.rows, first.outcome)

@@ -106,9 +106,10 @@ class EngineDatasource(SQLDatasource):
 
     def get_execution_engine(self) -> Any:
         """Return an execution engine over it."""
-        if self._execution_engine is None:
-            self._execution_engine = FewScansExecutionEngine(engine=self.get_engine(), create_temp_table=False)
-        return self._execution_engine
+        engine: Any = getattr(self, "_execution_engine", None)
+        if engine is None:
+            engine = self._execution_engine = FewScansExecutionEngine(engine=self.get_engine(), create_temp_table=False)
+        return engine
 
 
 @contextmanager

@@ -27,33 +27,50 @@ class Split:
     rows: int
 
 
-def bad_rows(engine: Engine, data: Data, expectations: Sequence[Any], reasons: Sequence[str], **options: Any) -> Any:
+def bad_rows(
+    engine: Engine, data: Data, expectations: Sequence[Any], reasons: Sequence[str], *, at_most: int, parameters: Any
+) -> Any:
     """Return which rows break which expectations, as an Arrow table of ``row`` and ``reason``.
 
     Great Expectations says which: its full result, with the number of the row as the index.
+
+    :param at_most: no expectation is broken by more rows
     """
     import pyarrow as pa
 
     numbered = data.numbered()
-    outcome = engine.check(
-        numbered,
-        expectations,
-        suite_name=f"{data.name} by row",
-        result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": [ROW],
-            "return_unexpected_index_query": False,
-        },
-        **options,
-    )
-    rows, said = [], []
-    for result, reason in zip(outcome.result.results, reasons, strict=True):
-        found = result.result.get("unexpected_index_list") or []
-        if len(found) != result.result.get("unexpected_count"):
+    rows: list[int] = []
+    said: list[str] = []
+    for expectation, reason in zip(expectations, reasons, strict=True):
+        for on_pandas in (False, True):  # in SQL it names no rows for some expectations about several columns
+            outcome = engine.check(
+                numbered,
+                [expectation],
+                suite_name=f"{data.name} by row",
+                result_format={
+                    "result_format": "COMPLETE",
+                    "unexpected_index_column_names": [ROW],
+                    "exclude_unexpected_values": True,
+                    "return_unexpected_index_query": False,
+                    "partial_unexpected_count": at_most,
+                },
+                parameters=parameters,
+                on_pandas=on_pandas,
+            )
+            result = outcome.result.results[0].result
+            found = _rows(result.get("unexpected_index_list") or [])
+            if len(found) == result.get("unexpected_count"):
+                break
+        else:
             raise RejectedError(f"{reason}: Great Expectations names {len(found)} of the rows; none can be set aside")
-        rows += [int(item[ROW]) for item in found]
+        rows += found
         said += [reason] * len(found)
     return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(said, pa.string())})
+
+
+def _rows(listed: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the numbers, listed one by one or in one list."""
+    return [int(n) for item in listed for n in (item[ROW] if isinstance(item[ROW], list) else [item[ROW]])]
 
 
 def distinct_rows(found: Any) -> int:

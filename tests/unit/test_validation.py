@@ -18,10 +18,10 @@ from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import PROJECT_ROOT
 from operators.core.storage import Storage
-from operators.validation.snapshots.client import require_passed, validate
-from operators.validation.snapshots.operators import ValidateSnapshotOperator
 from operators.validation.policy import Expectation, column_findings, finding
 from operators.validation.report import ValidationReport, verdict
+from operators.validation.snapshots.client import require_passed, validate
+from operators.validation.snapshots.operators import ValidateSnapshotOperator
 from operators.validation.suites import Suites, load_suites
 
 SUITES = INCLUDE / "expectations/flight_delay.yaml"
@@ -106,6 +106,48 @@ def test_a_query_that_fails_is_in_the_report(storage: Storage, suites: Suites) -
     assert "nope" in report.text()
 
 
+QUARANTINE = """
+weather:
+  quarantine: {max_rows_pct: 1}
+  expectations:
+    - {type: expect_column_values_to_be_between, kwargs: {column: wind_speed, max_value: 120}, meta: {notes: wind is in mph}}
+dataset:
+  expectations:
+    - type: expect_column_values_to_be_between
+      kwargs: {column: distance, max_value: 2700}
+      quarantine: {max_rows_pct: 10}
+      meta: {notes: not beyond the continent}
+    - {type: expect_column_values_to_be_unique, kwargs: {column: flight_id}}
+"""
+
+
+def test_training_goes_on_without_the_rows_that_a_suite_sets_aside(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(QUARANTINE)
+    report = run(storage, load_suites(tmp_path / "suite.yaml"), freeze(storage, "raw"))
+    dataset = require_passed(report)
+    aside = {table: (found.rows, found.of_rows) for table, found in report.quarantined.items()}
+    assert aside == {"weather": (1, 4236), "dataset": (51_955 - dataset.rows, 51_955)}
+    bad = duckdb.sql(f"FROM '{report.quarantined['weather'].uri.removeprefix('file://')}'").df()
+    assert bad["wind_speed"].round().tolist() == [1048]
+    assert bad["quarantine_reasons"].tolist()[0].tolist() == ["wind is in mph"]
+    # The rows that go on are a dataset of their own; the one that was built is still there.
+    path = storage.url(dataset.key).removeprefix("file://")
+    assert duckdb.sql(f"SELECT count(*), max(distance), max(wind_speed) < 120 FROM '{path}'").fetchall() == [
+        (dataset.rows, 2586.0, True)
+    ]
+    assert "rows of weather were set aside" in report.text()
+    assert ValidationReport.model_validate_json(storage.get_bytes("validation/flight_delay/run/report.json")) == report
+    assert json.loads(json.dumps(report.to_xcom()))["quarantined"]["weather"]["rows"] == 1
+
+
+def test_more_than_the_limit_stops_the_run(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(QUARANTINE.replace("max_value: 2700", "max_value: 700"))
+    report = run(storage, load_suites(tmp_path / "suite.yaml"), freeze(storage, "raw"))
+    assert not report.passed
+    assert "at most 10 % may be set aside" in report.text()
+    assert "dataset" not in report.quarantined
+
+
 def write(path: Path, expectation: str) -> Path:
     first = "- type: expect_table_row_count_to_equal\n      kwargs: {value: 1}"
     path.write_text(f"weather:\n  expectations:\n    {first}\n    - {expectation}\n")
@@ -132,6 +174,14 @@ def write(path: Path, expectation: str) -> Path:
             "severity: Input should be 'critical'",
         ),
         ("{type: expect_column_to_exist, kwarg: {column: a}}", "unknown key 'kwarg'; did you mean 'kwargs'?"),
+        (
+            "{type: expect_column_to_exist, kwargs: {column: a}, quarantine: {max_rows_pct: 1}}",
+            "judges no single row, so it has none to set aside",
+        ),
+        (
+            "{type: expect_column_values_to_be_unique, kwargs: {column: a}, quarantine: {max_rows_pct: 101}}",
+            "quarantine.QuarantineLimit.max_rows_pct: Input should be less than or equal to 100",
+        ),
         ("expect_column_to_exist", "an expectation is a mapping"),
     ],
 )
@@ -141,6 +191,26 @@ def test_a_typo_is_reported_with_its_line(tmp_path: Path, expectation: str, mess
         load_suites(path)
     assert str(caught.value).startswith(f"{path}:5: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        (
+            "t: {quarantine: {max_rows_pct: 1, max_row: 3}, expectations: [{type: a}]}",
+            "1: max_row: Extra inputs are not",
+        ),
+        (
+            "t: {quarantin: {max_rows_pct: 1}, expectations: [{type: a}]}",
+            "unknown key 'quarantin'; did you mean 'quarantine'",
+        ),
+        ("t: {expectations: []}", "needs a list `expectations`"),
+    ],
+)
+def test_a_wrong_suite_is_refused(tmp_path: Path, suite: str, message: str) -> None:
+    (tmp_path / "suite.yaml").write_text(suite)
+    with pytest.raises(ConfigurationError, match=message):
+        load_suites(tmp_path / "suite.yaml")
 
 
 def test_a_suite_for_an_unknown_table_is_refused(storage: Storage, tmp_path: Path) -> None:

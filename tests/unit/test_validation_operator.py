@@ -151,6 +151,28 @@ def test_all_rows_of_a_doublet_are_set_aside(storage: str, suite: str) -> None:
     assert read(run["ti"].pushed["report"]["quarantine_uri"])["id"].tolist() == [8, 8]
 
 
+@pytest.mark.parametrize("many", [300])
+def test_every_kind_of_expectation_about_rows_names_them(storage: str, many: int) -> None:
+    import great_expectations.expectations as gxe
+
+    frame = pd.DataFrame({"a": np.arange(1000), "b": np.arange(1000) + 1, "c": [f"C{n}" for n in range(1000)]})
+    frame.loc[: many - 1, ["a", "b"]] = -1
+    frame.loc[: many - 1, "c"] = "x"
+    for expectation in (
+        gxe.ExpectColumnValuesToBeBetween(column="a", min_value=0),
+        gxe.ExpectColumnValuesToBeUnique(column="a"),
+        gxe.ExpectColumnValuesToMatchRegex(column="c", regex="^(?!x)"),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["a", "b"]),
+        gxe.ExpectSelectColumnValuesToBeUniqueWithinRecord(column_list=["a", "b"]),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="b", column_B="a"),
+        gxe.ExpectColumnValueLengthsToBeBetween(column="c", min_value=2),
+    ):
+        run = context()
+        given = {"configure_dataframe": lambda: frame, "expect": expectation, "quarantine": {"max_rows_pct": 30}}
+        operator(storage, **given).execute(run)
+        assert read(run["ti"].pushed["report"]["quarantine_uri"]).shape == (many, 4)
+
+
 @pytest.mark.parametrize(
     ("severity", "fail_on", "fails"),
     [
