@@ -19,13 +19,16 @@ class Examined:
     """What was found in a table.
 
     :param rows: of the table as it came
+    :param outcome: of the table as it came
     :param split: the two files, where rows were set aside
+    :param rest: outcome of what goes on then
     """
 
     findings: tuple[Finding, ...]
     rows: int
     outcome: Outcome
     split: Split | None = None
+    rest: Outcome | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Examination:
             return Examined(
                 (*first.findings, *(f for f in second.findings if f.stops)), first.outcome.rows, first.outcome
             )
-        return Examined(first.set_aside(chosen), first.outcome.rows, first.outcome, parts)
+        return Examined(first.set_aside(chosen), first.outcome.rows, first.outcome, parts, second.outcome)
 
     def _check(self, table: str, data: Data, suite: Suite, made: Sequence[Any], gaps: Mapping[str, Any]) -> Checked:
         def run(objects: Sequence[Any]) -> Outcome:

@@ -88,7 +88,7 @@ class Validating(BaseOperator):
         ti.xcom_push(key=REPORT_KEY, value=dict(report))
         if link := self._link(report["docs_url"]):
             ti.xcom_push(key=DataDocsLink.key, value=link)
-        facts = {key: value for key, value in report.items() if key not in ("failures", "text", "passed")}
+        facts = {key: value for key, value in report.items() if key not in ("failures", "text")}
         for asset in (outlet for outlet in self.outlets if isinstance(outlet, Asset)):
             context["outlet_events"][asset].extra = facts
         if not report["passed"]:
@@ -170,8 +170,9 @@ class ValidateOperator(Expecting):
 
     Below ``storage`` the run leaves ``docs/`` (Data Docs), ``result.json`` (the full result), and with a quarantine
     ``quarantine.parquet`` (the bad rows, with a list ``quarantine_reasons``) and ``good.parquet`` (the others). A retry writes
-    them again. The event of each outlet says ``success``, ``checks``, ``critical``, ``warning`` and ``info`` (failed
-    expectations), ``rows``, ``quarantined_rows``, ``quarantine_uri``, ``dataset_uri`` and ``docs_url``.
+    them again. The event of each outlet says ``passed`` (by ``fail_on``), ``success`` (nothing failed at all), ``checks``,
+    ``critical``, ``warning`` and ``info`` (failed expectations), ``rows``, ``quarantined_rows``, ``quarantine_uri``,
+    ``dataset_uri`` and ``docs_url``.
 
     :param source: Parquet, or CSV with a header: ``s3://``, ``file://`` or an absolute path of a file, a folder, or with ``*``
         in its last part; S3 takes the usual ``AWS_*`` variables (templated)
@@ -195,8 +196,8 @@ class ValidateOperator(Expecting):
     :param docs_base_url: http(s) address under which ``storage`` is served, for the link to the Data Docs (templated)
     :param run_key: where this run is below ``storage`` (templated)
     :param context_type: only ``ephemeral``; GX Cloud and file contexts: `ValidateBatchOperator`, `ValidateCheckpointOperator`
-    :return: Great Expectations' description of the result (``success``, ``statistics``, ``expectations``), with no more than 20
-        unexpected values each, and ``dataset_uri``: what goes on. The XCom ``report`` has the findings in short
+    :return: Great Expectations' description of what goes on (``success``, ``statistics``, ``expectations``), with no more than
+        20 unexpected values each, and ``dataset_uri``. The XCom ``report`` has the event's facts and the findings in short
     :raises GXValidationFailed: the data is not as expected; a retry cannot help
     :raises AirflowFailException: the expectations or the source are wrong; a retry cannot help
     """

@@ -76,10 +76,14 @@ class TableReport(_Frozen):
         return tuple(sorted(bad, key=lambda finding: (finding.set_aside, ranks.index(finding.severity))))
 
     def summary(self) -> dict[str, Any]:
-        """Return the few facts for an asset event."""
+        """Return the few facts for an asset event.
+
+        ``success``: all that goes on is as expected, warnings too; ``passed``: the task does not fail because of it.
+        """
         failed = [f for f in self.findings if not f.ok and not f.set_aside]
         return {
-            "success": self.passed,
+            "passed": self.passed,
+            "success": not failed,
             "checks": len(self.findings),
             **{severity: sum(f.severity == severity for f in failed) for severity in ("critical", "warning", "info")},
             "rows": self.rows,
@@ -92,7 +96,7 @@ class TableReport(_Frozen):
     def to_xcom(self) -> dict[str, Any]:
         """Return the summary and what is not ok, as plain JSON types."""
         failures = [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]]
-        return {**self.summary(), "passed": self.passed, "failures": failures, "text": self.text()}
+        return {**self.summary(), "failures": failures, "text": self.text()}
 
     def text(self) -> str:
         """Return a summary and a table of what is not ok."""

@@ -187,7 +187,8 @@ class Validation:
             quarantined=quarantined,
             docs_url=keep_docs(self.engine, self._storage, self._prefix),
         )
-        return Validated(report, keep_result(examined.outcome, self._storage, self._prefix))
+        described = keep_result(examined.outcome, self._storage, self._prefix)
+        return Validated(report, shortened(examined.rest.result.describe_dict()) if examined.rest else described)
 
 
 def keep_docs(engine: Engine, storage: Storage, prefix: str) -> str:

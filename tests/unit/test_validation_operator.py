@@ -101,7 +101,7 @@ def test_good_data_goes_on_and_leaves_its_documents(given: Any, suite: str, stor
     assert found["statistics"]["evaluated_expectations"] == 5
     assert found["dataset_uri"] == task.source
     assert run["outlet_events"][asset].extra == {
-        "success": True, "checks": 5, "critical": 0, "warning": 0, "info": 0, "rows": 100, "quarantined_rows": 0,
+        "passed": True, "success": True, "checks": 5, "critical": 0, "warning": 0, "info": 0, "rows": 100, "quarantined_rows": 0,
         "quarantine_uri": None, "dataset_uri": task.source, "docs_url": f"{storage}/orders/run 1/docs/index.html",
     }  # fmt: skip
     assert run["ti"].pushed["_link_DataDocsLink"] == "https://docs.example/gx/orders/run%201/docs/index.html"
@@ -114,7 +114,8 @@ def test_bad_rows_are_set_aside_with_their_reasons(given: Any, suite: str, stora
     run, frame = context(), orders(price=-1.0, country="X")
     found = operator(storage, suite=suite, **given(frame)).execute(run)
     report = run["ti"].pushed["report"]
-    assert (report["passed"], report["critical"], report["quarantined_rows"]) == (True, 0, 1)
+    assert (report["passed"], report["success"], report["critical"], report["quarantined_rows"]) == (True, True, 0, 1)
+    assert found["success"] is True
     bad = read(report["quarantine_uri"])
     assert bad[["id", "price"]].values.tolist() == [[7, -1.0]]
     # The second expectation is checked by pandas: DuckDB has no negative lookahead.
@@ -199,7 +200,7 @@ def test_severity_and_fail_on(storage: str, severity: str, fail_on: Any, fails: 
     else:
         task.execute(run)
     report = run["ti"].pushed["report"]
-    assert (report["success"], report[severity]) == (not fails, 1)
+    assert (report["success"], report["passed"], report[severity]) == (False, not fails, 1)
 
 
 def test_expectations_may_be_a_suite_or_themselves(storage: str) -> None:
