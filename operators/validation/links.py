@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.execution_time.xcom import XCom
@@ -26,3 +27,14 @@ class DataDocsLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the address, or an empty text before there is one."""
         return str(XCom.get_value(key=self.key, ti_key=ti_key) or "")
+
+
+def docs_link(docs_url: str | None, storage_root: str, docs_base_url: str | None) -> str | None:
+    """Return the address of the Data Docs for a browser.
+
+    :param docs_url: where they are in storage
+    :param docs_base_url: http(s) address under which the storage is served
+    """
+    if docs_url and docs_base_url and docs_url.startswith(storage_root):
+        return f"{docs_base_url.rstrip('/')}/{quote(docs_url.removeprefix(storage_root).lstrip('/'))}"
+    return docs_url

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
-from operators.validation.links import DataDocsLink
+from operators.validation.links import DataDocsLink, docs_link
 from operators.validation.policy import FailOn
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Validating(BaseOperator):
         for line in text.splitlines():
             self.log.info("%s", line)
         ti.xcom_push(key=REPORT_KEY, value=dict(report))
-        if link := self._link(report["docs_url"]):
+        if link := docs_link(report["docs_url"], self.storage_root(), self.docs_base_url):
             ti.xcom_push(key=DataDocsLink.key, value=link)
         facts = {key: value for key, value in report.items() if key not in ("failures", "text")}
         for asset in (outlet for outlet in self.outlets if isinstance(outlet, Asset)):
@@ -95,15 +95,6 @@ class Validating(BaseOperator):
             ti.xcom_push(key="return_value", value=described)
             raise GXValidationFailed(f"{text}\nData Docs: {report['docs_url']}")
         return described
-
-    def _link(self, docs_url: str | None) -> str | None:
-        """Return the address of the Data Docs for a browser."""
-        from urllib.parse import quote
-
-        if docs_url and self.docs_base_url and docs_url.startswith(self.storage_root()):
-            below = docs_url.removeprefix(self.storage_root()).lstrip("/")
-            return f"{self.docs_base_url.rstrip('/')}/{quote(below)}"
-        return docs_url
 
     def storage_root(self) -> str:
         """Return the address of the storage."""

@@ -15,6 +15,7 @@ from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec, Table
+from operators.validation.links import DataDocsLink, docs_link
 
 REPORT_KEY = "report"
 
@@ -31,11 +32,21 @@ class ValidateSnapshotOperator(BaseOperator):
     :param as_of: only labels known by then are used; ISO time without a zone; default: the end of the snapshot (templated)
     :param run_key: names this run below ``validation/<model>/`` (templated)
     :param storage_root: address of object storage; default: ``TAXIWAY_STORAGE_URL``
+    :param docs_base_url: http(s) address under which the storage is served, for the link to the Data Docs (templated)
     :returns: the dataset as a dict: ``uri``, ``key``, ``digest``, ``rows``, ``columns``
     :raises AirflowFailException: the data is refused, or the suites or the query are wrong; a retry cannot help
     """
 
-    template_fields: Sequence[str] = ("model", "snapshot", "suite_path", "query_path", "as_of", "run_key")
+    template_fields: Sequence[str] = (
+        "model",
+        "snapshot",
+        "suite_path",
+        "query_path",
+        "as_of",
+        "run_key",
+        "docs_base_url",
+    )
+    operator_extra_links = (DataDocsLink(),)
     template_fields_renderers: Mapping[str, str] = {"snapshot": "json"}
 
     def __init__(
@@ -48,6 +59,7 @@ class ValidateSnapshotOperator(BaseOperator):
         as_of: str = "",
         run_key: str = "{{ run_id }}",
         storage_root: str | None = None,
+        docs_base_url: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,6 +70,7 @@ class ValidateSnapshotOperator(BaseOperator):
         self.as_of = as_of
         self.run_key = run_key
         self.storage_root = storage_root
+        self.docs_base_url = docs_base_url
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Validate, keep the report, and return the dataset."""
@@ -78,6 +91,8 @@ class ValidateSnapshotOperator(BaseOperator):
             suites = load_suites(_included(self.suite_path))
             prefix = f"validation/{self.model}/{self.run_key}"
             report = validate(frozen, suites, storage=storage, prefix=prefix, build=make)
+            link = docs_link(report.docs_url, storage.root, self.docs_base_url)
+            context["ti"].xcom_push(key=DataDocsLink.key, value=link)
             context["ti"].xcom_push(key=REPORT_KEY, value=report.to_xcom())
             for line in report.text().splitlines():
                 self.log.info("%s", line)
