@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from math import ceil
 from typing import Any
 
 from airflow.sdk import DAG, Param, TriggerRule, XComArg, chain
@@ -81,7 +80,7 @@ def train_dag(spec: ModelSpec) -> DAG:
             spec=spec,
             payload={**job, "parameters": "{{ params.parameters | tojson }}", "tags": tags},
             timeout=timeout,
-            **_gpu_slots(spec),
+            gpus=spec.training.scaling.workers * spec.training.scaling.gpus_per_worker,
         )
         evaluate = EvaluateOperator(
             task_id="evaluate",
@@ -101,12 +100,6 @@ def train_dag(spec: ModelSpec) -> DAG:
         )
         chain(snapshot, validate, train, evaluate, gate, register)
     return dag
-
-
-def _gpu_slots(spec: ModelSpec) -> dict[str, Any]:
-    """Take as many slots of the pool as the training takes GPUs, so that no more is started than the cluster can hold."""
-    gpus = spec.training.scaling.workers * spec.training.scaling.gpus_per_worker
-    return {"pool": "ray_gpu", "pool_slots": ceil(gpus)} if gpus else {}
 
 
 def release_dag(spec: ModelSpec) -> DAG:

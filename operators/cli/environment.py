@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from operators.cli.config import AIRFLOW_USER, EXTERNAL, MANAGED, Stack
 from operators.core.settings import PROJECT_ROOT
@@ -144,10 +145,12 @@ def airflow(stack: Stack) -> dict[str, str]:
             "BUNDLE_REFRESH_CHECK_INTERVAL": 2,
             "MIN_FILE_PROCESS_INTERVAL": 15,
             "PARSING_PROCESSES": 1,
+            "DAG_BUNDLE_CONFIG_LIST": json.dumps(_bundles()),
             "DAG_BUNDLE_STORAGE_PATH": str(stack.airflow_home / "bundles"),
             "PRINT_STATS_INTERVAL": 0,
         },
-        "TRIGGERER": {"JOB_HEARTBEAT_SEC": 2},
+        # What waited in a triggerer that died goes on in its successor after this time.
+        "TRIGGERER": {"JOB_HEARTBEAT_SEC": 2, "TRIGGERER_HEALTH_CHECK_THRESHOLD": 10},
         "OPERATORS": {"DEFAULT_DEFERRABLE": "True"},
         "LOGGING": {"BASE_LOG_FOLDER": str(stack.airflow_home / "logs"), "COLORED_CONSOLE_LOG": "False"},
     }
@@ -155,6 +158,17 @@ def airflow(stack: Stack) -> dict[str, str]:
     env["AIRFLOW_HOME"] = str(stack.airflow_home)
     env["OMP_NUM_THREADS"] = env["OPENBLAS_NUM_THREADS"] = "1"
     return env
+
+
+def _bundles() -> list[dict[str, Any]]:
+    """Return where DAGs come from: ``dags/``, and the user's own folder."""
+    local = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    folders = {"dags-folder": None, "own": os.environ.get("TAXIWAY_DAGS")}
+    return [
+        {"name": name, "classpath": local, "kwargs": {"path": str(Path(folder).resolve())} if folder else {}}
+        for name, folder in folders.items()
+        if folder or name == "dags-folder"
+    ]
 
 
 def airflow_passwords(stack: Stack) -> str:

@@ -17,7 +17,6 @@ from operators.core.http import answer, async_client, client, require_success, u
 
 _SERVICE = "Ray's job API"
 _FOLLOW_S = 1.0  # between two looks of Ray into a log that is followed
-_IDLE_S = 60.0  # a followed log that says nothing for so long is opened anew
 _PACKAGE_TIMEOUT_S = 300.0
 
 
@@ -140,13 +139,16 @@ class AsyncRayJobs:
             answer(response, _SERVICE)
 
     @asynccontextmanager
-    async def log(self, job: RayJob, *, follow: bool, last_lines: int = -1) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def log(
+        self, job: RayJob, *, follow: bool, last_lines: int = -1, idle_s: float = 60.0
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open a job's log, from its beginning.
 
         The job API's own ``/logs`` puts a whole log into one string; the state API sends it in pieces.
 
-        :param follow: go on as the log grows, until closed or silent for a minute
+        :param follow: go on as the log grows, until closed or silent for too long
         :param last_lines: only these; -1 for all
+        :param idle_s: how long the log may say nothing
         :raises ServiceError: the log cannot be read, or not any more
         """
         query: dict[str, str | int | float] = {
@@ -157,7 +159,7 @@ class AsyncRayJobs:
         if follow:
             query["interval"] = _FOLLOW_S
         path = f"/api/v0/logs/{'stream' if follow else 'file'}"
-        timeout = httpx.Timeout(30.0, read=_IDLE_S)
+        timeout = httpx.Timeout(30.0, read=idle_s)
         try:
             async with self._http.stream("GET", path, params=query, timeout=timeout) as response:
                 if response.status_code != 200:

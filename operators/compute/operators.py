@@ -131,7 +131,7 @@ class SubmitRayJobOperator(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Submit the job, or find it, and wait for it."""
-        job_id, attempt, move = self._choose(context)
+        job_id, attempt, move, cleared = self._choose(context)
         self._running = job_id
         if move is Move.SUBMIT:
             fresh = self._submit(context, job_id)
@@ -154,13 +154,13 @@ class SubmitRayJobOperator(BaseOperator):
                     stream_logs=self.stream_logs,
                 ),
                 method_name="resume",
-                kwargs={"job_id": job_id},
+                kwargs={"job_id": job_id, "cleared": cleared},
             )
-        return self._finish(context, job_id, asyncio.run(self._wait(job_id, attempt)))
+        return self._finish(context, job_id, asyncio.run(self._wait(job_id, attempt)), cleared=cleared)
 
-    def resume(self, context: Any, event: Mapping[str, Any], job_id: str) -> Any:
+    def resume(self, context: Any, event: Mapping[str, Any], job_id: str, cleared: bool = False) -> Any:
         """Read how the job ended."""
-        return self._finish(context, job_id, Ending.model_validate(event))
+        return self._finish(context, job_id, Ending.model_validate(event), cleared=cleared)
 
     def on_kill(self) -> None:
         """Stop the job."""
@@ -218,8 +218,11 @@ class SubmitRayJobOperator(BaseOperator):
         found: RayJobs = RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path).get_conn()
         return found
 
-    def _choose(self, context: Any) -> tuple[str, Attempt, Move]:
-        """Return the job that this try is about, and what to do about it; remember it first."""
+    def _choose(self, context: Any) -> tuple[str, Attempt, Move, bool]:
+        """Return the job that this try is about, what to do about it, and whether the task was cleared while it ran.
+
+        The job is remembered first.
+        """
         ti, store = context["ti"], context["task_state_store"]
         first = _remembered(store)
         for epoch in range(first.epoch if first else 0, _MOST_EPOCHS):
@@ -234,11 +237,12 @@ class SubmitRayJobOperator(BaseOperator):
                 break
         else:
             raise ConfigurationError(f"{_MOST_EPOCHS} jobs of this task are over; start a new DAG run")
+        cleared = move is Move.REATTACH and attempt is not None and attempt.max_tries != ti.max_tries
         if attempt is None or attempt.max_tries != ti.max_tries:
             deadline = attempt.deadline if attempt else self._deadline()
             attempt = Attempt(epoch=epoch, deadline=deadline, max_tries=ti.max_tries)
             store.set(_STATE_KEY, attempt.model_dump(), retention=NEVER_EXPIRE)
-        return job_id, attempt, move
+        return job_id, attempt, move, cleared
 
     def _deadline(self) -> float | None:
         limits = [limit.total_seconds() for limit in (self.timeout, self.execution_timeout) if limit is not None]
@@ -262,9 +266,16 @@ class SubmitRayJobOperator(BaseOperator):
             )
             return await watch.run()
 
-    def _finish(self, context: Any, job_id: str, ending: Ending) -> Any:
+    def _finish(self, context: Any, job_id: str, ending: Ending, *, cleared: bool) -> Any:
         if ending.status == "SUCCEEDED":
             return self.job_result(job_id, ending)
+        if ending.status == "STOPPED" and cleared:
+            # Clearing stops the job; that takes Ray some seconds, in which this try found it running.
+            self.log.info("Ray job %s was stopped when the task was cleared; a new one takes its place", job_id)
+            return self.execute(context)
+        raise self._error(job_id, ending)
+
+    def _error(self, job_id: str, ending: Ending) -> RayJobError:
         tail = "\n".join(ending.last_lines[-10:])
         kind: type[RayJobError]
         if ending.status == "TIMEOUT":
@@ -277,7 +288,7 @@ class SubmitRayJobOperator(BaseOperator):
             kind = failure(ending.status, ending.error_type, ending.exit_code, ending.last_lines)
             said = f"ended {ending.status}"
         reason = brief(ending.reason)
-        raise kind(
+        return kind(
             f"Ray job {job_id} {said}{reason and f': {reason}'}" + (f"\n{tail}" if tail else ""),
             submission_id=job_id,
             error_type=ending.error_type,

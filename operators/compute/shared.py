@@ -42,12 +42,12 @@ class SharedRayJobs(AsyncRayJobs):
             return await super().get(submission_id)
 
     @asynccontextmanager
-    async def log(self, job: RayJob, *, follow: bool, last_lines: int = -1) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def log(
+        self, job: RayJob, *, follow: bool, last_lines: int = -1, idle_s: float = 60.0
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open a job's log; those that are not followed wait for their turn, as when a thousand jobs end at once."""
-        async with (
-            nullcontext() if follow else self._gate,
-            super().log(job, follow=follow, last_lines=last_lines) as chunks,
-        ):
+        opened = super().log(job, follow=follow, last_lines=last_lines, idle_s=idle_s)
+        async with nullcontext() if follow else self._gate, opened as chunks:
             yield chunks
 
     async def _load(self) -> None:

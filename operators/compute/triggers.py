@@ -17,7 +17,7 @@ from operators.compute.watch import Ending, Watch
 from operators.core.errors import TaxiwayError
 
 _OFFSET_KEY = "ray_log_offset"
-_SAVE_EVERY_S = 10.0
+_SAVE_EVERY_S = 3.0
 
 
 class RayJobTrigger(BaseTrigger):
@@ -120,7 +120,7 @@ class _Offset:
         return self
 
     async def save(self, offset: int) -> None:
-        """Keep the offset, at most once in ten seconds."""
+        """Keep the offset, at most once in three seconds."""
         now = time.monotonic()
         if offset == self.value or now - self._saved_at < _SAVE_EVERY_S:
             return

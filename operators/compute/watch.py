@@ -17,10 +17,13 @@ from operators.core.errors import ServiceError, ServiceRefusedError
 
 # Ray's dashboard serves at most 100 requests of its state API at once, and a followed log is one of them.
 FOLLOWED_AT_ONCE = 32
+_IDLE_S = 60.0  # a followed log that says nothing for so long is opened anew: its connection may be dead
 _TURN_S = 30.0  # how long a job's log is followed while others wait for their turn
 _MOST_CAUGHT_UP_BYTES = 32 * 1024 * 1024  # read at the end of a job to complete the copy
 _LAST_LINES = 200
 _SAY_AGAIN_S = 60.0
+_EVENT_LINE_CHARS = 500
+_REREAD_BYTES_PER_S = 1_000_000  # opening a log anew reads it from its beginning: rarely, if it is large
 _MOST_UNKNOWN = 3  # a dashboard that has just come back does not know its jobs yet
 
 
@@ -110,9 +113,9 @@ class Watch:
         if self._deadline is not None and time.time() > self._deadline:
             await self._jobs.stop(self._id)
             await self._stop_following()
-            return Ending(status="TIMEOUT", last_lines=tuple(self._copy.last_lines))
+            return Ending(status="TIMEOUT", last_lines=self._last_lines())
         if self._follow and job.driver_node_id and (self._follower is None or self._follower.done()):
-            self._follower = asyncio.create_task(self._follow_log(job))
+            self._follower = asyncio.create_task(self._follow_log(job), name=f"log of {self._id}")
         return None
 
     def _no_answer(self, error: Exception) -> Ending | None:
@@ -137,10 +140,13 @@ class Watch:
             reason=job.message or "",
             error_type=job.error_type,
             exit_code=job.driver_exit_code,
-            last_lines=tuple(copy.last_lines),
+            last_lines=self._last_lines(),
             has_result=copy.has_result,
             result=copy.result,
         )
+
+    def _last_lines(self) -> tuple[str, ...]:
+        return tuple(line[:_EVENT_LINE_CHARS] for line in self._copy.last_lines)
 
     async def _complete(self, job: RayJob) -> None:
         """Read what the copy lacks; of a very large log only the end, where the result is."""
@@ -176,14 +182,15 @@ class Watch:
                 try:
                     await self._one_turn(job, turns)
                 except ServiceError:
-                    return  # silent for a minute, or the dashboard is away: the wait opens it anew
+                    return  # silent for long, or the dashboard is away: the wait opens it anew
             await asyncio.sleep(0)
 
     async def _one_turn(self, job: RayJob, turns: asyncio.Semaphore) -> None:
         copy = self._copy
+        patience_s = copy.offset / _REREAD_BYTES_PER_S
         copy.restart()
-        until = time.monotonic() + _TURN_S
-        async with self._jobs.log(job, follow=True) as chunks:
+        until = time.monotonic() + max(_TURN_S, patience_s)
+        async with self._jobs.log(job, follow=True, idle_s=max(_IDLE_S, patience_s)) as chunks:
             async for chunk in chunks:
                 for line in copy.feed(chunk):
                     self._say(line)

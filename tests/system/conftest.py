@@ -61,7 +61,11 @@ def system() -> Iterator[System]:
     spec_path = include / "models" / "flight_delay.yaml"
     spec_path.write_text(smaller(spec_path.read_text()))
     kept = dict(os.environ)
-    os.environ.update(TAXIWAY_HOME=str(folder / "home"), TAXIWAY_INCLUDE=str(include))
+    os.environ.update(
+        TAXIWAY_HOME=str(folder / "home"),
+        TAXIWAY_INCLUDE=str(include),
+        TAXIWAY_DAGS=str(Path(__file__).parent / "dags"),
+    )
     os.environ.pop("AIRFLOW_HOME", None)  # the DAG tests have one of their own
 
     def free(offset: int) -> bool:

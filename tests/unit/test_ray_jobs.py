@@ -164,6 +164,17 @@ def test_a_try_after_a_failed_job_submits_a_new_one_and_a_try_after_success_does
     assert dashboard.submissions == 4
 
 
+def test_a_clear_that_has_not_yet_stopped_the_job_ends_in_a_new_one(dashboard: Dashboard, deferrable: bool) -> None:
+    store, ti = Store(), TaskInstance()
+    dashboard.plan("STOPPED")  # as the clear's on_kill does, while the next try already waits
+    with pytest.raises(TaskDeferred):
+        operator().execute(context(ti, store))
+    ti.max_tries += 1
+    dashboard.plan(log=b'::taxiway:: {"result": 7}\n')
+    assert run(operator(deferrable=deferrable), context(ti, store)) == 7
+    assert dashboard.submissions == 2
+
+
 def test_two_processes_of_one_try_share_a_job(dashboard: Dashboard) -> None:
     store = Store()
     dashboard.plan()
