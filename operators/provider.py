@@ -7,7 +7,7 @@ from typing import Any
 _STAGES = {
     "Ray": ("compute", ("operators", "jobs", "cluster.operators"), ("triggers", "cluster.triggers"), ()),
     "MLflow": ("registry", ("operators",), ("triggers",), ("sensors",)),
-    "Great Expectations": ("validation", ("operators",), (), ()),
+    "Great Expectations": ("validation", ("operators", "gx.operators", "snapshots.operators"), (), ()),
 }
 _URLS = {
     "Ray": "https://docs.ray.io/",
@@ -37,6 +37,7 @@ def get_provider_info() -> dict[str, Any]:
         "extra-links": [
             "operators.compute.links.RayJobLink",
             "operators.registry.operators.ModelVersionLink",
+            "operators.validation.links.DataDocsLink",
         ],
     }
 
