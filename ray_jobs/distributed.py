@@ -1,4 +1,20 @@
-"""Run a function on as many Ray workers as the spec says: rows, checkpoints, restarts, resources and seeds are taken care of."""
+"""Run a function on as many Ray workers as the spec says: rows, checkpoints, restarts, resources and seeds are taken care of.
+
+Training code with a loop of its own looks like this; `ray_jobs.trainers.tabular_network` is a whole one::
+
+    def train(run: TrainingRun) -> TrainedModel:
+        fitted = fit(run, loop, {"epochs": 10}, backend="torch")
+        return TrainedModel(Path(__file__).with_name("served.py"), {"weights": fitted.folder / "weights"}, fitted.metrics)
+
+    def loop(worker: Worker, config: Mapping[str, Any]) -> None:
+        model, first = start_from(worker.restored())
+        for epoch in range(first, config["epochs"]):
+            for batch in worker.batches():
+                model.learn(batch)
+            if worker.due(epoch + 1):
+                worker.report({}, model.save(worker.folder, epoch) if worker.rank == 0 else None)
+        worker.report({"loss": model.loss}, model.save(worker.folder, config["epochs"]) if worker.rank == 0 else None)
+"""
 
 from __future__ import annotations
 
@@ -142,10 +158,7 @@ def _fit_group(
     try:
         result = trainer.fit()
     except ray.train.WorkerGroupError as error:
-        for failure in error.worker_failures.values():
-            if isinstance(failure, (ConfigurationError, RejectedError)):
-                raise failure from error
-        raise
+        raise (refusal_in(error.worker_failures) or error) from error
     if result.checkpoint is None:
         raise _no_checkpoint(run)
     result.checkpoint.to_directory(folder)
@@ -155,6 +168,18 @@ def _fit_group(
 def _work_in_group(given: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="taxiway-worker-") as folder:
         given["loop"](GroupWorker(given["task"], Path(folder)), given["config"])
+
+
+def refusal_in(failures: Mapping[int, Exception]) -> Exception | None:
+    """Return what a worker refused on purpose, or None: then another try of the job may help.
+
+    :param failures: by rank, as Ray Train tells them: what the loop raised is inside of an exception of Ray's
+    """
+    for failure in failures.values():
+        cause = getattr(failure, "_base_exc", failure)
+        if isinstance(cause, ConfigurationError | RejectedError):
+            return cause
+    return None
 
 
 def streaming(run: TrainingRun) -> dict[str, Any]:

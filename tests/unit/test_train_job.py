@@ -12,7 +12,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.spec import Scaling
 from ray_jobs import train
 from ray_jobs.contract import TrainingRun
-from ray_jobs.distributed import scaling_config, task_options
+from ray_jobs.distributed import refusal_in, scaling_config, task_options
 from ray_jobs.provenance import code_commit, code_digest, pinned
 from ray_jobs.trainers import lightgbm_classifier, tabular_network
 from tests.training_helper import spec
@@ -118,6 +118,14 @@ def test_the_spec_says_what_ray_reserves(scaling: Scaling, group: dict[str, Any]
     assert scaling_config(scaling) == group
     ray.train.ScalingConfig(**scaling_config(scaling))
     assert task_options(scaling, 3) == {**task, "max_retries": 3, "retry_exceptions": False}
+
+
+def test_what_a_worker_of_a_group_refused_is_found() -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    refused = ConfigurationError("mend this")
+    assert refusal_in({0: RuntimeError("peer is gone"), 1: UserExceptionWithTraceback(refused, "…")}) is refused
+    assert refusal_in({0: UserExceptionWithTraceback(RuntimeError("chance"), "…")}) is None
 
 
 def run_of(model: Any, parameters: dict[str, Any], tmp_path: Path) -> TrainingRun:
