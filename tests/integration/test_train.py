@@ -21,7 +21,7 @@ from ray import cloudpickle
 from xgboost import RabitTracker
 from xgboost.collective import CommunicatorContext
 
-from operators.core.errors import ConfigurationError
+from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.storage import Storage
 from ray_jobs.checkpoints import Checkpoints
 from ray_jobs.contract import TrainingRun
@@ -238,6 +238,61 @@ def test_what_the_loop_refuses_is_not_tried_again(cluster: str, tmp_path: Path) 
     assert (tmp_path / "calls").read_text() == "x"
     with pytest.raises(ConfigurationError, match=r"must call `worker.report\(metrics, folder\)` once at the end"):
         fit(run_of(tmp_path, workers=1), forgets, config, backend="xgboost")
+
+
+PLAIN = """
+from pathlib import Path
+from ray_jobs.contract import TrainedModel
+
+def train(run):
+    rows = run.data.table()
+    share = sum(rows["late"].to_pylist()) / rows.num_rows
+    (run.work_dir / "share").write_text(str(share))
+    return TrainedModel(Path(__file__).with_name("plain_served.py"), {"share": run.work_dir / "share"}, {"share": share})
+"""
+PLAIN_SERVED = """
+from pathlib import Path
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+class Model(PythonModel):
+    def load_context(self, context):
+        self.share = float(Path(context.artifacts["share"]).read_text())
+
+    def predict(self, context, model_input, params=None):
+        return [self.share] * len(model_input["distance"])
+
+set_model(Model())
+"""
+
+
+def test_a_plain_function_is_training_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    from ray_jobs import train
+
+    (tmp_path / "plain_training.py").write_text(PLAIN)
+    (tmp_path / "plain_served.py").write_text(PLAIN_SERVED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    storage = Storage.from_url(f"file://{tmp_path}/store")
+    write(storage, table(500), tmp_path)
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    given = {
+        "spec": spec("plain_training:train").to_json(),
+        "dataset": {"key": KEY, "digest": "d"},
+        "end": END.isoformat(),
+        "parameters": "{}",
+        "tags": {},
+    }
+    result = train.work(given, "jobs/plain")
+    model = mlflow.pyfunc.load_model(result["model_uri"]).unwrap_python_model()
+    assert model.predict(None, {"distance": [1, 2]}) == [result["metrics"]["share"]] * 2
+    assert mlflow.get_run(result["run_id"]).data.params["seed"] == "0"
+    early = {**given, "end": "2013-01-01T00:00:00"}
+    with pytest.raises(RejectedError, match="no labelled row of late lies before the holdout"):
+        train.work(early, "jobs/early")
 
 
 def test_a_whole_job_on_s3(cluster: str, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
