@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect
 from sqlalchemy.pool import StaticPool
 
 from operators.validation.interruptible import InterruptibleDuckDB
+from operators.validation.routing import re2_pattern
 
 _REGEX = {"~": "regexp_matches({}, {})", "!~": "NOT regexp_matches({}, {})"}
 _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
@@ -90,7 +91,8 @@ class _Compiler(PGCompiler):
         template = _REGEX.get(operator.opstring)
         if template is None:
             return str(super().visit_custom_op_binary(element, operator, **kwargs))  # type: ignore[no-untyped-call]
-        return template.format(self.process(element.left, **kwargs), self.process(element.right, **kwargs))
+        pattern = sa.literal(re2_pattern(element.right.value))
+        return template.format(self.process(element.left, **kwargs), self.process(pattern, **kwargs))
 
 
 class DuckDBDialect(PGDialect):

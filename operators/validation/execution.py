@@ -76,8 +76,11 @@ class FewScansExecutionEngine(SqlAlchemyExecutionEngine):
         if metric.metric_name.endswith(_PARTIAL) or metric.metric_name.startswith("table.column"):
             return 0
         if metric.metric_name.endswith(_SAMPLES):
+            return 4
+        if get_metric_provider(metric.metric_name, self)[1] is not None:
             return 3
-        return 1 if get_metric_provider(metric.metric_name, self)[1] is None else 2
+        # DuckDB counts distinct values three times as fast where they are the only aggregates of a query.
+        return 2 if metric.metric_name == "column.distinct_values.count" else 1
 
 
 def _key(metric: Any) -> tuple[str, str, str]:

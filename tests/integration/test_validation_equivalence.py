@@ -25,7 +25,7 @@ from operators.validation.routing import _ANSWERS, SQL_ONLY
 from operators.validation.suites import implementations, import_gx, load_suites
 
 ROWS = 60
-WORDS = ["a", "bb", "ccc", "Ünï", "x y", "tab\tx", "nl\n", "", "1234", "A-1", "v\x0bt"]
+WORDS = ["a", "bb", "ccc", "Ünï", "x y", "tab\tx", "nl\n", "", "1234", "A-1", "$l$", "\\", "v\x0bt"]
 NUMBERS = ("whole", "holes", "small", "real", "nan", "missing", "infinite", "empty", "constant")
 TEXTS = ("text", "text_holes", "plain")
 TIMES = ("time", "time_holes")
@@ -38,7 +38,7 @@ SETS = (
     "distinct_values_to_equal_set", "most_common_value_to_be_in_set",
 )  # fmt: skip
 PATTERNS = (
-    "^[a-c]+$", "b", r"\w+", r"^\w+$", r"\s", r"\d{2}", "(?i)A", "(?i)Ü", "^(?!a)", "x y|nl$", "^.$", r"(a)\1", "$", "[^\\x00-\\x7f]",
+    "^[a-c]+$", "b", r"\w+", r"^\w+$", r"\s", r"\d{2}", "(?i)A", "(?i)Ü", r"l\$", r"\\$",  "n$|l$", "(nl$)", "[$]", "^(?!a)", "x y|nl$", "^.$", r"(a)\1", "$", "[^\\x00-\\x7f]",
 )  # fmt: skip
 
 
