@@ -104,7 +104,7 @@ def split(data: Data, found: Any, folder: Path) -> Split:
     joined = f"FROM {source} s {{}} JOIN taxiway_bad b ON s.{ROW} = b.row"
     good, bad = folder / "good.parquet", folder / "bad.parquet"
     queries: Mapping[Path, str] = {
-        good: f"SELECT {columns} {joined.format('ANTI')}",
+        good: f"SELECT {columns} {joined.format('ANTI')} ORDER BY s.{ROW}",
         bad: f"SELECT {columns}, b.reasons AS {REASONS} {joined.format('')} ORDER BY s.{ROW}",
     }
     for path, query in queries.items():
