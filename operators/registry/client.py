@@ -49,7 +49,8 @@ class Registry:
         again after it has created: the lowest version of a key is the one, the others are deleted by who made them, or by
         the next call if that was killed.
 
-        :param source: ``models:/<id of a logged model>``, ``runs:/<run>/<path>``, or where the artifacts are
+        :param source: ``models:/<id of a logged model>``, ``models:/<model>/<version>``, ``models:/<model>@<alias>``,
+            ``runs:/<run>/<path>``, or where the artifacts are
         :param run_id: the run that made it; may be empty
         :raises ServiceError: MLflow did not answer
         """
@@ -199,6 +200,9 @@ class Registry:
     def _where(self, source: str) -> dict[str, str]:
         """Return the storage address of a logged model, and its id: MLflow's client looks them up, its server does not."""
         scheme, _, rest = source.partition(":/")
+        if scheme == "models" and "@" in rest:
+            name, _, alias = rest.partition("@")
+            return {"source": self.find(name, f"@{alias}").uri}
         if scheme == "models" and "/" not in rest:
             return {"model_id": rest, "source": str(self._logged_model(rest)["artifact_uri"])}
         if scheme != "runs":

@@ -104,7 +104,8 @@ class RegisterModelOperator(RegistryOperator):
     The event of each outlet says ``model``, ``version``, ``run_id``, ``uri``, ``metrics`` (of the run, at most 50),
     ``aliases`` and ``data_digest``.
 
-    :param model_uri: the logged model: ``models:/<id>``, ``runs:/<run>/<name>``, or where its artifacts are (templated)
+    :param model_uri: the logged model: ``models:/<id>`` or ``runs:/<run>/<name>``; a version of another registered model:
+        ``models:/<model>/<version>`` or ``models:/<model>@<alias>``; or where the artifacts are (templated)
     :param run_id: the run that made it (templated)
     :param aliases: aliases to point at the version (templated)
     :param tags: tags of the version; they go before the tags above (templated)

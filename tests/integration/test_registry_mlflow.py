@@ -194,7 +194,14 @@ def test_logged_models_are_found_by_id_and_by_run(
     by_id = registry.register(model, info.model_uri, run.info.run_id, key="id", tags={})
     by_run = registry.register(model, f"runs:/{run.info.run_id}/model", run.info.run_id, key="run", tags={})
     assert by_id.source == by_run.source
-    assert mlflow.pyfunc.load_model(by_run.uri).metadata.model_id == info.model_id
+    registry.set_alias(model, CHAMPION, by_run.version)
+    copied = [
+        registry.register(f"{model}_prod", uri, run.info.run_id, key=uri, tags={})
+        for uri in (by_run.uri, f"models:/{model}@champion")
+    ]
+    assert {version.source for version in copied} == {by_run.uri}
+    for version in (by_run, *copied):
+        assert mlflow.pyfunc.load_model(version.uri).metadata.model_id == info.model_id
 
 
 def test_register_operator_links_points_and_tells(connection: None, registry: Registry, model: str) -> None:
