@@ -91,3 +91,10 @@ def test_the_log_of_a_killed_triggerer_goes_on_where_it_was(ended: dict[str, Any
     assert sorted(set(seen)) == list(range(LINES))
     assert len(seen) < LINES + 20  # the place in the log is kept every three seconds
     assert "progress: 100%" in log
+
+
+def test_connections_have_their_form(system: Any) -> None:
+    found = {row["connection_type"]: row for row in system.play.airflow._call("GET", "/ui/connections/hook_meta")}
+    assert found["ray"]["standard_fields"]["password"]["title"] == "Token"
+    assert {"tls", "verify", "ca_path", "token_path", "dashboard_url"} <= set(found["ray"]["extra_fields"])
+    assert {"tls_verify", "tls_ca_path"} <= set(found["mlflow"]["extra_fields"])
