@@ -131,6 +131,9 @@ class SubmitRayJobOperator(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Submit the job, or find it, and wait for it."""
+        return self._start(context)
+
+    def _start(self, context: Any) -> Any:
         job_id, attempt, move, cleared = self._choose(context)
         self._running = job_id
         if move is Move.SUBMIT:
@@ -272,7 +275,7 @@ class SubmitRayJobOperator(BaseOperator):
         if ending.status == "STOPPED" and cleared:
             # Clearing stops the job; that takes Ray some seconds, in which this try found it running.
             self.log.info("Ray job %s was stopped when the task was cleared; a new one takes its place", job_id)
-            return self.execute(context)
+            return self._start(context)
         raise self._error(job_id, ending)
 
     def _error(self, job_id: str, ending: Ending) -> RayJobError:
