@@ -46,6 +46,7 @@ class ValidationReport(_Frozen):
         return {
             "passed": self.passed,
             "checks": len(self.findings),
+            "warnings": sum(not f.stops for f in self.failures),
             "failures": [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]],
             "text": self.text(),
             "docs_url": self.docs_url,

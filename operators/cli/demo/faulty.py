@@ -20,7 +20,7 @@ _HERE = Path(__file__).parent
 
 def main(model: str) -> dict[str, str]:
     """Log both models around the champion's own files, and register them."""
-    import mlflow
+    import mlflow.models
 
     registry = Registry(setting("MLFLOW_TRACKING_URI", "address of the MLflow tracking server"))
     champion = registry.alias(model, CHAMPION)
@@ -28,6 +28,8 @@ def main(model: str) -> dict[str, str]:
         raise SystemExit(f"{model} has no champion to wrap")
     smoke = json.loads(Storage.from_url(storage_url()).get_bytes(champion.tags["taxiway.smoke_key"]))
     tried = sorted({value for tensor in smoke["inputs"] if tensor["name"] == "dest" for value in tensor["data"]})
+    # Callers must not see a difference before the faults show: a version is served only with the spec's signature.
+    signature = mlflow.models.get_model_info(champion.uri).signature
     mlflow.set_experiment(model)
     versions = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -40,6 +42,7 @@ def main(model: str) -> dict[str, str]:
                     python_model=str(_HERE / f"{name}_model.py"),
                     artifacts={"champion": champion.uri, **extra},
                     pip_requirements=[f"mlflow=={mlflow.__version__}"],
+                    signature=signature,
                 )
             tags = {"taxiway.made_by": "hand", "taxiway.fault": name}
             made = registry.register(model, info.model_uri, run.info.run_id, key=run.info.run_id, tags=tags)
