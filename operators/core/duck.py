@@ -43,6 +43,7 @@ def open_duckdb(*folders: Path) -> Iterator[Any]:
 
     with duckdb.connect(config={"threads": THREADS, "memory_limit": MEMORY_LIMIT}) as db:
         db.execute("SET TimeZone = 'UTC'")
+        db.execute("SET enable_progress_bar = false")  # it would stand in the task's log, once for each step
         db.execute(f"SET temp_directory = {text_sql(folders[0] / 'spill')}")
         db.execute(f"SET allowed_directories = [{', '.join(text_sql(folder) for folder in folders)}]")
         db.execute("SET enable_external_access = false")
