@@ -80,10 +80,11 @@ def fit(
     :raises ConfigurationError: the loop ended without a checkpoint
     """
     training = run.spec.training
-    size_bytes = run.data.size_bytes
     task = Task(
         data=run.data,
-        streams=training.scaling.workers > 1 and size_bytes > stream_above_bytes and _cpu_to_spare(training.scaling),
+        streams=training.scaling.workers > 1
+        and run.data.size_bytes > stream_above_bytes
+        and _cpu_to_spare(training.scaling),
         threads=max(1, int(training.scaling.cpus_per_worker)),
         device="cuda" if training.scaling.gpus_per_worker else "cpu",
         seed=run.seed,

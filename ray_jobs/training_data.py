@@ -49,13 +49,15 @@ class TrainingData:
         return pc.field(self.label).is_valid() & (time >= self.border if self.is_recent else time < self.border)
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order, without ever holding more than a few batches.
+        """Yield the rows in order, one row group in memory at a time: a scanner of the whole file would read far ahead.
 
         :param columns: fewer columns than all
         :param rows: most rows of a batch
         """
-        scanner = self._dataset().scanner(columns=list(columns or self.columns), filter=self.where, batch_size=rows)
-        return (batch for batch in scanner.to_batches() if batch.num_rows)
+        fragment = next(iter(self._dataset().get_fragments()))
+        for group in fragment.split_by_row_group(self.where):
+            found = group.to_table(columns=list(columns or self.columns), filter=self.where)
+            yield from (batch for batch in found.to_batches(max_chunksize=rows) if batch.num_rows)
 
     def shard(self, rank: int, world_size: int, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield every ``world_size``-th row, from ``rank`` on: shards are alike, and the same each time."""
