@@ -35,8 +35,9 @@ from ray_jobs.worker import SHARD, GroupWorker, LoneWorker, Task, Worker
 STREAM_ABOVE_BYTES = 2 * 1024**3
 """From this size on (of the columns, uncompressed) the shards come through Ray Data.
 
-Below it each worker scans the whole file and keeps its rows: 2.5 s for each GiB here, 10 s at 100 MB/s from object storage. Ray
-Data reads each row once for all workers, but took 18 to 32 s before the first row came; see ``benchmarks/training.py``.
+Below it each worker scans the whole file and keeps its rows: 2 s for each GiB here, 10 s at 100 MB/s from object storage. Ray
+Data reads each row once for all workers, but took 7 s here, 18 to 32 on a busy machine, for its processes to start; see
+``benchmarks/training.py``.
 """
 _POLL_S = "0.5"
 _TRAINERS = {
