@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,11 +249,34 @@ def check_batch(
 
     validator = Validator(batch, result_format=result_format, batch_parameters=batch_parameters)
     suite = ExpectationSuite(name=name, expectations=[e.copy(update={"id": None}) for e in expectations])
-    result = validator.validate_expectation_suite(suite, parameters)
+    with _configurations_kept():
+        result = validator.validate_expectation_suite(suite, parameters)
     for one in result.results:
         one.success = bool(one.success)
     result.success = bool(result.success)
     return result
+
+
+@contextmanager
+def _configurations_kept() -> Iterator[None]:
+    """Let Great Expectations make each configuration once: it asks for it a hundred times, a fifth of a second a suite."""
+    from great_expectations.expectations.expectation import Expectation
+
+    made: dict[int, tuple[Any, Any]] = {}
+    original = Expectation.configuration
+
+    def kept(self: Any) -> Any:
+        if id(self) not in made:
+            made[id(self)] = self, original.fget(self)  # with the expectation itself, so that its id stays its own
+        found = copy(made[id(self)][1])
+        found._kwargs = dict(found._kwargs)
+        return found
+
+    Expectation.configuration = property(kept)
+    try:
+        yield
+    finally:
+        Expectation.configuration = original
 
 
 def _numbered(expectation: Any, number: int) -> Any:
