@@ -1,14 +1,8 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-
-# Before anything imports airflow: it reads its settings, and makes its folder, at import.
-os.environ["AIRFLOW_HOME"] = str(Path(__file__).resolve().parents[2] / "var" / "test-airflow")
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
-os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Ray's job API, as far as the clients use it, for failures that a real Ray refuses to produce.
 
-`tests/integration/test_ray_jobs.py` runs `agrees` against this and against a real cluster.
+`tests/integration/test_ray_cluster.py` runs `agrees` against this and against a real cluster.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._say(200, {"stopped": True})
         job_id = body["submission_id"]
         if not self.server.take(job_id, body):
-            return self._say(400, f"ValueError: Job with submission_id {job_id} already exists. Please use a different one.")
+            return self._say(
+                400, f"ValueError: Job with submission_id {job_id} already exists. Please use a different one."
+            )
         self._say(200, {"submission_id": job_id})
         self.server.after_submit(job_id)
 
