@@ -278,6 +278,7 @@ def test_a_plain_function_is_training_code(tmp_path: Path, monkeypatch: pytest.M
     write(storage, table(500), tmp_path)
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it, and leaves it
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     given = {
         "spec": spec("plain_training:train").to_json(),
