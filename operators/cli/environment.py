@@ -66,6 +66,8 @@ def services(stack: Stack) -> dict[str, str]:
         env |= {
             "AWS_ENDPOINT_URL": stack.url("s3"),
             "MLFLOW_S3_ENDPOINT_URL": stack.url("s3"),
+            # The filer shows a browser what is in the bucket; on this machine only, and without a login.
+            "TAXIWAY_DOCS_URL": f"http://127.0.0.1:{stack.ports['weed_filer']}/buckets/{stack.storage_url[len('s3://') :]}",
             "AWS_ACCESS_KEY_ID": stack.secrets.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": stack.secrets.s3_secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",

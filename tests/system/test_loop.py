@@ -99,6 +99,16 @@ def test_first_version_gets_all_traffic(system: Any) -> None:
     assert rows_of(system.play, "gate")[0]["champion"] is None
 
 
+def test_data_docs_open_in_a_browser(system: Any) -> None:
+    airflow = system.play.airflow
+    (run,) = airflow._call("GET", f"/api/v2/dags/{MODEL}.train/dagRuns")["dag_runs"]
+    path = f"/api/v2/dags/{MODEL}.train/dagRuns/{run['dag_run_id']}/taskInstances/validate/links"
+    link = airflow._call("GET", path)["extra_links"]["Data Docs"]
+    page = httpx.get(link, timeout=10)
+    assert page.status_code == 200, link
+    assert "Data Docs" in page.text
+
+
 def test_endpoint_speaks_open_inference(edge: httpx.Client, requests: Any) -> None:
     found = edge.get(f"/v2/models/{MODEL}").json()
     assert found["versions"] == ["1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,8 @@ class ValidateSnapshotOperator(BaseOperator):
     :param as_of: only labels known by then are used; ISO time without a zone; default: the end of the snapshot (templated)
     :param run_key: names this run below ``validation/<model>/`` (templated)
     :param storage_root: address of object storage; default: ``TAXIWAY_STORAGE_URL``
-    :param docs_base_url: http(s) address under which the storage is served, for the link to the Data Docs (templated)
+    :param docs_base_url: http(s) address under which the storage is served, for the link to the Data Docs; default:
+        ``TAXIWAY_DOCS_URL`` (templated)
     :returns: the dataset as a dict: ``uri``, ``key``, ``digest``, ``rows``, ``columns``
     :raises AirflowFailException: the data is refused, or the suites or the query are wrong; a retry cannot help
     """
@@ -91,7 +93,7 @@ class ValidateSnapshotOperator(BaseOperator):
             suites = load_suites(_included(self.suite_path))
             prefix = f"validation/{self.model}/{self.run_key}"
             report = validate(frozen, suites, storage=storage, prefix=prefix, build=make)
-            link = docs_link(report.docs_url, storage.root, self.docs_base_url)
+            link = docs_link(report.docs_url, storage.root, self.docs_base_url or os.environ.get("TAXIWAY_DOCS_URL"))
             context["ti"].xcom_push(key=DataDocsLink.key, value=link)
             context["ti"].xcom_push(key=REPORT_KEY, value=report.to_xcom())
             for line in report.text().splitlines():
