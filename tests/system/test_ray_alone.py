@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from operators.cli import state as state_file
 from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.core import processes
@@ -35,20 +36,17 @@ def ended(system: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     names = ("deferred", "in_worker", "killed_by_hand")
     until(lambda: all((folder / name).exists() for name in names), "the jobs run")
     until(lambda: state("deferred") == state("killed_by_hand") == "deferred", "the tasks wait in the triggerer")
-    time.sleep(5)  # so that the triggerer has copied, and kept its place
+    until(
+        lambda: airflow.xcom(DAG_ID, run_id, "deferred", "ray_log_offset") is not None, "the place in the log is kept"
+    )
     worker = airflow._call("GET", f"{path}/in_worker")["pid"]
     os.kill(worker, signal.SIGKILL)
     airflow._call("PATCH", f"{path}/killed_by_hand", {"new_state": "failed"})
     jobs = RayJobs(RayAddress(system.stack.ray_url, Path(system.stack.ray_token_path).read_text().strip()))
     stopped = job_of(jobs, "killed_by_hand")
     until(lambda: jobs.get(stopped).status == "STOPPED", "the job is stopped that a person gave up")
-    (triggerer,) = (
-        pid
-        for pid in processes.marked(f"TAXIWAY_STACK_ID={system.stack.secrets.stack_id}", processes.table())
-        if re.search(r"airflow\S* triggerer|-m airflow triggerer", processes.name(pid))
-        and processes.read(processes.read(pid).parent) is not None
-        and "triggerer" not in processes.name(processes.read(pid).parent)
-    )
+    stack = state_file.read(system.stack.run_dir / "state.json")
+    triggerer = stack.services["airflow-triggerer"].pid
     below = processes.descendants([triggerer], processes.table())
     processes.signal_all(below, signal.SIGKILL)
     _, tasks = airflow.follow(DAG_ID, run_id, timeout_s=180, on_change=lambda *_: None)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from operators.compute.operators import SubmitRayJobOperator
 
-LINES = 60
+LINES = 100
 _JOB = """python -u -c '
 import sys, time
 open(sys.argv[1], "a").write("ran\\n")
