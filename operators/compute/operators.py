@@ -137,7 +137,7 @@ class SubmitRayJobOperator(BaseOperator):
         job_id, attempt, move, cleared = self._choose(context)
         self._running = job_id
         if move is Move.SUBMIT:
-            fresh = self._submit(context, job_id)
+            fresh = self._jobs.submit(job_id, **self.job_arguments(context, job_id))
             self.log.info("%s Ray job %s", "submitted" if fresh else "reattached to", job_id)
         else:
             self.log.info("reattached to Ray job %s", job_id)
@@ -241,19 +241,19 @@ class SubmitRayJobOperator(BaseOperator):
         else:
             raise ConfigurationError(f"{_MOST_EPOCHS} jobs of this task are over; start a new DAG run")
         cleared = move is Move.REATTACH and attempt is not None and attempt.max_tries != ti.max_tries
-        if attempt is None or attempt.max_tries != ti.max_tries:
-            deadline = attempt.deadline if attempt else self._deadline()
+        if attempt is None or attempt.max_tries != ti.max_tries or move is Move.SUBMIT:
+            # A job that Ray lost begins anew, and so does its time.
+            deadline = attempt.deadline if attempt and move is not Move.SUBMIT else self._deadline()
             attempt = Attempt(epoch=epoch, deadline=deadline, max_tries=ti.max_tries)
             store.set(_STATE_KEY, attempt.model_dump(), retention=NEVER_EXPIRE)
         return job_id, attempt, move, cleared
 
-    def _deadline(self) -> float | None:
-        limits = [limit.total_seconds() for limit in (self.timeout, self.execution_timeout) if limit is not None]
-        return time.time() + min(limits) if limits else None
+    @property
+    def _limit(self) -> timedelta | None:
+        return min((limit for limit in (self.timeout, self.execution_timeout) if limit is not None), default=None)
 
-    def _submit(self, context: Any, job_id: str) -> bool:
-        arguments = self.job_arguments(context, job_id)
-        return self._jobs.submit(job_id, **arguments)
+    def _deadline(self) -> float | None:
+        return None if self._limit is None else time.time() + self._limit.total_seconds()
 
     async def _wait(self, job_id: str, attempt: Attempt) -> Ending:
         async with shared(self._jobs.address) as jobs:
@@ -282,7 +282,7 @@ class SubmitRayJobOperator(BaseOperator):
         tail = "\n".join(ending.last_lines[-10:])
         kind: type[RayJobError]
         if ending.status == "TIMEOUT":
-            kind, said = RayJobTimeoutError, f"ran longer than {self.timeout or self.execution_timeout} and was stopped"
+            kind, said = RayJobTimeoutError, f"ran longer than {self._limit} and was stopped"
         elif ending.status == "UNKNOWN":
             kind, said = RayJobLostError, "is not known to Ray any more; a retry submits it again"
         elif ending.status == "UNREACHABLE":

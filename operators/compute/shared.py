@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from operators.compute.address import RayAddress
 from operators.compute.client import AsyncRayJobs, RayJob
 
-# Asked for one by one, a thousand jobs keep Ray's dashboard busy for seconds; the list of them takes it a sixth of that.
+# Asked for one by one, a thousand jobs keep Ray's dashboard busy for seconds; the list of them far less.
 FEW = 16
 _AT_ONCE = 8  # a pool with a thousand requests in its queue spends its time on the queue
 _FRESH_S = 1.0

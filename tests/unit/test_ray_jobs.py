@@ -211,6 +211,17 @@ def test_the_deadline_counts_from_the_first_try(dashboard: Dashboard, deferrable
     assert dashboard.submissions == 1
 
 
+def test_a_lost_job_gets_its_whole_time_again(dashboard: Dashboard) -> None:
+    store, ti = Store(), TaskInstance()
+    late = operator(timeout=timedelta(seconds=0))
+    with pytest.raises(TaskDeferred):
+        late.execute(context(ti, store))
+    dashboard.jobs.clear()
+    dashboard.plan()
+    run(operator(timeout=timedelta(hours=1)), context(ti, store))
+    assert dashboard.submissions == 2
+
+
 def test_execution_timeout_limits_a_deferred_job_too(dashboard: Dashboard) -> None:
     with pytest.raises(errors.RayJobTimeoutError):
         run(operator(execution_timeout=timedelta(seconds=0), timeout=timedelta(hours=1)), context())

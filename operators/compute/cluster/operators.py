@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, get_args
@@ -36,8 +37,9 @@ class _Start(BaseOperator):
         stop = self._stop_operator(task_id=task_id, cleanup=cleanup, **kwargs)
         return stop.as_teardown(setups=self)
 
+    @abstractmethod
     def _stop_operator(self, **kwargs: Any) -> _Stop:
-        raise NotImplementedError
+        """Return the task that removes the cluster."""
 
     @property
     def _pulled(self) -> str:
@@ -66,9 +68,9 @@ class _Stop(BaseOperator):
         self.remove(context)
         return True
 
+    @abstractmethod
     def remove(self, context: Any) -> None:
         """Remove the cluster."""
-        raise NotImplementedError
 
 
 class StartLocalRayOperator(_Start):
