@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|w)$")
+from operators.core.durations import DurationS
+from operators.core.spec_release import Release
 
-
-def parse_duration_s(value: object) -> float:
-    """Read ``250ms``, ``30s``, ``10m``, ``6h``, ``7d`` or ``2w`` as seconds.
-
-    :raises ValueError: the unit is missing or unknown
-    """
-    match = _DURATION.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration; write a number and a unit of {', '.join(_UNITS_S)}, e.g. 30s")
-    return float(match[1]) * _UNITS_S[match[2]]
-
-
-DurationS = Annotated[
-    float, BeforeValidator(parse_duration_s), Field(gt=0), PlainSerializer(lambda seconds: f"{seconds!r}s")
-]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 FeatureKind = Literal["category", "number", "integer", "boolean", "category?", "number?", "integer?", "boolean?"]
 """A trailing ? allows null: the value may be unknown when the prediction is asked for."""
@@ -124,45 +100,6 @@ class Serving(_Part):
     cpus_per_replica: float = Field(0.5, ge=0)
     gpus_per_replica: float = Field(0, ge=0)
     max_rows_per_request: int = Field(10_000, ge=1)
-
-
-class Step(_Part):
-    """One step of a canary."""
-
-    weight_pct: float = Field(ge=0.01, le=99, description="the last step to 100 is the promotion")
-    bake_s: DurationS = Field(alias="bake", description="how long the step is observed at least")
-
-    @property
-    def weight_bp(self) -> int:
-        """The weight in basis points, 0.01 %, which is what the edge splits by."""
-        return round(self.weight_pct * 100)
-
-
-class Judge(_Part):
-    """When a step of a canary counts as good."""
-
-    min_requests: int = Field(100, ge=1, description="of the canary in one step; fewer is Inconclusive")
-    max_wait_s: DurationS = Field(1800.0, alias="max_wait", description="for those requests to arrive")
-    max_failure_pct: float = Field(1.0, ge=0, le=100, description="percentage points above stable")
-    max_p95_ratio: float = Field(1.5, gt=1)
-    max_p95_increase_s: DurationS = Field(0.02, alias="max_p95_increase")
-
-
-class Release(_Part):
-    """How a version gets the traffic."""
-
-    steps: tuple[Step, ...] = Field(min_length=1, strict=False)
-    judge: Judge = Judge()
-    smoke_rows: int = Field(20, ge=1, le=1000)
-    keep_warm_s: DurationS = Field(3600.0, alias="keep_warm", description="how long the old version stays deployed")
-
-    @field_validator("steps")
-    @classmethod
-    def _rising(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        weights = [step.weight_pct for step in steps]
-        if weights != sorted(set(weights)):
-            raise ValueError(f"weight_pct must rise from step to step; got {weights}")
-        return steps
 
 
 class PredictionLog(_Part):

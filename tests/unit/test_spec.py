@@ -7,7 +7,8 @@ import yaml
 
 from operators.core.errors import SpecError
 from operators.core.loader import INCLUDE, load_spec, spec_paths
-from operators.core.spec import ModelSpec, parse_duration_s
+from operators.core.durations import parse_duration_s
+from operators.core.spec import ModelSpec
 
 SECOND_MODEL = """
 name: on_time

@@ -1,0 +1,114 @@
+"""What a release has shown so far, and what the judge says of it. Types only: frozen, JSON both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Outcome(StrEnum):
+    """Argo Rollouts' words, and Continue: go on watching. Missing evidence is never Successful."""
+
+    SUCCESSFUL = "Successful"
+    FAILED = "Failed"
+    INCONCLUSIVE = "Inconclusive"
+    CONTINUE = "Continue"
+
+
+class Moments(_Fact):
+    """Of numbers that one arm gave: predictions, or a business metric.
+
+    :param m2: sum of squared distances from the mean
+    """
+
+    count: int = Field(ge=0)
+    mean: float
+    m2: float
+
+
+class Arm(_Fact):
+    """What one arm did in one period. Everything counts units: a unit once, and its first bad event once.
+
+    :param requests: units that were assigned to the arm
+    :param failed: units with a failure of the version's own, before the fallback; None: not known
+    :param slow: units with an answer over the limit; None: not known
+    """
+
+    requests: int = Field(0, ge=0)
+    failed: int | None = Field(None, ge=0)
+    slow: int | None = Field(None, ge=0)
+    prediction: Moments | None = None
+    business: dict[str, Moments] = Field(default_factory=dict)
+
+
+class Period(_Fact):
+    """What happened while the canary's weight was this: gains, not totals.
+
+    :param weight: the canary's share of the units that may see one, above 0 and below 1
+    """
+
+    weight: float = Field(gt=0, lt=1)
+    stable: Arm = Arm()
+    canary: Arm = Arm()
+
+
+class Pairs(_Fact):
+    """Requests that both versions answered, and whose label has arrived."""
+
+    total: int = Field(0, ge=0)
+    stable_only_wrong: int = Field(0, ge=0)
+    canary_only_wrong: int = Field(0, ge=0)
+
+
+class Point(_Fact):
+    """One moment of a series; None: that arm had no value."""
+
+    t: float
+    stable: float | None
+    canary: float | None
+
+
+class Evidence(_Fact):
+    """All that a judge looks at. The order of the periods does not matter, as e-values multiply.
+
+    :param loss_differences: the canary's error less stable's for each labelled pair, in the order of the requests
+    :param series: points of each series guard, oldest first
+    """
+
+    periods: tuple[Period, ...] = ()
+    pairs: Pairs | None = None
+    loss_differences: tuple[float, ...] = ()
+    series: dict[str, tuple[Point, ...]] = Field(default_factory=dict)
+
+
+class Reading(_Fact):
+    """What one guard says.
+
+    :param e: e-value against "the canary is no worse"; how often it is ever over 1/a by chance is at most a
+    :param threshold: at which the guard fails the release: the number of guards over alpha
+    :param interval: of the canary's harm, always valid; None while nothing is known
+    :param margin: what the interval must stay below
+    :param refuted: whether "worse by more than the margin" is refuted
+    :param missing: what is lacking for that, in words; empty: nothing
+    """
+
+    e: float
+    threshold: float
+    interval: tuple[float, float] | None
+    margin: float | None
+    refuted: bool
+    missing: str = ""
+
+
+class Judgement(_Fact):
+    """A verdict and what it rests on."""
+
+    outcome: Outcome
+    reason: str
+    guards: Mapping[str, Reading]
