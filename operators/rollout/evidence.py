@@ -33,16 +33,23 @@ class Moments(_Fact):
 
 
 class Arm(_Fact):
-    """What one arm did in one period. Everything counts units: a unit once, and its first bad event once.
+    """What one arm did in one period. Everything counts units: a unit once.
+
+    Two counts of bad events, because two questions are asked. "Whose was it?" is exact only if a unit's first bad event in the
+    whole release counts and no other. A share needs numerator and denominator of the same period.
 
     :param requests: units that were assigned to the arm
-    :param failed: units with a failure of the version's own, before the fallback; None: not known
-    :param slow: units with an answer over the limit; None: not known
+    :param failed: of these, units with a failure of the version's own, before the fallback; None: not known
+    :param slow: of these, units with an answer over the limit; None: not known
+    :param failed_first: units whose first failure in the release was here; None: the same as ``failed``
+    :param slow_first: units whose first slow answer in the release was here; None: the same as ``slow``
     """
 
     requests: int = Field(0, ge=0)
     failed: int | None = Field(None, ge=0)
     slow: int | None = Field(None, ge=0)
+    failed_first: int | None = Field(None, ge=0)
+    slow_first: int | None = Field(None, ge=0)
     prediction: Moments | None = None
     business: dict[str, Moments] = Field(default_factory=dict)
 
@@ -75,8 +82,9 @@ class Point(_Fact):
 
 
 class Evidence(_Fact):
-    """All that a judge looks at. The order of the periods does not matter, as e-values multiply.
+    """All that a judge looks at.
 
+    :param periods: oldest first; the last one has the weight that is in force
     :param loss_differences: the canary's error less stable's for each labelled pair, in the order of the requests
     :param series: points of each series guard, oldest first
     """
