@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.core.errors import TaxiwayError
+from operators.core.predictions import ARMS, hour_prefix
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
 
@@ -21,18 +24,62 @@ _OWN = {
     "request_id": pa.string(),
     "row": pa.int64(),
     "unit": pa.string(),
+    "arm": pa.dictionary(pa.int8(), pa.string()),
+    "weight_bp": pa.int16(),
     "predicted_at": pa.timestamp("us", "UTC"),
     "model": pa.string(),
     "version": pa.string(),
     "prediction": pa.float64(),
 }
 _MOST_BUFFERED = 20  # times `max_rows`; beyond it the oldest rows go, so that a lost store cannot fill the memory
+_WHOLE_BP = 10_000
+
+
+class Asked(NamedTuple):
+    """What the edge says of a request.
+
+    :param request_id: the same for stable's answer and for the shadow's
+    :param unit: what the caller is assigned by; None: the request is a unit of its own
+    :param arm: one of `ARMS`; None: the request did not come through the edge
+    :param weight_bp: the canary's weight when the request was assigned; None: not told
+    """
+
+    request_id: str
+    unit: str | None
+    arm: str | None = None
+    weight_bp: int | None = None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], unit: str | None) -> Asked:
+        """Read the headers. What the edge cannot have sent is taken as not sent.
+
+        :param headers: found by names in lower case
+        :param unit: the one in the body, for a request without the header; the edge assigns by the header first
+        """
+        arm = headers.get("x-taxiway-arm")
+        weight = headers.get("x-taxiway-weight", "")
+        known = (
+            weight.isascii() and weight.isdigit() and len(weight) <= len(str(_WHOLE_BP)) and int(weight) <= _WHOLE_BP
+        )
+        return cls(
+            request_id=headers.get("x-request-id") or uuid.uuid4().hex,
+            unit=headers.get("x-taxiway-unit") or unit,
+            arm=arm if arm in ARMS else None,
+            weight_bp=int(weight) if known else None,
+        )
+
+
+class _Answered(NamedTuple):
+    asked: Asked
+    at: datetime
+    columns: Mapping[str, list[Any]]
+    values: list[float]
 
 
 class PredictionLog:
     """One replica's log.
 
-    :param storage: where the files go, below ``predictions/<model>/date=…/``
+    :param storage: where the files go; `hour_prefix` says which folder
     :param spec: says what the columns are and how often a file is written
     :param version: the version that answers
     """
@@ -42,9 +89,11 @@ class PredictionLog:
         self._model = spec.name
         self._version = version
         self._max_rows = spec.monitoring.prediction_log.max_rows
+        self._features = tuple(spec.features)
         features = {f"feature_{name}": _TYPES[kind.rstrip("?")] for name, kind in spec.features.items()}
         self._schema = pa.schema(list({**_OWN, **features}.items()))
-        self._rows: list[dict[str, Any]] = []
+        self._answered: deque[_Answered] = deque()
+        self._rows = 0
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -54,31 +103,22 @@ class PredictionLog:
         )
         self._thread.start()
 
-    def add(self, request_id: str, unit: str | None, columns: dict[str, list[Any]], values: list[float]) -> None:
-        """Remember one answered request; never blocks on the store."""
-        now = datetime.now(UTC)
-        fresh = [
-            {
-                "request_id": request_id,
-                "row": index,
-                "unit": unit,
-                "predicted_at": now,
-                "model": self._model,
-                "version": self._version,
-                "prediction": value,
-                **{f"feature_{name}": column[index] for name, column in columns.items()},
-            }
-            for index, value in enumerate(values)
-        ]
+    def add(self, asked: Asked, columns: Mapping[str, list[Any]], values: list[float]) -> None:
+        """Remember one answered request; never blocks on the store, and copies no row."""
+        answered = _Answered(asked, datetime.now(UTC), columns, values)
         with self._lock:
-            self._rows.extend(fresh)
-            excess = len(self._rows) - _MOST_BUFFERED * self._max_rows
-            if excess > 0:
-                del self._rows[:excess]
-                self.dropped_rows += excess
-            full = len(self._rows) >= self._max_rows
+            self._answered.append(answered)
+            self._rows += len(values)
+            self._drop_oldest()
+            full = self._rows >= self._max_rows
         if full:
             self._wake.set()
+
+    def _drop_oldest(self) -> None:
+        while self._rows > _MOST_BUFFERED * self._max_rows and len(self._answered) > 1:
+            gone = len(self._answered.popleft().values)
+            self._rows -= gone
+            self.dropped_rows += gone
 
     def close(self) -> None:
         """Write what is left and stop."""
@@ -93,17 +133,41 @@ class PredictionLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write the buffered rows as one file; on a failure they stay for the next try."""
+        """Write the buffered rows as one file; on a failure they stay for the next try.
+
+        A write whose answer was lost is done again under another name, so a row may be there twice. Readers take the first of
+        each request.
+        """
         with self._lock:
-            rows, self._rows = self._rows, []
-        if not rows:
+            answered, self._answered = self._answered, deque()
+            rows, self._rows = self._rows, 0
+        if not answered:
             return
-        key = f"predictions/{self._model}/date={rows[0]['predicted_at']:%Y-%m-%d}/{uuid.uuid4().hex}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=self._schema), sink, compression="zstd")
+        key = f"{hour_prefix(self._model, self._version, datetime.now(UTC))}/{uuid.uuid4().hex}.parquet"
         try:
-            self._storage.put_bytes(key, sink.getvalue().to_pybytes(), if_absent=True)
+            self._storage.put_bytes(key, self._parquet(answered), if_absent=True)
         except TaxiwayError as error:
-            _log.warning("%d predictions could not be written and will be tried again: %s", len(rows), error)
+            _log.warning("%d predictions could not be written and will be tried again: %s", rows, error)
             with self._lock:
-                self._rows = rows + self._rows
+                self._answered.extendleft(reversed(answered))
+                self._rows += rows
+                self._drop_oldest()
+
+    def _parquet(self, answered: Iterable[_Answered]) -> bytes:
+        columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        for (request_id, unit, arm, weight_bp), at, features, values in answered:
+            rows = len(values)
+            columns["request_id"] += [request_id] * rows
+            columns["row"] += range(rows)
+            columns["unit"] += [unit] * rows
+            columns["arm"] += [arm] * rows
+            columns["weight_bp"] += [weight_bp] * rows
+            columns["predicted_at"] += [at] * rows
+            columns["model"] += [self._model] * rows
+            columns["version"] += [self._version] * rows
+            columns["prediction"] += values
+            for name in self._features:
+                columns[f"feature_{name}"] += features[name]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pydict(columns, schema=self._schema), sink, compression="zstd")
+        return sink.getvalue().to_pybytes()

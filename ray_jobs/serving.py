@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
 from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer, write_request
-from ray_jobs.prediction_log import PredictionLog
+from ray_jobs.prediction_log import Asked, PredictionLog
 from ray_jobs.signature import OUTPUT, limits_of
 
 _log = logging.getLogger("ray.serve")
@@ -96,9 +95,7 @@ class Version:
         except Exception as error:  # noqa: BLE001 - the model's code is the user's: whatever it raises is its failure
             _log.exception("version %s of %s failed", self._version, self._spec.name)
             return _json(500, {"error": f"version {self._version} failed: {type(error).__name__}"})
-        # The same unit as the edge assigns by: the header first.
-        unit = headers.get("x-taxiway-unit") or request.unit
-        self._predictions.add(headers.get("x-request-id") or uuid.uuid4().hex, unit, request.columns, values)
+        self._predictions.add(Asked.of(headers, request.unit), request.columns, values)
         return Response(answer, media_type="application/json")
 
     def __del__(self) -> None:
