@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from operators.core.errors import ConfigurationError, ServiceError
-from ray_jobs.edge import LATENCY_BOUNDS_MS, ArmCounters, Edge, EdgeConfig, Route
+from ray_jobs.edge import LATENCY_BOUNDS_MS, Counters, Edge, EdgeConfig, Route
 
-CANARY_TIMEOUT_S = 0.8  # long enough for a machine that stalls, short enough to wait for
+CANARY_TIMEOUT_S = 2.0
 INFER = "/v2/models/flight_delay/infer"
 
 
@@ -152,7 +152,6 @@ def config(versions: Versions, tmp_path: Path) -> EdgeConfig:
         upstream=f"127.0.0.1:{versions.server_port}",
         # Longer than the 107 bytes of a Unix socket's path.
         state_dir=tmp_path / ("long" * 30),
-        canary_timeout_s=CANARY_TIMEOUT_S,
         stable_timeout_s=5,
     )
 
@@ -171,7 +170,7 @@ def call(edge: Edge) -> Caller:
     return Caller(edge)
 
 
-def counted(edge: Edge, arm: str, model: str = "flight_delay") -> ArmCounters:
+def counted(edge: Edge, arm: str, model: str = "flight_delay") -> Counters:
     return next(counters for counters in edge.counters(model) if counters.arm == arm)
 
 
@@ -515,7 +514,7 @@ class TestProcess:
         assert pid_of(second) == pid
         assert call().version == "7"
         with pytest.raises(ConfigurationError, match="other settings"):
-            Edge(replace(config, canary_timeout_s=1.0)).start()
+            Edge(replace(config, stable_timeout_s=1.0)).start()
 
     def test_two_edges_stand_side_by_side(
         self, edge: Edge, call: Caller, config: EdgeConfig, versions: Versions, tmp_path: Path
@@ -541,7 +540,7 @@ class TestProcess:
         assert edge.ready()
 
     def test_settings_that_are_not_valid_are_refused(self, config: EdgeConfig) -> None:
-        for change in ({"bind": "8200"}, {"upstream": "a b:1"}, {"canary_timeout_s": 0}, {"fallback_body_bytes": 1}):
+        for change in ({"bind": "8200"}, {"upstream": "a b:1"}, {"stable_timeout_s": 0}, {"fallback_body_bytes": 1}):
             with pytest.raises(ConfigurationError):
                 replace(config, **change)
 
