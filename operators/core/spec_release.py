@@ -161,7 +161,12 @@ class Approval(_Part):
     )
     respond_within_s: DurationS = Field(86400.0, alias="respond_within")
     otherwise: Literal["roll_back", "go_on"] = Field("roll_back", description="when nobody has answered in time")
-    approvers: tuple[str, ...] = Field((), strict=False, description="Airflow users; empty: whoever may act on the DAG")
+    approvers: tuple[str, ...] = Field(
+        ("owner",),
+        strict=False,
+        min_length=1,
+        description="Airflow users; `owner` is the spec's; `anyone` is whoever may act on the DAG",
+    )
 
 
 class Freeze(_Part):
