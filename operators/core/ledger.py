@@ -1,82 +1,45 @@
 """The ledger: append-only decisions about each model in SQL, each row with the hash of the one before.
 
 PostgreSQL through SQLAlchemy. One row in `ledger_heads` per model is locked for every append: it serialises the chain, and
-it is also where one release at a time claims the model.
+it is also where one release at a time claims the model. What a judge saw on its way to a decision, the looks, is many rows
+and in a table of its own, outside the chain.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from operators.core.errors import RejectedError, ServiceError
+from operators.core.errors import RejectedError, ServiceError, TaxiwayError
+from operators.core.ledger_schema import ENTRIES, HEADS, LOOKS, Entry, Look, entry_hash, json_digest, metadata
 
-_metadata = sa.MetaData()
-_entries = sa.Table(
-    "ledger",
-    _metadata,
-    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("seq", sa.BigInteger, nullable=False),
-    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("release_id", sa.Text),
-    sa.Column("key", sa.Text, nullable=False, unique=True),
-    sa.Column("payload", JSONB, nullable=False),
-    sa.Column("previous_hash", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
-    sa.UniqueConstraint("model", "seq"),
-)
-_heads = sa.Table(
-    "ledger_heads",
-    _metadata,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("seq", sa.BigInteger, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
-    sa.Column("release_id", sa.Text),
-)
+__all__ = ["BusyError", "Entry", "Ledger", "Look"]
+
 _SCHEMA_LOCK = 0x7A71_0001  # two processes must not create the tables at once
 
 
-class Entry(BaseModel):
-    """One row of the ledger."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: str
-    seq: int
-    at: datetime
-    kind: str
-    release_id: str | None
-    key: str
-    payload: dict[str, Any]
-    previous_hash: str
-    hash: str
+# A client that vanished without a word must not hold its model for ever. Longer than any call that a lock is held for.
+_ABANDONED_S = 120
 
 
-def entry_hash(entry: Mapping[str, Any]) -> str:
-    """Hash what a row says together with the hash of the row before (SHA-256 of canonical JSON)."""
-    said = [
-        entry["model"],
-        entry["seq"],
-        entry["at"].astimezone(UTC).isoformat(),
-        entry["kind"],
-        entry["release_id"],
-        entry["key"],
-        entry["payload"],
-        entry["previous_hash"],
-    ]
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+class BusyError(TaxiwayError):
+    """Another release holds the model. Waiting helps.
+
+    :param model: the model
+    :param holder: id of the release that holds it
+    """
+
+    def __init__(self, model: str, holder: str) -> None:
+        super().__init__(f"release {holder} of {model} is under way; wait for its end, or let this one supersede it")
+        self.model = model
+        self.holder = holder
 
 
 class Ledger:
@@ -94,7 +57,8 @@ class Ledger:
             pool_size=1,
             connect_args={
                 "connect_timeout": timeout_s,
-                "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c TimeZone=UTC",
+                "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c TimeZone=UTC"
+                f" -c idle_in_transaction_session_timeout={_ABANDONED_S}s",
             },
         )
         self._ready = False
@@ -105,7 +69,7 @@ class Ledger:
             with self._engine.begin() as connection:
                 if not self._ready:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-                    _metadata.create_all(connection)
+                    metadata.create_all(connection)
                 yield connection
                 self._ready = True
         except DBAPIError as error:
@@ -128,11 +92,13 @@ class Ledger:
                 _must_hold(connection, model, release_id)
             return _append(connection, model, kind, payload, key, release_id)
 
-    def claim(self, model: str, release_id: str, payload: Mapping[str, Any]) -> str | None:
+    def claim(self, model: str, release_id: str, payload: Mapping[str, Any], *, supersede: bool = True) -> str | None:
         """Make this release the only one of the model; return the id of the release that it put aside, or None.
 
-        The newest claim wins: what held the model before (a run that was killed) can write nothing any more.
+        What held the model before (a run that was killed, or an older version) can write nothing any more.
 
+        :param supersede: whether the newest claim wins over one that is held
+        :raises BusyError: another release holds the model, and this one does not supersede
         :raises RejectedError: the release has ended, or was put aside
         """
         with self._begin() as connection:
@@ -140,8 +106,10 @@ class Ledger:
             if (ended := _known(connection, f"{release_id}/end")) is not None:
                 raise RejectedError(f"release {release_id} has ended ({ended.kind}); it cannot begin again")
             if holder not in (None, release_id):
+                if not supersede:
+                    raise BusyError(model, holder)
                 _append(connection, model, "abandoned", {"by": release_id}, f"{holder}/end", holder)
-            connection.execute(_heads.update().where(_heads.c.model == model).values(release_id=release_id))
+            connection.execute(HEADS.update().where(HEADS.c.model == model).values(release_id=release_id))
             _append(connection, model, "release_started", payload, f"{release_id}/started", release_id)
         return None if holder == release_id else holder
 
@@ -157,7 +125,7 @@ class Ledger:
                 return known
             _must_hold(connection, model, release_id)
             entry = _append(connection, model, kind, payload, key, release_id)
-            connection.execute(_heads.update().where(_heads.c.model == model).values(release_id=None))
+            connection.execute(HEADS.update().where(HEADS.c.model == model).values(release_id=None))
         return entry
 
     @contextmanager
@@ -174,39 +142,127 @@ class Ledger:
     def holder(self, model: str) -> str | None:
         """Return the id of the release that is running, or None."""
         with self._begin() as connection:
-            return connection.execute(sa.select(_heads.c.release_id).where(_heads.c.model == model)).scalar()
+            return connection.execute(sa.select(HEADS.c.release_id).where(HEADS.c.model == model)).scalar()
 
     def entries(
-        self, model: str | None = None, *, release_id: str | None = None, kind: str | None = None
+        self,
+        model: str | None = None,
+        *,
+        release_id: str | None = None,
+        kind: str | Sequence[str] | None = None,
+        key_prefix: str = "",
+        last: int | None = None,
     ) -> list[Entry]:
-        """Return rows, oldest first."""
-        wanted = {"model": model, "release_id": release_id, "kind": kind}
-        query = sa.select(_entries).order_by(_entries.c.id)
+        """Return rows, oldest first.
+
+        :param kind: one or several
+        :param key_prefix: how their keys begin
+        :param last: only so many, the newest
+        """
+        wanted = {"model": model, "release_id": release_id}
+        query = sa.select(ENTRIES).order_by(ENTRIES.c.id.desc())
         for column, value in wanted.items():
             if value is not None:
-                query = query.where(_entries.c[column] == value)
+                query = query.where(ENTRIES.c[column] == value)
+        if kind is not None:
+            query = query.where(ENTRIES.c.kind.in_([kind] if isinstance(kind, str) else list(kind)))
+        if key_prefix:
+            query = query.where(ENTRIES.c.key.startswith(key_prefix, autoescape=True))
+        if last is not None:
+            query = query.limit(last)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
-        return [Entry.model_validate(dict(row)) for row in rows]
+        return [Entry.model_validate(dict(row)) for row in reversed(rows)]
+
+    def entry(self, key: str) -> Entry | None:
+        """Return the row of an idempotency key, or None."""
+        with self._begin() as connection:
+            return _known(connection, key)
+
+    def end(self, release_id: str) -> Entry | None:
+        """Return the row that ended a release, or None while it is under way."""
+        return self.entry(f"{release_id}/end")
+
+    def models(self) -> list[str]:
+        """Return every model that has rows."""
+        with self._begin() as connection:
+            return list(connection.execute(sa.select(HEADS.c.model).order_by(HEADS.c.model)).scalars())
+
+    def record_look(
+        self, model: str, release_id: str, step: str, evidence: Mapping[str, Any], *, n: int | None = None
+    ) -> int:
+        """Keep what a judge saw; a second call with the same ``n`` changes nothing.
+
+        :param evidence: what JSON can hold
+        :param n: number of the look in its step; None: the next
+        :return: the number
+        """
+        taken = sa.select(sa.func.coalesce(sa.func.max(LOOKS.c.n), 0) + 1).where(
+            LOOKS.c.release_id == release_id, LOOKS.c.step == step
+        )
+        row = {"model": model, "release_id": release_id, "step": step, "at": datetime.now(UTC), "evidence": evidence}
+        digest = json_digest(evidence)
+        while True:
+            with self._begin() as connection:
+                number = n if n is not None else int(connection.execute(taken).scalar_one())
+                fresh = insert(LOOKS).values(**row, n=number, digest=digest).on_conflict_do_nothing()
+                # Somebody else may have taken the next number at the same moment.
+                if connection.execute(fresh).rowcount or n is not None:
+                    return number
+
+    def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[Look]:
+        """Return the looks of a release, or of one of its steps, oldest first.
+
+        :param last: only so many, the newest
+        """
+        query = sa.select(LOOKS).where(LOOKS.c.release_id == release_id).order_by(LOOKS.c.id.desc())
+        if step is not None:
+            query = query.where(LOOKS.c.step == step)
+        if last is not None:
+            query = query.limit(last)
+        with self._begin() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [Look.model_validate(dict(row)) for row in reversed(rows)]
+
+    def look_numbers(self, release_id: str, step: str, evidence: Mapping[str, Any]) -> list[int]:
+        """Return the numbers of the step's looks that saw exactly this."""
+        query = sa.select(LOOKS.c.n).where(
+            LOOKS.c.release_id == release_id, LOOKS.c.step == step, LOOKS.c.digest == json_digest(evidence)
+        )
+        with self._begin() as connection:
+            return list(connection.execute(query.order_by(LOOKS.c.n)).scalars())
 
     def broken_links(self, model: str) -> list[int]:
-        """Return the ``seq`` of every row whose hash, or link to the row before, does not hold."""
+        """Return the ``seq`` of every row whose hash, or link to the row before, does not hold.
+
+        Rows that are missing at the end show as the number that the next one was counted from.
+        """
+        with self._begin() as connection:
+            # Locked, so that no row is added between the two readings.
+            head = _lock_head(connection, model)
+            found = connection.execute(_rows_of(model)).mappings().all()
         broken, previous = [], ""
-        for entry in self.entries(model):
+        for entry in (Entry.model_validate(dict(row)) for row in found):
             if entry.previous_hash != previous or entry_hash(entry.model_dump()) != entry.hash:
                 broken.append(entry.seq)
             previous = entry.hash
-        return broken
+        if head.hash != previous:
+            broken.append(head.seq)
+        return sorted(set(broken))
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
 
+def _rows_of(model: str) -> sa.Select[Any]:
+    return sa.select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.seq)
+
+
 def _lock_head(connection: sa.Connection, model: str) -> sa.Row[Any]:
-    fresh = insert(_heads).values(model=model, seq=0, hash="").on_conflict_do_nothing()
+    fresh = insert(HEADS).values(model=model, seq=0, hash="").on_conflict_do_nothing()
     connection.execute(fresh)
-    return connection.execute(sa.select(_heads).where(_heads.c.model == model).with_for_update()).one()
+    return connection.execute(sa.select(HEADS).where(HEADS.c.model == model).with_for_update()).one()
 
 
 def _must_hold(connection: sa.Connection, model: str, release_id: str) -> None:
@@ -218,7 +274,7 @@ def _must_hold(connection: sa.Connection, model: str, release_id: str) -> None:
 
 
 def _known(connection: sa.Connection, key: str) -> Entry | None:
-    row = connection.execute(sa.select(_entries).where(_entries.c.key == key)).mappings().one_or_none()
+    row = connection.execute(sa.select(ENTRIES).where(ENTRIES.c.key == key)).mappings().one_or_none()
     return None if row is None else Entry.model_validate(dict(row))
 
 
@@ -240,6 +296,6 @@ def _append(
         "previous_hash": head.hash,
     }
     row["hash"] = entry_hash(row)
-    connection.execute(_entries.insert().values(**row))
-    connection.execute(_heads.update().where(_heads.c.model == model).values(seq=row["seq"], hash=row["hash"]))
+    connection.execute(ENTRIES.insert().values(**row))
+    connection.execute(HEADS.update().where(HEADS.c.model == model).values(seq=row["seq"], hash=row["hash"]))
     return Entry.model_validate(row)

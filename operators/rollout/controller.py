@@ -1,31 +1,36 @@
-"""What a release does to the world: traffic, aliases and ledger, in an order that survives a kill at any point.
-
-Each move is written to the ledger before it is made. A step that runs again finds its row, and makes the move again: setting
-a route or an alias twice changes nothing.
-"""
+"""What a release does to the world: traffic, aliases and ledger, in an order that survives a kill at any point."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import Ledger
-from operators.core.settings import Settings
-from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion, Registry
-from operators.rollout.client import Agent, Route
-from operators.rollout.policy import Outcome, Verdict
+from operators.core.errors import RejectedError
+from operators.core.ledger import Entry
+from operators.core.spec import ModelSpec
+from operators.core.spec_release import Judge, Release
+from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
+from operators.rollout import routes
+from operators.rollout.by_hand import ByHand
+from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.moves import Move, route_of
 
 
-class Controller:
+@dataclass(frozen=True)
+class Begun:
+    """A release that holds its model.
+
+    :param stable: the version that has the traffic; None: the model has never been released
+    :param superseded: the release that was put aside for it
+    """
+
+    release_id: str
+    stable: str | None
+    superseded: str | None
+
+
+class Controller(ByHand):
     """The moves of a release of one model."""
-
-    def __init__(self, model: str, settings: Settings | None = None) -> None:
-        settings = settings or Settings.load()
-        self.model = model
-        self.ledger = Ledger(settings.ledger_url)
-        self.registry = Registry(settings.mlflow_url)
-        self.agent = Agent()
 
     def find(self, version: str | None) -> ModelVersion:
         """Return the version to release: the one named, else the challenger.
@@ -33,177 +38,244 @@ class Controller:
         :raises RejectedError: there is nothing to release
         """
         if version:
-            return self.registry.version(self.model, version)
+            return self.registry.find(self.model, version)
         challenger = self.registry.alias(self.model, CHALLENGER)
         if challenger is None:
             raise RejectedError(f"{self.model} has no version with the alias `challenger`; name a version to release")
         return challenger
 
-    def begin(self, run: str, version: ModelVersion) -> tuple[str, str | None]:
-        """Claim the model for a release; return the release's id and the version that is stable now.
+    def begin(self, run: str, version: ModelVersion, *, when_busy: Literal["wait", "supersede"] = "wait") -> Begun:
+        """Claim the model for a release.
 
         :param run: names the Airflow run; a run that is cleared after its end begins another release
-        :raises RejectedError: the version is the champion already
+        :param when_busy: `supersede` puts another release of the model aside and drains its canary
+        :raises BusyError: another release holds the model, and this one is to wait
+        :raises QuarantinedError: the version, or the same model under another number, was rejected before
+        :raises RejectedError: the version is the champion already, or this run was put aside
         """
-        release_id = self._next_id(run)
-        route = self.agent.route(self.model)
-        stable = route.stable if route else None
-        champion = self.registry.alias(self.model, CHAMPION)
-        if stable == version.version and champion is not None and champion.version == stable:
-            raise RejectedError(f"version {stable} of {self.model} has all the traffic already")
-        self.ledger.claim(self.model, release_id, {"version": version.version, "stable": stable})
-        if route is not None and route.canary is not None:  # left by a release that was put aside
-            self.set_weight(release_id, "begin", stable=stable, canary=None, weight_bp=0)
-            if route.canary != version.version:
-                self.agent.retire(self.model, route.canary)
-        return release_id, stable
+        release_id = self.next_id(run)
+        if self.ledger.holder(self.model) != release_id:
+            self._require_news(version)
+            self.quarantine.require_free(version)
+        payload = {"version": version.version, "run": run}
+        superseded = self.ledger.claim(self.model, release_id, payload, supersede=when_busy == "supersede")
+        # Looked at again: until the claim, the release before may have promoted its version.
+        left = self.agent.route(self.model)
+        stable = left.stable if left else None
+        begun = self.move(release_id, "begin", routes.only(self.model, stable, holder=release_id), force=True)
+        with self.ledger.holding(self.model, release_id):
+            self.follow(begun.route.stable)  # the release before may have been killed between traffic and alias
+        if left is not None:
+            kept = {begun.route.stable, version.version}
+            for version_left in {left.shadow, None if left.from_top else left.canary} - {None, *kept}:
+                self.delete_unless_used(str(version_left))
+        return Begun(release_id, begun.route.stable, superseded)
 
-    def set_weight(
-        self, release_id: str, step: str, *, stable: str | None, canary: str | None, weight_bp: int, attempt: int = 1
-    ) -> None:
+    def _require_news(self, version: ModelVersion) -> None:
+        route = self.agent.route(self.model)
+        champion = self.registry.alias(self.model, CHAMPION)
+        if route is not None and route.stable == version.version and champion and champion.version == route.stable:
+            raise RejectedError(f"version {route.stable} of {self.model} has all the traffic already")
+
+    def start_shadow(
+        self, release_id: str, release: Release, *, stable: str, version: str, slow_us: int | None = None
+    ) -> Move:
+        """Copy requests to the version, whose answers nobody sees."""
+        route = routes.shadow(self.model, release, stable=stable, version=version, slow_us=slow_us, holder=release_id)
+        return self.move(release_id, "shadow", route)
+
+    def stop_shadow(self, release_id: str, release: Release, *, stable: str) -> Move:
+        """End the copies."""
+        route = routes.only(self.model, stable, unit=release.unit, holder=release_id)
+        return self.move(release_id, "shadow_end", route)
+
+    def set_route(
+        self,
+        release_id: str,
+        step: str,
+        release: Release,
+        *,
+        stable: str,
+        version: str,
+        weight_bp: int,
+        slow_us: int | None = None,
+    ) -> Move:
         """Give the canary a share of the traffic.
 
-        :param step: name of the step, part of the idempotency key
+        :param step: names the step; one that runs again makes the move of its first try, and writes no other row
         :param weight_bp: basis points
-        :param attempt: of the step: one that begins anew is another row
+        :param slow_us: what counts as slow in this step; that of the first try stays in force
+        :return: the route in force, and since when
         :raises RejectedError: the release no longer holds the model
         """
-        payload = {"stable": stable, "canary": canary, "weight_bp": weight_bp, "step": step}
-        key = f"{release_id}/{step}/{attempt}/weight"
-        self.ledger.append(self.model, "weight_set", payload, key=key, release_id=release_id)
-        with self.ledger.holding(self.model, release_id):
-            if stable is None:
-                self.agent.remove_route(self.model)
-            else:
-                self.agent.set_route(Route(model=self.model, stable=stable, canary=canary, weight_bp=weight_bp))
+        route = routes.canary(
+            self.model,
+            release,
+            stable=stable,
+            version=version,
+            weight_bp=weight_bp,
+            slow_us=slow_us,
+            holder=release_id,
+        )
+        return self.move(release_id, step, route)
 
-    def record_verdict(self, release_id: str, step: str, attempt: int, verdict: Verdict) -> None:
-        """Write a step's verdict and the numbers that it rests on."""
-        payload = {"step": step, **verdict.model_dump()}
-        key = f"{release_id}/{step}/{attempt}/verdict"
-        self.ledger.append(self.model, "verdict", payload, key=key, release_id=release_id)
+    def weights_bp(self, release_id: str) -> tuple[int, ...]:
+        """Return the weights that the release's canary has had, oldest first, each once. Without the control's."""
+        made = [route_of(entry) for entry in self.moves_of(release_id)]
+        return tuple(dict.fromkeys(route.weight_bp for route in made if route.weight_bp and not route.from_top))
 
-    def promote(self, release_id: str, version: str, previous: str | None, spec_json: str) -> None:
-        """Make a version stable: the traffic first, then the alias, then the end of the release.
+    def record_look(self, release_id: str, step: str, evidence: Evidence, *, n: int | None = None) -> int:
+        """Keep what the judge saw; return the number of the look in its step.
 
-        Killed in between, the task runs again; until then the ledger shows a promotion without its end.
-
-        :param spec_json: kept with the version, so that it can be deployed again whoever registered it
+        :param n: number of the look; None: the next
         """
-        self.registry.tag(self.model, version, "taxiway.spec", spec_json)
-        self.set_weight(release_id, "promote", stable=version, canary=None, weight_bp=0)
-        with self.ledger.holding(self.model, release_id):
-            self._make_champion(version)
-        self.ledger.finish(self.model, release_id, "promoted", {"version": version, "previous": previous})
+        return self.ledger.record_look(self.model, release_id, step, evidence.model_dump(mode="json"), n=n)
 
-    def roll_back(self, release_id: str, version: str, stable: str | None, reason: str) -> None:
-        """Take a canary out of the traffic and out of the running.
+    def record_verdict(
+        self,
+        release_id: str,
+        step: str,
+        *,
+        policy: Judge,
+        evidence: Evidence,
+        judgement: Judgement,
+        elapsed_s: float,
+        bake_s: float = 0.0,
+        min_requests: int | None = None,
+        harm_weight: float = 1.0,
+    ) -> Entry:
+        """Write a verdict down with all that it rests on: `verify` makes it again from this row alone.
 
-        :param stable: the version that keeps the traffic; None if the model has never been released
+        The same evidence is the same verdict and the same row.
+
         :raises RejectedError: the release no longer holds the model
         """
-        self.set_weight(release_id, "rollback", stable=stable, canary=None, weight_bp=0)
+        from operators.core.ledger_schema import json_digest
+        from operators.rollout.verify import judge_digest
+
+        seen = evidence.model_dump(mode="json")
+        payload: dict[str, Any] = {
+            "step": step,
+            "policy": policy.model_dump(mode="json", by_alias=True),
+            "evidence": seen,
+            "elapsed_s": elapsed_s,
+            "bake_s": bake_s,
+            "min_requests": min_requests,
+            "harm_weight": harm_weight,
+            "judgement": judgement.model_dump(mode="json"),
+            "judge": judge_digest(),
+        }
+        key = f"{release_id}/{step}/{json_digest([seen, elapsed_s])[:20]}/verdict"
+        return self.ledger.append(self.model, "verdict", payload, key=key, release_id=release_id)
+
+    def verdicts(self, release_id: str) -> list[Entry]:
+        """Return the verdicts of a release, oldest first."""
+        return self.ledger.entries(self.model, release_id=release_id, kind="verdict")
+
+    def approve(
+        self, release_id: str, step: str, *, answer: Literal["go_on", "roll_back"], by: str, note: str = ""
+    ) -> Entry:
+        """Write down what a person, or the time-out in place of one, has decided. The first answer stands.
+
+        :param by: the user, or `timeout`
+        """
+        payload = {"step": step, "answer": answer, "by": by, "note": note}
+        key = f"{release_id}/{step}/approval"
+        return self.ledger.append(self.model, "approval", payload, key=key, release_id=release_id)
+
+    def promote(
+        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, slow_us: int | None = None
+    ) -> bool:
+        """Make a version stable: the traffic first, then the alias, then the row.
+
+        With `watch` in the spec the release goes on: the old version keeps the last 1 % as a control until `end_watch` or
+        `roll_back`. Without, this is its end.
+
+        :param previous: the version that is replaced; None in a first release, which has nothing to watch by
+        :return: whether the release goes on
+        """
+        ended = self.ledger.end(release_id)
+        if ended is not None and ended.kind == "promoted":
+            return False
+        # Kept with the version, so that it can be deployed again whoever registered it.
+        self.registry.tag(self.model, version, "taxiway.spec", spec.to_json())
+        release = spec.release
+        route = routes.only(self.model, version, unit=release.unit, holder=release_id)
+        if watched := release.watch_s is not None and previous is not None:
+            route = routes.control(
+                self.model, release, stable=version, previous=str(previous), slow_us=slow_us, holder=release_id
+            )
+        self.move(release_id, "promote", route)
+        self.finish_promotion(release_id, version, previous, watched=watched)
+        return watched
+
+    def watch(self, release_id: str) -> Move:
+        """Make the promotion's route again, where a watch goes on after a kill: the control's lease may have ended.
+
+        :raises RejectedError: the release was not promoted, or no longer holds the model
+        """
+        made = [entry for entry in self.moves_of(release_id) if entry.payload["step"] == "promote"]
+        if not made:
+            raise RejectedError(f"release {release_id} was not promoted: there is nothing to watch")
+        return self.move(release_id, "promote", route_of(made[-1]))
+
+    def end_watch(self, release_id: str, version: str, release: Release) -> None:
+        """End a watch that has found nothing: the version has everything, and the release is over."""
+        ended = self.ledger.end(release_id)
+        if ended is not None and ended.kind == "watch_ended":
+            return
+        self.move(release_id, "watch_end", routes.only(self.model, version, unit=release.unit, holder=release_id))
+        self.ledger.finish(self.model, release_id, "watch_ended", {"version": version})
+
+    def roll_back(
+        self,
+        release_id: str,
+        version: str,
+        stable: str | None,
+        reason: str,
+        *,
+        rejected: bool | None = None,
+        drain_s: float = 30.0,
+    ) -> None:
+        """Take a version out of the traffic and out of the running; after a promotion, go back to the one before.
+
+        :param stable: the version that has the traffic afterwards; None if the model has never been released
+        :param rejected: whether the version goes into quarantine; None: if a verdict was Failed, or it was promoted.
+            Inconclusive is no rejection
+        :raises RejectedError: the release no longer holds the model
+        """
+        ended = self.ledger.end(release_id)
+        if ended is not None and ended.kind == "rolled_back":
+            return
+        self.move(release_id, "rollback", routes.only(self.model, stable, holder=release_id))
+        promoted = self.ledger.entry(f"{release_id}/promoted") is not None
+        if rejected or (rejected is None and (promoted or self._failed(release_id))):
+            key = f"{release_id}/quarantined"
+            self.quarantine.put(version, reason, key=key, release_id=release_id)
         with self.ledger.holding(self.model, release_id):
-            champion = self.registry.alias(self.model, CHAMPION)
-            if champion is not None and champion.version == version:
-                if stable is None:
-                    self.registry.drop_alias(self.model, CHAMPION)
-                else:
-                    self.registry.set_alias(self.model, CHAMPION, stable)
+            self.follow(stable, leaving=version)
             self.registry.tag(self.model, version, "taxiway.verdict", "rolled_back")
-            self._drop_challenger(version)
-        self.agent.retire(self.model, version)
-        said = {"version": version, "stable": stable, "reason": reason}
+            self.drop_challenger(version)
+        self.agent.retire(self.model, version, drain_s=drain_s)
+        said = {"version": version, "stable": stable, "reason": reason, "promoted": promoted}
         self.ledger.finish(self.model, release_id, "rolled_back", said)
 
-    def drop_orphan(self, version: str) -> None:
-        """Delete what a release that was put aside had deployed, unless it has traffic by now."""
-        with suppress(ServiceRefusedError):  # 409: it has
-            self.agent.retire(self.model, version)
+    def _failed(self, release_id: str) -> bool:
+        said = [entry.payload["judgement"]["outcome"] for entry in self.verdicts(release_id)]
+        return Outcome.FAILED in said
 
     def why(self, release_id: str) -> str:
         """Return the reason of the last verdict that was not Successful, for the rollback's row."""
-        verdicts = self.ledger.entries(self.model, release_id=release_id, kind="verdict")
-        bad = [e.payload for e in verdicts if e.payload["outcome"] != Outcome.SUCCESSFUL]
-        return (
-            f"{bad[-1]['step']}: {bad[-1]['outcome']}: {bad[-1]['reason']}" if bad else "a task of the release failed"
-        )
+        said = [(entry.payload["step"], entry.payload["judgement"]) for entry in self.verdicts(release_id)]
+        bad = [(step, found) for step, found in said if found["outcome"] != Outcome.SUCCESSFUL]
+        if not bad:
+            return "a task of the release failed"
+        step, found = bad[-1]
+        return f"{step}: {found['outcome']}: {found['reason']}"
 
-    def earlier(self, version: str | None) -> str:
-        """Return the version to go back to: the one named, else the one that the last promotion replaced.
-
-        :raises RejectedError: there is no such version
-        """
-        if version:
-            return version
-        route = self.agent.route(self.model)
-        for entry in reversed(self.ledger.entries(self.model, kind="promoted")):
-            previous = entry.payload["previous"]
-            if previous is not None and (route is None or route.stable != previous):
-                return str(previous)
-        raise RejectedError(f"{self.model} has no version before this one; name one")
-
-    def return_to(self, run: str, version: str, reason: str, actor: str) -> str | None:
-        """Send all traffic to a version that is deployed, because a person said so. Ends a release that is under way.
-
-        :return: the version that had the traffic
-        """
-        route = self.agent.route(self.model)
-        left = route.stable if route else None
-        release_id = self._next_id(run)
-        self.ledger.claim(self.model, release_id, {"version": version, "stable": left, "by": actor, "reason": reason})
-        self.set_weight(release_id, "manual_rollback", stable=version, canary=None, weight_bp=0)
-        with self.ledger.holding(self.model, release_id):
-            self._make_champion(version)
-        said = {"version": version, "left": left, "reason": reason, "actor": actor}
-        self.ledger.finish(self.model, release_id, "manual_rollback", said)
-        return left if left != version else None
-
-    def _next_id(self, run: str) -> str:
-        """Return the id of a run's release: the one that is under way, or the next.
-
-        :raises RejectedError: a newer release has put this run's aside
-        """
-        prefix = f"{self.model}/{run}#"
-        ended = [e for e in self.ledger.entries(self.model) if e.key.startswith(prefix) and e.key.endswith("/end")]
-        if ended and ended[-1].kind == "abandoned":
-            raise RejectedError(f"run {run} was put aside by {ended[-1].payload['by']}; start a new run")
-        return f"{prefix}{len(ended) + 1}"
-
-    def withdraw(self, actor: str, reason: str) -> bool:
-        """Take a model out of service: no route, no alias, nothing deployed. Its versions and its ledger stay.
-
-        :return: whether there was anything to take out
-        """
-        route = self.agent.route(self.model)
-        apps = [name for name in self.agent.apps() if name.rpartition("-")[0] == self.model]
-        champion = self.registry.alias(self.model, CHAMPION)
-        if route is None and not apps and champion is None:
-            return False
-        key = f"{self.model}/withdrawn/{datetime.now(UTC).isoformat()}"
-        self.ledger.claim(self.model, key, {"by": actor, "reason": reason})
-        self.agent.remove_route(self.model)
-        for alias in (CHAMPION, CHALLENGER):
-            self.registry.drop_alias(self.model, alias)
-        for name in apps:
-            self.agent.retire(self.model, name.rpartition("-")[2])
-        self.ledger.finish(self.model, key, "withdrawn", {"by": actor, "reason": reason})
-        return True
-
-    def retire(self, run: str, version: str) -> bool:
-        """Delete a version that no longer has traffic; return False if it has some again."""
-        route = self.agent.route(self.model)
-        if route is not None and version in (route.stable, route.canary):
-            return False
-        self.ledger.append(self.model, "retired", {"version": version}, key=f"{self.model}/{run}/retired/{version}")
-        self.agent.retire(self.model, version)
-        return True
-
-    def _make_champion(self, version: str) -> None:
-        self.registry.set_alias(self.model, CHAMPION, version)
-        self._drop_challenger(version)
-
-    def _drop_challenger(self, version: str) -> None:
-        challenger = self.registry.alias(self.model, CHALLENGER)
-        if challenger is not None and challenger.version == version:
-            self.registry.drop_alias(self.model, CHALLENGER)
+    def drop_orphan(self, version: str) -> None:
+        """Delete what a release that was put aside had deployed, unless it has traffic or is being released again."""
+        holder = self.ledger.holder(self.model)
+        started = self.ledger.entry(f"{holder}/started") if holder else None
+        if started is None or started.payload.get("version") != version:
+            self.delete_unless_used(version)

