@@ -1,101 +1,250 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.core.spec import Judge
-from operators.rollout.policy import Arm, Outcome, binomial_tail, judge_step
+from operators.core.spec_release import Judge
+from operators.rollout.evidence import Arm, Evidence, Judgement, Moments, Outcome, Pairs, Period, Point
+from operators.rollout.judge import judge
 
-JUDGE = Judge.model_validate(
-    {"min_requests": 30, "max_wait": "60s", "max_failure_pct": 1.0, "max_p95_ratio": 2.0, "max_p95_increase": "20ms"}
-)
-FAST, SLOW = ((8.0, 0), (16.0, 1), (64.0, 0), (math.inf, 0)), ((8.0, 0), (16.0, 0), (64.0, 0), (math.inf, 1))
-
-
-def arm(requests: int, failures: int = 0, latency: tuple[tuple[float, int], ...] = FAST) -> Arm:
-    return Arm(requests=requests, failures=failures, latency=tuple((b, n * requests) for b, n in latency))
+JUDGE = Judge()
+FAILURES_ONLY = Judge(slow=None)
 
 
-def outcome(canary: Arm, stable: Arm, *, elapsed_s: float = 10, bake_s: float = 10) -> Outcome | None:
-    verdict = judge_step(JUDGE, bake_s=bake_s, elapsed_s=elapsed_s, canary=canary, stable=stable)
-    return verdict.outcome if verdict else None
+def period(
+    canary: int, canary_bad: int | None, stable: int, stable_bad: int | None, weight: float = 0.1, slow: int | None = 0
+) -> Period:
+    return Period(
+        weight=weight,
+        canary=Arm(requests=canary, failed=canary_bad, slow=slow),
+        stable=Arm(requests=stable, failed=stable_bad, slow=slow),
+    )
+
+
+def verdict(
+    *periods: Period, policy: Judge = JUDGE, elapsed_s: float = 600, bake_s: float = 60, **more: float
+) -> Judgement:
+    return judge(policy, Evidence(periods=periods), elapsed_s=elapsed_s, bake_s=bake_s, **more)  # type: ignore[arg-type]
 
 
 def test_good_canary_succeeds_after_the_bake_and_not_before() -> None:
-    assert outcome(arm(100), arm(900), elapsed_s=9.9) is None
-    assert outcome(arm(100), arm(900)) is Outcome.SUCCESSFUL
+    good = period(1000, 2, 9000, 20)
+    assert verdict(good, elapsed_s=59).outcome is Outcome.CONTINUE
+    said = verdict(good)
+    assert said.outcome is Outcome.SUCCESSFUL
+    assert "2 of 1,000 canary units failed, 20 of 9,000 on stable; harm below 0.69 points, 1 allowed" in said.reason
 
 
-def test_failures_end_the_step_before_the_bake() -> None:
-    assert outcome(arm(10, failures=5), arm(200), elapsed_s=1) is Outcome.FAILED
+def test_canary_that_fails_everything_is_caught_within_five_requests() -> None:
+    policy = Judge(alpha=0.001)
+    said = verdict(period(5, 5, 45, 0), policy=policy, elapsed_s=1)
+    assert said.outcome is Outcome.FAILED
+    assert said.guards["failures"].threshold == 2000
+    assert said.reason.startswith("failures: 5 of 5 canary units failed, 0 of 45 on stable")
 
 
 def test_failures_that_stable_has_too_are_not_the_canarys() -> None:
-    assert outcome(arm(100, failures=10), arm(900, failures=90)) is Outcome.SUCCESSFUL
+    said = verdict(period(1000, 100, 9000, 900))
+    assert said.outcome is Outcome.CONTINUE
+    assert said.guards["failures"].e < 1
 
 
-def test_one_failure_is_neither_failed_nor_successful() -> None:
-    assert outcome(arm(40, failures=1), arm(900)) is None
-    assert outcome(arm(40, failures=1), arm(900), elapsed_s=60) is Outcome.INCONCLUSIVE
+def test_silence_of_few_units_is_not_success() -> None:
+    said = verdict(period(100, 0, 900, 0))
+    assert said.outcome is Outcome.CONTINUE
+    assert "harm below 4.38 points, 1 allowed" in said.reason
+    assert verdict(period(100, 0, 900, 0), elapsed_s=1801).outcome is Outcome.INCONCLUSIVE
 
 
-def test_slow_canary_fails_early() -> None:
-    assert outcome(arm(5, latency=SLOW), arm(200), elapsed_s=1) is Outcome.FAILED
+def test_the_margin_grows_with_the_share_of_callers_that_the_next_step_harms() -> None:
+    few = period(200, 0, 1800, 0)
+    assert verdict(few).outcome is Outcome.CONTINUE
+    said = verdict(few, harm_weight=0.25)
+    assert said.outcome is Outcome.SUCCESSFUL
+    assert said.guards["failures"].margin == 0.04
+    with pytest.raises(ValueError, match="harm_weight is 0"):
+        verdict(few, harm_weight=0)
 
 
-def test_latency_is_not_judged_before_stable_has_shown_its_own() -> None:
-    assert outcome(arm(40, latency=SLOW), arm(5), elapsed_s=1) is None
+@pytest.mark.parametrize("which", ["canary", "stable", "both"])
+def test_what_is_not_known_is_never_a_success(which: str) -> None:
+    known = period(2000, 2, 18000, 20)
+    arms = {
+        name: getattr(known, name).model_copy(update={"slow": None})
+        for name in ("canary", "stable")
+        if which in (name, "both")
+    }
+    said = judge(JUDGE, Evidence(periods=(known.model_copy(update=arms),)), elapsed_s=1e9)
+    assert said.outcome is Outcome.INCONCLUSIVE
+    assert "slow answers of " in said.guards["slow"].missing
+    assert said.guards["failures"].refuted
 
 
-@given(st.integers(0, 29), st.integers(0, 2000), st.floats(0, 59))
-def test_missing_evidence_is_never_successful(requests: int, stable: int, elapsed_s: float) -> None:
-    assert outcome(arm(requests), arm(stable), elapsed_s=elapsed_s) is not Outcome.SUCCESSFUL
-    assert outcome(arm(requests), arm(stable), elapsed_s=60) is Outcome.INCONCLUSIVE
+def test_no_evidence_continues_until_the_time_has_run_out() -> None:
+    assert verdict().outcome is Outcome.CONTINUE
+    assert "nothing has been observed yet" in verdict(elapsed_s=1801).reason
 
 
-@given(st.integers(30, 500), st.integers(0, 29))
-def test_no_stable_traffic_is_inconclusive(requests: int, stable: int) -> None:
-    assert outcome(arm(requests), arm(stable), elapsed_s=60) is Outcome.INCONCLUSIVE
+def test_a_split_that_was_not_asked_for_is_inconclusive_unless_it_fails() -> None:
+    said = verdict(period(900, 0, 100, 0))
+    assert said.outcome is Outcome.INCONCLUSIVE
+    assert "the canary got 900 of 1,000 units, 90.00% at a weight of 10.00%" in said.reason
+    assert verdict(period(900, 300, 100, 0)).outcome is Outcome.FAILED
 
 
-@given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300))
-def test_more_failures_never_help(requests: int, failures: int, more: int) -> None:
-    rank = {Outcome.SUCCESSFUL: 0, None: 1, Outcome.INCONCLUSIVE: 1, Outcome.FAILED: 2}
-    fewer = outcome(arm(requests, min(failures, requests)), arm(900))
-    worse = outcome(arm(requests, min(failures + more, requests)), arm(900))
-    assert rank[worse] >= rank[fewer]
+def test_evidence_of_all_periods_counts_together() -> None:
+    first, second = period(500, 9, 9500, 40, 0.05), period(600, 12, 1400, 7, 0.3)
+    alone = max(verdict(p, policy=FAILURES_ONLY).guards["failures"].e for p in (first, second))
+    assert verdict(first, second, policy=FAILURES_ONLY).guards["failures"].e > alone
 
 
-def test_counters_that_were_reset_are_taken_whole() -> None:
-    assert arm(5).since(arm(100)) == arm(5)
-    assert arm(12, 5).since(arm(10, 0, SLOW)) == arm(12, 5)  # fewer slow answers than before: a restart
-    assert arm(105, 3).since(arm(100, 1)) == Arm(requests=5, failures=2, latency=arm(5).latency)
+def test_importing_the_judge_is_cheap() -> None:
+    code = "import sys, operators.rollout.judge; print(*(m for m in ('numpy','scipy','pandas','airflow','ray') if m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
-def test_reading_travels_as_json_with_its_infinity() -> None:
-    assert Arm.model_validate_json(arm(7).model_dump_json()) == arm(7)
+counts = st.integers(0, 3000)
 
 
-@pytest.mark.parametrize(
-    ("k", "n", "p"),
-    [(2, 10, 0.1), (3, 30, 0.01), (90, 1000, 0.05), (6, 5, 0.5), (2, 2, 1.0), (1, 5, 0.0), (60_000, 1_000_000, 0.05)],
-)
-def test_binomial_tail_against_scipy(k: int, n: int, p: float) -> None:
-    from scipy.stats import binom
-
-    assert binomial_tail(k, n, p) == pytest.approx(float(binom.sf(k - 1, n, p)), rel=1e-6, abs=1e-300)
-
-
-@given(st.integers(0, 10_000_000), st.floats(0.001, 1))
-def test_what_is_at_the_mean_or_below_is_not_unusual(n: int, p: float) -> None:
-    assert binomial_tail(int(n * p), n, p) >= 0.5
+@st.composite
+def periods(draw: st.DrawFn) -> Period:
+    arms = []
+    for _ in range(2):
+        n = draw(counts)
+        k, slow = draw(st.integers(0, n)), draw(st.none() | st.integers(0, n))
+        arms.append(
+            Arm(requests=n, failed=draw(st.sampled_from([k, None])), failed_first=draw(st.integers(0, k)), slow=slow)
+        )
+    return Period(weight=draw(st.floats(0.001, 0.999)), canary=arms[0], stable=arms[1])
 
 
-def test_numbers_are_json() -> None:
-    verdict = judge_step(JUDGE, bake_s=1, elapsed_s=99, canary=arm(0), stable=arm(0))
-    assert verdict is not None
-    assert "NaN" not in verdict.model_dump_json()
-    assert verdict.numbers["canary_requests"] == 0
+@given(st.lists(periods(), max_size=4), st.floats(0, 1e4), st.floats(0.01, 1))
+def test_any_evidence_gets_a_judgement_that_survives_json_and_repeats(
+    rows: list[Period], elapsed_s: float, harm: float
+) -> None:
+    evidence = Evidence(periods=tuple(rows))
+    text = evidence.model_dump_json()
+    first = judge(JUDGE, evidence, elapsed_s=elapsed_s, bake_s=60, harm_weight=harm)
+    again = judge(JUDGE, Evidence.model_validate_json(text), elapsed_s=elapsed_s, bake_s=60, harm_weight=harm)
+    assert first.model_dump_json() == again.model_dump_json()
+    assert Judgement.model_validate_json(first.model_dump_json()) == first
+    for reading in first.guards.values():
+        assert math.isfinite(reading.e)
+        assert reading.refuted == (not reading.missing)
+        assert reading.interval is None or -1 <= reading.interval[0] <= reading.interval[1] <= 1
+    if first.outcome is Outcome.SUCCESSFUL:
+        assert all(reading.refuted and not reading.missing for reading in first.guards.values())
+
+
+@given(st.lists(periods(), min_size=2, max_size=5), st.randoms())
+def test_the_order_of_earlier_periods_does_not_matter(rows: list[Period], random: object) -> None:
+    *earlier, newest = rows
+    turned = [*reversed(earlier), newest]
+    assert verdict(*rows) == verdict(*turned)
+
+
+@given(periods(), st.integers(1, 50))
+def test_more_failures_of_the_canary_never_speak_for_it(base: Period, more: int) -> None:
+    canary = base.canary.model_copy(update={"requests": base.canary.requests + 50, "failed": 10, "failed_first": None})
+    worse = canary.model_copy(update={"failed": 10 + more % 40})
+    stable = base.stable.model_copy(update={"failed": 0, "failed_first": None})
+    one, two = (
+        judge(
+            FAILURES_ONLY, Evidence(periods=(Period(weight=base.weight, canary=c, stable=stable),)), elapsed_s=0
+        ).guards["failures"]
+        for c in (canary, worse)
+    )
+    assert two.e >= one.e * (1 - 1e-5)
+    assert one.interval
+    assert two.interval
+    assert two.interval[1] >= one.interval[1] - 1e-4
+
+
+# labels, loss, prediction, business, series
+
+
+def test_labels_fail_on_pairs_and_succeed_on_enough_of_them() -> None:
+    policy = Judge.model_validate({"failures": None, "slow": None, "labels": {"within": "1d"}})
+
+    def said(total: int, stable_only: int, canary_only: int) -> Judgement:
+        units = period(1000, 0, 9000, 0)
+        pairs = Pairs(total=total, stable_only_wrong=stable_only, canary_only_wrong=canary_only)
+        return judge(policy, Evidence(periods=(units,), pairs=pairs), elapsed_s=60)
+
+    assert said(1500, 20, 60).outcome is Outcome.FAILED
+    assert said(20000, 500, 500).outcome is Outcome.SUCCESSFUL
+    few = said(150, 0, 0)
+    assert few.outcome is Outcome.CONTINUE
+    assert "150 of 200 labelled pairs" in few.reason
+    assert said(0, 20, 60).outcome is Outcome.FAILED  # the number of all pairs was left out
+
+
+def test_prediction_shift_fails_beyond_the_margin_and_succeeds_inside() -> None:
+    policy = Judge.model_validate({"failures": None, "slow": None, "prediction": {"margin": 0.05}})
+
+    def said(canary_mean: float, n: int = 2000) -> Judgement:
+        arms = [
+            Arm(requests=k, prediction=Moments(count=k, mean=mean, m2=0.04 * k))
+            for k, mean in ((n, canary_mean), (9 * n, 0.3))
+        ]
+        return judge(policy, Evidence(periods=(Period(weight=0.1, canary=arms[0], stable=arms[1]),)), elapsed_s=60)
+
+    assert said(0.4).outcome is Outcome.FAILED
+    assert said(0.2).outcome is Outcome.FAILED
+    assert said(0.32).outcome is Outcome.SUCCESSFUL
+    assert said(0.35).outcome is Outcome.CONTINUE
+    assert "99 predictions in the smaller arm; 100 are needed" in said(0.4, 99).reason
+    assert "not a finite number" in said(math.nan).reason
+
+
+def test_business_metric_that_gets_worse_fails() -> None:
+    rule = {"better": "higher", "margin": 2.0, "lowest": 0.0, "highest": 100.0, "within": "1d"}
+    policy = Judge.model_validate({"failures": None, "slow": None, "business": {"revenue": rule}})
+
+    def said(canary_mean: float, n: int = 4000) -> Judgement:
+        arms = [
+            Arm(requests=k, business={"revenue": Moments(count=k, mean=mean, m2=100.0 * k)})
+            for k, mean in ((n, canary_mean), (4 * n, 20.0))
+        ]
+        return judge(policy, Evidence(periods=(Period(weight=0.2, canary=arms[0], stable=arms[1]),)), elapsed_s=60)
+
+    assert said(16.0).outcome is Outcome.FAILED
+    assert said(20.0).outcome is Outcome.SUCCESSFUL
+    assert said(24.0).outcome is Outcome.SUCCESSFUL
+    assert "is not between 0 and 100" in said(120.0).reason
+
+
+def test_losses_by_pair() -> None:
+    policy = Judge.model_validate(
+        {"failures": None, "slow": None, "loss": {"margin": 1.0, "largest": 20.0, "within": "1d"}}
+    )
+
+    def said(*differences: float) -> Judgement:
+        units = period(1000, 0, 9000, 0)
+        return judge(policy, Evidence(periods=(units,), loss_differences=differences), elapsed_s=60)
+
+    noise = [1.0, -1.0, 0.5, -0.5] * 200
+    assert said(*noise).outcome is Outcome.SUCCESSFUL
+    assert said(*(x + 0.5 for x in noise)).outcome is Outcome.FAILED
+    assert said(*(x * 1e9 for x in noise)).outcome is Outcome.CONTINUE  # each counts as `largest` at most
+    assert "not a finite number" in said(*noise, math.nan).reason
+
+
+def test_series_without_a_newest_value_is_no_success() -> None:
+    policy = Judge.model_validate({"failures": None, "slow": None, "series": {"cpu": {"query": "up"}}})
+    points = [Point(t=t, stable=10.0 + t % 3, canary=10.0 + (t + 1) % 3) for t in range(90)]
+
+    def said(*points: Point) -> Judgement:
+        return judge(policy, Evidence(periods=(period(1000, 0, 9000, 0),), series={"cpu": points}), elapsed_s=60)
+
+    assert said(*points).outcome is Outcome.SUCCESSFUL
+    for missing in (None, math.nan):
+        stale = said(*points, Point(t=100, stable=10.0, canary=missing))
+        assert stale.outcome is Outcome.CONTINUE
+        assert "newest point" in stale.reason
+    assert "no points" in said().reason
