@@ -1,0 +1,1 @@
+"""A release without services: generated or recorded traffic, ways to fail, and the same judge as in production."""
