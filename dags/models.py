@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, TriggerRule, XComArg, chain
+from airflow.sdk import DAG, BaseOperator, Param, TriggerRule, XComArg, chain
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.compute.jobs import RayModuleOperator
@@ -13,15 +13,17 @@ from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
 from operators.registry.operators import RegisterOperator, challenger_by_hand, model_asset
+from operators.rollout.approval.operators import ApproveOperator
 from operators.rollout.operators import (
+    SMOKE_TEST,
     BeginReleaseOperator,
-    CanaryStepOperator,
     DeployOperator,
     PromoteOperator,
     RollBackOperator,
-    ScheduleRetirementOperator,
     SmokeTestOperator,
 )
+from operators.rollout.steps.operators import CanaryStepOperator, ShadowOperator, WatchOperator
+from operators.rollout.upkeep.operators import ScheduleRetirementOperator
 from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
@@ -103,7 +105,7 @@ def train_dag(spec: ModelSpec) -> DAG:
 
 
 def release_dag(spec: ModelSpec) -> DAG:
-    """Begin → deploy → smoke → one task for each canary step → promote, or roll back."""
+    """Begin → deploy → smoke → shadow → one task for each canary step, and for each question → promote → watch, or roll back."""
     with DAG(
         dag_id=f"{spec.name}.release",
         description=f"Release a version of {spec.name} behind {spec.name}'s one endpoint",
@@ -111,7 +113,8 @@ def release_dag(spec: ModelSpec) -> DAG:
         schedule=model_asset(spec.name) | challenger_by_hand(spec.name),
         catchup=False,
         is_paused_upon_creation=False,  # what passed the gate is released
-        max_active_runs=1,
+        # One that waits need not run; one that supersedes must.
+        max_active_runs=1 if spec.release.when_busy == "wait" else 16,
         default_args={"owner": spec.owner, **_RETRY},
         tags=["taxiway", spec.name],
         params={
@@ -125,29 +128,44 @@ def release_dag(spec: ModelSpec) -> DAG:
     ) as dag:
         begin = BeginReleaseOperator(task_id="begin", spec=spec, version="{{ params.version or '' }}")
         common: dict[str, Any] = {"spec": spec, "release": begin.output}
-        moves = [
-            DeployOperator(task_id="deploy", **common),
-            SmokeTestOperator(task_id="smoke_test", **common),
-            *(
-                CanaryStepOperator(task_id=f"canary_{_weight(step.weight_pct)}_pct", index=index, **common)
-                for index, step in enumerate(spec.release.steps)
-            ),
-            # The first release skips the canary steps: there is no stable to compare it with.
-            PromoteOperator(task_id="promote", trigger_rule=TriggerRule.NONE_FAILED, **common),
-        ]
+        # A first release skips what compares, and each skips by itself: there is no stable yet.
+        common["trigger_rule"] = TriggerRule.NONE_FAILED
+        moves = [DeployOperator(task_id="deploy", **common), SmokeTestOperator(task_id=SMOKE_TEST, **common)]
+        if spec.release.shadow is not None:
+            moves.append(ShadowOperator(task_id="shadow", **common))
+        moves += _canary(spec, common)
+        moves.append(PromoteOperator(task_id="promote", **common))
+        if spec.release.watch_s is not None:
+            moves.append(WatchOperator(task_id="watch", **common))
         retire = ScheduleRetirementOperator(
             task_id="retire_previous",
             trigger_dag_id="retire",
             model=spec.name,
             previous="{{ ti.xcom_pull(task_ids='begin')['stable'] or '' }}",
-            after_s=spec.release.keep_warm_s,
+            after_s=spec.release.keep_warm_s - (spec.release.watch_s or 0),
+            trigger_rule=TriggerRule.NONE_FAILED,
         )
         chain(begin, *moves, retire)
+        common["trigger_rule"] = TriggerRule.ONE_FAILED
         # While the agent is away the canary keeps its share; patience here ends that, and so does the agent's lease.
         patience: dict[str, Any] = {"retries": 40, "retry_delay": timedelta(seconds=15)}
-        roll_back = RollBackOperator(task_id="roll_back", trigger_rule=TriggerRule.ONE_FAILED, **common, **patience)
+        roll_back = RollBackOperator(task_id="roll_back", **common, **patience)
         moves >> roll_back
     return dag
+
+
+def _canary(spec: ModelSpec, common: dict[str, Any]) -> list[BaseOperator]:
+    """Return the canary's steps, and where the spec asks for it, a question after each, or one before the promotion."""
+    tasks: list[BaseOperator] = []
+    mode, last = spec.release.approval.mode, len(spec.release.steps) - 1
+    for index, step in enumerate(spec.release.steps):
+        weight = _weight(step.weight_pct)
+        canary = CanaryStepOperator(task_id=f"canary_{weight}_pct", index=index, **common)
+        tasks.append(canary)
+        if mode == "ask" or (mode == "manual" and index == last):
+            name = f"ask_at_{weight}_pct" if mode == "ask" else "approve"
+            tasks.append(ApproveOperator(task_id=name, index=index, verdict=canary.output, **common))
+    return tasks
 
 
 def _weight(weight_pct: float) -> str:

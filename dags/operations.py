@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from operators.core.loader import load_specs
-from operators.rollout.operators import RetireOperator, ReturnToOperator, ScheduleRetirementOperator
+from operators.rollout.upkeep.operators import RetireOperator, ReturnToOperator, ScheduleRetirementOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
 _MODELS = [spec.name for spec in load_specs()[0]]

@@ -39,6 +39,9 @@ class Shadow(_Part):
     bake_s: DurationS = Field(alias="bake", description="how long the shadow is observed at least")
     min_requests: int = Field(100, ge=1, description="copied requests that the shadow must have answered")
     max_in_flight: int = Field(16, ge=1, le=1024, description="copies at one time; a request over it is not copied")
+    await_labels: bool = Field(
+        False, description="whether a caller may meet the version only once the labels have spoken for it"
+    )
 
 
 class Failures(_Part):
@@ -130,6 +133,14 @@ class Judge(_Part):
         if not self.guards:
             raise ValueError("a judge without guards would find every version good; give it at least `failures`")
         return self
+
+    def without_late(self) -> Judge:
+        """Return the judge for a step that cannot wait for labels and business numbers; alpha is split as before."""
+        if not (self.labels or self.loss or self.business):
+            return self
+        late: dict[str, object] = {"labels": None, "loss": None, "business": {}}
+        left = [name for name in self.guards if name not in ("labels", "loss", *self.business)]
+        return self.model_copy(update={**late, "alpha": self.alpha * len(left) / len(self.guards)})
 
     @property
     def guards(self) -> tuple[str, ...]:
@@ -238,6 +249,9 @@ class Release(_Part):
             raise ValueError("keep_warm must be at least as long as watch: a rollback needs the old version")
         if self.steps[-1].weight_pct + self.holdout_pct > 100:
             raise ValueError("the last step's weight_pct and holdout_pct are more than 100 together")
-        if (self.judge.labels or self.judge.loss) and self.shadow is None:
+        paired = self.judge.labels or self.judge.loss
+        if paired and self.shadow is None:
             raise ValueError("judge.labels and judge.loss compare answers to the same request: they need `shadow`")
+        if self.shadow and self.shadow.await_labels and not paired:
+            raise ValueError("shadow.await_labels needs judge.labels or judge.loss")
         return self

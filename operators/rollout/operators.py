@@ -1,29 +1,32 @@
-"""The tasks of a release. Thin: `Controller` moves, `judge_step` decides, triggers wait."""
+"""The tasks of a release without traffic, and its ends. Thin: `Controller` moves, triggers wait."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger, TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from operators.core.errors import RejectedError, ServiceError, ServiceRefusedError
+from operators.core.errors import RejectedError, ServiceError
 from operators.core.spec import ModelSpec
-from operators.rollout.policy import Outcome, Verdict
-from operators.rollout.triggers import DeployTrigger, JudgeTrigger
+from operators.rollout.freeze import frozen_until
+from operators.rollout.notifiers import tell
+from operators.rollout.triggers import DeployTrigger
 
 if TYPE_CHECKING:
+    from operators.registry.client import ModelVersion
     from operators.rollout.controller import Controller
 
-_DEPLOY_TIMEOUT_S = 600.0
+DEPLOY_TIMEOUT_S = 600.0
+_BUSY_LOOK_S = 10.0
+SMOKE_TEST, REFUSED_KEY = "smoke_test", "refused"
 
 
-def _controller(model: str) -> Controller:
+def controller_of(model: str) -> Controller:
     """Import late: SQLAlchemy would cost every DAG file half a second."""
     from operators.rollout.controller import Controller
 
@@ -46,14 +49,14 @@ class ReleaseOperator(BaseOperator):
 
     def controller(self) -> Controller:
         """Return the moves of this model's release."""
-        return _controller(self.spec.name)
+        return controller_of(self.spec.name)
 
 
 class BeginReleaseOperator(BaseOperator):
-    """Find the version to release and claim the model for it.
+    """Find the version to release and claim the model for it. Waits out a freeze, and another release of the model.
 
     :param version: the version; empty means the challenger (templated)
-    :return: ``release_id``, ``version``, ``model_uri``, ``stable`` (None for the first release), ``smoke_keys``
+    :return: ``release_id``, ``version``, ``model_uri``, ``stable`` (None for the first release), ``smoke_keys``, ``began_at``
     """
 
     template_fields: Sequence[str] = ("version",)
@@ -63,30 +66,50 @@ class BeginReleaseOperator(BaseOperator):
         self.spec = spec
         self.version = version
 
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Claim."""
-        controller = _controller(self.spec.name)
+    def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
+        """Claim.
+
+        :param event: of a wait that has ended; what it was for is looked at again
+        """
+        from operators.core.ledger import BusyError
+
+        frozen = frozen_until(self.spec.release.freeze, datetime.now(UTC))
+        if frozen is not None:
+            text = f"no release begins until {frozen[0].isoformat(timespec='minutes')}: {frozen[1] or 'releases are frozen'}"
+            tell(self.spec, "pause", text, context)
+            self.defer(trigger=DateTimeTrigger(moment=frozen[0]), method_name="execute")
+        controller = controller_of(self.spec.name)
+        found = self._find(controller, context)
         try:
-            found = controller.find(str(self.version) or None)
+            begun = controller.begin(context["run_id"], found, when_busy=self.spec.release.when_busy)
+        except BusyError as error:
+            self.log.info("%s; waiting", error)
+            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=_BUSY_LOOK_S)), method_name="execute")
+        except RejectedError as error:
+            raise AirflowFailException(str(error)) from error
+        stable = begun.stable
+        tried = [found] if stable is None else [found, controller.registry.version(self.spec.name, stable)]
+        keys = [version.tags["taxiway.smoke_key"] for version in tried if "taxiway.smoke_key" in version.tags]
+        text = f"release {begun.release_id}: version {found.version} over {stable or 'nothing'}"
+        self.log.info(text)
+        tell(self.spec, "start", text, context, release_id=begun.release_id, version=found.version, stable=stable)
+        return {
+            "release_id": begun.release_id,
+            "version": found.version,
+            "model_uri": found.uri,
+            "stable": stable,
+            "smoke_keys": keys,
+            "began_at": time.time(),
+        }
+
+    def _find(self, controller: Controller, context: Any) -> ModelVersion:
+        try:
+            return controller.find(str(self.version) or None)
         except RejectedError as error:
             if not self.version and context.get("triggering_asset_events"):
                 # Several events may start several runs; the first has released the challenger of all.
                 raise AirflowSkipException(str(error)) from error
             raise AirflowFailException(str(error)) from error
-        try:
-            release_id, stable = controller.begin(context["run_id"], found)
-        except RejectedError as error:
-            raise AirflowFailException(str(error)) from error
-        tried = [found] if stable is None else [found, controller.registry.version(self.spec.name, stable)]
-        keys = [version.tags["taxiway.smoke_key"] for version in tried if "taxiway.smoke_key" in version.tags]
-        self.log.info("release %s: version %s over %s", release_id, found.version, stable or "nothing")
-        return {
-            "release_id": release_id,
-            "version": found.version,
-            "model_uri": found.uri,
-            "stable": stable,
-            "smoke_keys": keys,
-        }
 
 
 def require_running(version: str, event: Mapping[str, str]) -> None:
@@ -108,7 +131,7 @@ class DeployOperator(ReleaseOperator):
         """Start the deployment and wait."""
         version = self.release["version"]
         self.controller().agent.deploy(self.spec, version, self.release["model_uri"])
-        deadline = time.time() + _DEPLOY_TIMEOUT_S
+        deadline = time.time() + DEPLOY_TIMEOUT_S
         self.defer(
             trigger=DeployTrigger(model=self.spec.name, version=version, deadline=deadline), method_name="resume"
         )
@@ -140,57 +163,8 @@ class SmokeTestOperator(ReleaseOperator):
         try:
             return [smoke_test(settings.serve_url, self.spec, self.release["version"], body) for body in bodies]
         except RejectedError as error:
+            context["ti"].xcom_push(key=REFUSED_KEY, value=str(error))
             raise AirflowFailException(str(error)) from error
-
-
-class CanaryStepOperator(ReleaseOperator):
-    """Give the canary one step's share of the traffic, and wait for the judge.
-
-    :param index: which of the spec's steps
-    :raises AirflowFailException: the verdict is not Successful; the rollback task does the rest
-    """
-
-    def __init__(self, *, index: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.index = index
-
-    def execute(self, context: Any) -> None:
-        """Set the weight, read the counters, and wait."""
-        stable, version = self.release["stable"], self.release["version"]
-        if stable is None:
-            raise AirflowSkipException("there is nothing to compare the first release with")
-        step = self.spec.release.steps[self.index]
-        controller = self.controller()
-        before = controller.agent.counters(self.spec.name, canary=version, stable=stable)
-        controller.set_weight(
-            self.release["release_id"],
-            self.task_id,
-            stable=stable,
-            canary=version,
-            weight_bp=step.weight_bp,
-            attempt=context["ti"].try_number,
-        )
-        trigger = JudgeTrigger(
-            model=self.spec.name,
-            canary=version,
-            stable=stable,
-            judge=self.spec.release.judge.model_dump(mode="json", by_alias=True),
-            bake_s=step.bake_s,
-            started_at=time.time(),
-            canary_before=before.canary.model_dump_json(),
-            stable_before=before.stable.model_dump_json(),
-        )
-        self.defer(trigger=trigger, method_name="resume")
-
-    def resume(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the verdict down and obey it."""
-        verdict = Verdict.model_validate(event)
-        attempt = context["ti"].try_number
-        self.controller().record_verdict(self.release["release_id"], self.task_id, attempt, verdict)
-        self.log.info("%s: %s %s", verdict.outcome, verdict.reason, verdict.numbers)
-        if verdict.outcome is not Outcome.SUCCESSFUL:
-            raise AirflowFailException(f"{verdict.outcome}: {verdict.reason}")
-        return verdict.model_dump(mode="json")
 
 
 class PromoteOperator(ReleaseOperator):
@@ -198,32 +172,15 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Promote."""
-        release = self.release
-        self.controller().promote(release["release_id"], release["version"], release["stable"], self.spec.to_json())
-        return {"champion": release["version"], "previous": release["stable"]}
+        from operators.rollout.moves import route_of
 
-
-class ScheduleRetirementOperator(TriggerDagRunOperator):
-    """Start the DAG that deletes the replaced version once it has been kept warm long enough.
-
-    A run of its own, so that the next release need not wait for it.
-
-    :param model: the model (templated)
-    :param previous: the version that was replaced; empty after a first release (templated)
-    :param after_s: seconds to wait (templated)
-    """
-
-    template_fields: Sequence[str] = (*TriggerDagRunOperator.template_fields, "previous")
-
-    def __init__(self, *, model: str, previous: str, after_s: Any, **kwargs: Any) -> None:
-        super().__init__(conf={"model": model, "version": previous, "after_s": after_s}, **kwargs)
-        self.previous = previous
-
-    def execute(self, context: Any) -> Any:
-        """Trigger."""
-        if not self.previous:
-            raise AirflowSkipException("nothing was replaced")
-        return super().execute(context)
+        controller, release = self.controller(), self.release
+        limits = [route_of(entry).slow_us for entry in controller.moves_of(release["release_id"])]
+        version, stable = release["version"], release["stable"]
+        controller.promote(release["release_id"], version, stable, self.spec, slow_us=limits[-1] if limits else None)
+        text = f"version {version} has all traffic; before it, {stable or 'nothing'}"
+        tell(self.spec, "promoted", text, context, release_id=release["release_id"], version=version, stable=stable)
+        return {"champion": version, "previous": stable}
 
 
 class RollBackOperator(ReleaseOperator):
@@ -233,91 +190,22 @@ class RollBackOperator(ReleaseOperator):
         """Roll back."""
         if not self.release:
             raise AirflowSkipException("the release never began: there is nothing to roll back")
-        controller = self.controller()
-        reason = controller.why(self.release["release_id"])
+        controller, release_id = self.controller(), self.release["release_id"]
+        version, stable = self.release["version"], self.release["stable"]
+        # What the smoke test refused is as bad as what the judge did.
+        refused = context["ti"].xcom_pull(task_ids=SMOKE_TEST, key=REFUSED_KEY)
+        reason = f"{SMOKE_TEST}: {refused}" if refused else controller.why(release_id)
         try:
-            controller.roll_back(self.release["release_id"], self.release["version"], self.release["stable"], reason)
+            controller.roll_back(
+                release_id,
+                version,
+                stable,
+                reason,
+                rejected=True if refused else None,
+                drain_s=self.spec.release.drain_s,
+            )
         except RejectedError as error:
-            controller.drop_orphan(self.release["version"])
+            controller.drop_orphan(version)
             raise AirflowSkipException(str(error)) from error
+        tell(self.spec, "rolled_back", reason, context, release_id=release_id, version=version, stable=stable)
         return reason
-
-
-class ReturnToOperator(BaseOperator):
-    """Send all traffic back to an earlier version, because a person said so.
-
-    :param model: the model (templated)
-    :param version: where the traffic goes; empty means the version before the last promotion (templated)
-    :param reason: written to the ledger (templated)
-    """
-
-    template_fields: Sequence[str] = ("model", "version", "reason")
-
-    def __init__(self, *, model: str, version: str, reason: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.version = version
-        self.reason = reason
-
-    def execute(self, context: Any) -> None:
-        """Make sure that the version is deployed, and wait for it."""
-        from operators.core.spec import ModelSpec
-
-        controller = _controller(self.model)
-        store = context["task_state_store"]
-        try:
-            # Chosen once: after the traffic has moved, "the version before" is another one.
-            version = str(store.get("target") or controller.earlier(str(self.version) or None))
-            store.set("target", version, retention=NEVER_EXPIRE)
-            found = controller.registry.version(self.model, version)
-            spec = ModelSpec.from_json(found.tags["taxiway.spec"])
-        except (RejectedError, ServiceRefusedError) as error:
-            raise AirflowFailException(str(error)) from error
-        except KeyError:
-            raise AirflowFailException(f"version {version} of {self.model} was not registered by Taxiway") from None
-        controller.agent.deploy(spec, version, found.uri)
-        trigger = DeployTrigger(model=self.model, version=version, deadline=time.time() + _DEPLOY_TIMEOUT_S)
-        self.defer(trigger=trigger, method_name="resume", kwargs={"version": version})
-
-    def resume(self, context: Any, event: Mapping[str, str], version: str) -> dict[str, Any]:
-        """Move the traffic."""
-        from operators.core.spec import ModelSpec
-
-        require_running(version, event)
-        actor = getattr(context["dag_run"], "triggering_user_name", None) or "unknown"
-        controller = _controller(self.model)
-        try:
-            left = controller.return_to(context["run_id"], version, self.reason, actor)
-        except RejectedError as error:
-            raise AirflowFailException(str(error)) from error
-        spec = ModelSpec.from_json(controller.registry.version(self.model, version).tags["taxiway.spec"])
-        return {"champion": version, "left": left or "", "keep_warm_s": spec.release.keep_warm_s}
-
-
-class RetireOperator(BaseOperator):
-    """Delete a version that has been kept warm long enough, unless it has traffic again.
-
-    :param model: the model (templated)
-    :param version: the version (templated)
-    :param after_s: seconds to wait first (templated)
-    """
-
-    template_fields: Sequence[str] = ("model", "version", "after_s")
-
-    def __init__(self, *, model: str, version: str, after_s: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.version = version
-        self.after_s = after_s
-
-    def execute(self, context: Any) -> None:
-        """Wait."""
-        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=float(self.after_s))), method_name="resume")
-
-    def resume(self, context: Any, event: Any) -> str:
-        """Delete."""
-        if not _controller(self.model).retire(context["run_id"], self.version):
-            raise AirflowSkipException(f"version {self.version} has traffic again")
-        return self.version

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,9 +69,14 @@ class Counters(_Fact):
     rows: tuple[Row, ...] = ()
     in_flight: dict[str, int] = Field(default_factory=dict)
 
+    def of(self, *versions: str) -> Counters:
+        """Return what is needed to take differences for these versions; it travels in a trigger's arguments."""
+        rows = tuple(row.model_copy(update={"latency": ()}) for row in self.rows if row.version in versions)
+        return Counters(since=self.since, rows=rows)
+
 
 class Tally(_Fact):
-    """Gains since a release began, also over a restart of the counters.
+    """Gains since a step began, also over a restart of the counters.
 
     :param before: the rows when it began, or none after a restart
     :param carried: gains that restarts have taken from the counters
@@ -148,6 +153,26 @@ def shadow_period(tally: Tally, *, shadow: str, stable: str, shadow_bp: int) -> 
         weight=share / (1 + share),
         stable=_arm(_sum(row for row in gains.values() if (row.version, row.arm) == (stable, "stable"))),
         canary=_arm(_sum(row for row in gains.values() if (row.version, row.arm) == (shadow, "shadow"))),
+    )
+
+
+def added(earlier: Sequence[Period], gained: Sequence[Period]) -> tuple[Period, ...]:
+    """Add gains to what was known before, weight by weight; weights without either are left out."""
+    known = {period.weight: period for period in earlier}
+    for period in gained:
+        if period.weight in known:
+            before = known.pop(period.weight)
+            period = period.model_copy(
+                update={"stable": _plus(before.stable, period.stable), "canary": _plus(before.canary, period.canary)}
+            )
+        known[period.weight] = period
+    return tuple(known.values())
+
+
+def _plus(first: Arm, second: Arm) -> Arm:
+    names = ("requests", "failed", "slow", "failed_first", "slow_first")
+    return second.model_copy(
+        update={name: (getattr(first, name) or 0) + (getattr(second, name) or 0) for name in names}
     )
 
 

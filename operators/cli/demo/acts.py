@@ -91,11 +91,11 @@ class Play:
         for entry in self.controller.ledger.entries(self.spec.name):
             if entry.at < began:
                 continue
-            row = {"at": entry.at.isoformat(timespec="milliseconds"), **entry.payload}
+            at = {"at": entry.at.isoformat(timespec="milliseconds")}
             if entry.kind == "weight_set":
-                page.weights.append(row)
+                page.weights.append(at | entry.payload)
             elif entry.kind == "verdict":
-                page.verdicts.append(row)
+                page.verdicts.append(at | {"step": entry.payload["step"]} | entry.payload["judgement"])
         self.view.event(f"{page.outcome} ({page.seconds:.0f} s)", style="green" if page.ok else "red")
 
     def report(self, seconds: float) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Play:
         if task.startswith("canary_"):
             verdicts = self.controller.ledger.entries(self.spec.name, kind="verdict")
             mine = [e.payload for e in verdicts if e.payload["step"] == task and f"/{run_id}#" in e.key]
-            return f", {mine[-1]['outcome']}: {mine[-1]['reason']}" if mine else ""
+            return f", {mine[-1]['judgement']['outcome']}: {mine[-1]['judgement']['reason']}" if mine else ""
         if task == "register" and isinstance(value, dict):
             return f", version {value['version']}"
         return ""

@@ -17,7 +17,7 @@ from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.registry.client import CHALLENGER, CHAMPION
-from operators.rollout.policy import Outcome
+from operators.rollout.evidence import Outcome
 from ray_jobs.inference import write_request
 
 DAMAGES = ("renamed_column", "distance_in_metres", "half_weather")
@@ -80,7 +80,7 @@ def faulty_version(play: Play, act: Act, version: str) -> str:
     act.details = {"release": run_id, "version": version, "tasks": tasks}
     ends = [e.kind for e in play.controller.ledger.entries(play.spec.name, release_id=_release_id(play, run_id))]
     route = play.controller.agent.route(play.spec.name)
-    judged = any(v.payload["outcome"] == Outcome.FAILED for v in _verdicts(play, run_id))
+    judged = any(v.payload["judgement"]["outcome"] == Outcome.FAILED for v in _verdicts(play, run_id))
     if state == "failed" and judged and ends[-1] == "rolled_back" and route is not None and route.canary is None:
         return "rolled back"
     return f"the release ended {state}, the ledger's last row is {ends[-1:]}, tasks: {tasks}"

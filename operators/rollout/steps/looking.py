@@ -21,24 +21,17 @@ _WRITE_AFTER_SHARE = 0.02
 
 
 class Look(BaseModel):
-    """One look and what it rests on. A triggerer that was restarted goes on from the last one."""
+    """One look: what was seen, and what the judge says of it."""
 
     model_config = ConfigDict(frozen=True)
 
-    tally: Tally
     evidence: Evidence
-    judgement: Judgement | None = None
-    elapsed_s: float = 0.0
+    judgement: Judgement
+    elapsed_s: float
 
 
-class Notes(Protocol):
-    """Where the looks of a release are written down. Blocking: called in a thread."""
-
-    def last_look(self) -> Look | None:
-        """Return the last look of the release, of whichever step."""
-
-    def write_look(self, step: str, look: Look) -> None:
-        """Write one down."""
+Write = Callable[[Evidence], object]
+"""Writes a look down. Blocking: called in a thread."""
 
 
 class Source(Protocol):
@@ -53,6 +46,7 @@ class Looker:
 
     :param policy: the spec's judge
     :param agent: reads the counters and renews the lease
+    :param write: writes looks down
     :param clock: Unix time in seconds
     """
 
@@ -62,17 +56,18 @@ class Looker:
         policy: Judge,
         *,
         agent: AsyncAgent,
-        notes: Notes,
+        write: Write,
         sources: Sequence[Source] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._watched = watched
         self._policy = policy
         self._agent = agent
-        self._notes = notes
+        self._write_down = write
         self._sources = sources
         self._clock = clock
-        self._last: Look | None = None
+        self._tally = Tally.begin(watched.before)
+        self._known = Evidence()
         self._written: Look | None = None
         self._renewed_at = 0.0
 
@@ -84,23 +79,21 @@ class Looker:
         """
         watched = self._watched
         await self._renew()
-        counters = await self._agent.counters(watched.model)
-        if self._last is None:
-            self._last = await asyncio.to_thread(self._notes.last_look)
-        tally = self._last.tally.advance(counters) if self._last else Tally.begin(counters)
-        known = self._last.evidence if self._last else Evidence()
-        evidence = known.model_copy(update={"periods": watched.periods(tally)})
+        # Kept only once all has been read: a look that breaks off is made again, and nothing is lost or counted twice.
+        tally = self._tally.advance(await self._agent.counters(watched.model))
+        evidence = self._known.model_copy(update={"periods": watched.periods(tally)})
         for source in self._sources:
             evidence = await source.add(evidence, watched)
+        self._tally, self._known = tally, evidence
         now = self._clock()
         look = Look(
-            tally=tally,
             evidence=evidence,
             judgement=watched.judge(self._policy, evidence, now=now),
             elapsed_s=watched.elapsed_s(now),
         )
-        await self._write(look)
-        self._last = look
+        if self._is_news(look):
+            await asyncio.to_thread(self._write_down, look.evidence)
+            self._written = look
         return look
 
     async def _renew(self) -> None:
@@ -109,18 +102,9 @@ class Looker:
             await self._agent.renew(self._watched.model, self._watched.release_id)
             self._renewed_at = now
 
-    async def _write(self, look: Look) -> None:
-        if self._is_news(look):
-            await asyncio.to_thread(self._notes.write_look, self._watched.step, look)
-            self._written = look
-
     def _is_news(self, look: Look) -> bool:
         before = self._written
-        if before is None or _decided(look):
+        if before is None or look.judgement.outcome is not Outcome.CONTINUE:
             return True
         waited_s = look.elapsed_s - before.elapsed_s
         return look.evidence != before.evidence and waited_s >= max(1.0, _WRITE_AFTER_SHARE * look.elapsed_s)
-
-
-def _decided(look: Look) -> bool:
-    return look.judgement is not None and look.judgement.outcome is not Outcome.CONTINUE

@@ -73,7 +73,9 @@ async def _value(http: httpx.AsyncClient, query: str) -> float | None:
         raise unreachable(_SERVICE, error) from error
     found: list[dict[str, Any]] = said["data"]["result"]
     if len(found) > 1:
-        raise ServiceError(f"{_SERVICE} has {len(found)} series for {query!r}; aggregate them in the query, e.g. by sum()")
+        raise ServiceError(
+            f"{_SERVICE} has {len(found)} series for {query!r}; aggregate them in the query, e.g. by sum()"
+        )
     value = float(found[0]["value"][1]) if found else math.nan
     return value if math.isfinite(value) else None
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from operators.core.spec_release import Judge, Release
 from operators.rollout.evidence import Evidence, Judgement, Period
 from operators.rollout.judge import judge
-from operators.rollout.reading import Tally, control_period, shadow_period
+from operators.rollout.reading import Counters, Tally, added, control_period, shadow_period
+from operators.rollout.routes import CONTROL_BP
 
-CONTROL_BP = 100  # what the old version keeps after a promotion, to compare with
 Kind = Literal["shadow", "canary", "control"]
 
 
@@ -24,7 +24,11 @@ class Watched(BaseModel):
     :param stable: version that it is compared with
     :param weights_bp: weights that the release has had so far, oldest first, with this step's
     :param harm_weight: share of the callers that the next step gives the canary
+    :param late: whether it is held to labels and business numbers, which come later
+    :param released_at: Unix time in seconds when the release began
     :param began_at: Unix time in seconds when the step began, the first try of it
+    :param before: the counters when this try of the step began
+    :param earlier: what the release had shown by then, in steps before and in earlier tries
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,27 +46,38 @@ class Watched(BaseModel):
     min_requests: int
     harm_weight: float
     lease_s: float
+    late: bool = False
     released_at: float
     began_at: float
+    before: Counters
+    earlier: tuple[Period, ...] = ()
 
     def periods(self, tally: Tally) -> tuple[Period, ...]:
-        """Return what the counters say, by weight."""
+        """Return what the release has shown, by weight."""
+        return added(self.earlier, self._gained(tally))
+
+    def _gained(self, tally: Tally) -> tuple[Period, ...]:
         if self.kind == "shadow":
             return (shadow_period(tally, shadow=self.canary, stable=self.stable, shadow_bp=self.shadow_bp),)
-        canary = tally.periods(
-            canary=self.canary, stable=self.stable, weights_bp=self.weights_bp, pool_bp=self.pool_bp
-        )
+        canary = tally.periods(canary=self.canary, stable=self.stable, weights_bp=self.weights_bp, pool_bp=self.pool_bp)
         if self.kind == "canary":
             return canary
         return (*canary, control_period(tally, new=self.canary, old=self.stable, control_bp=CONTROL_BP))
 
-    def judge(self, policy: Judge, evidence: Evidence, *, now: float) -> Judgement:
+    def policy(self, whole: Judge) -> Judge:
+        """Return the part of the spec's judge that this step is held to."""
+        if self.late:
+            return whole
+        return whole.without_late()
+
+    def judge(self, whole: Judge, evidence: Evidence, *, now: float) -> Judgement:
         """Ask the judge.
 
+        :param whole: the spec's
         :param now: Unix time in seconds
         """
         return judge(
-            policy,
+            self.policy(whole),
             evidence,
             elapsed_s=self.elapsed_s(now),
             bake_s=self.bake_s,

@@ -1,0 +1,121 @@
+"""Ask a person whether a release goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
+
+from operators.core.spec import ModelSpec
+from operators.rollout.approval.text import as_markdown
+from operators.rollout.approval.triggers import ApprovalTrigger
+from operators.rollout.evidence import Outcome
+from operators.rollout.steps.operators import StepTask
+from operators.rollout.steps.watched import canary_step
+
+if TYPE_CHECKING:
+    from operators.rollout.controller import Controller
+
+GO_ON, ROLL_BACK = "Go on", "Roll back"
+
+
+class ApproveOperator(StepTask, HITLOperator):
+    """Ask a person whether the release goes on; the form shows the evidence. The canary is watched meanwhile.
+
+    :param spec: the model's spec
+    :param release: what `BeginReleaseOperator` returned (templated)
+    :param verdict: what the step before returned (templated)
+    :param index: which of the spec's steps the canary stands at
+    :raises AirflowFailException: the answer is to roll back, or the canary turned out bad while nobody answered
+    """
+
+    template_fields: Sequence[str] = ("release", "verdict")
+
+    def __init__(self, *, spec: ModelSpec, release: Any, verdict: Any, index: int, **kwargs: Any) -> None:
+        approval = spec.release.approval
+        super().__init__(
+            subject=f"Release of {spec.name}",
+            options=[GO_ON, ROLL_BACK],
+            defaults=GO_ON if approval.otherwise == "go_on" else ROLL_BACK,
+            assigned_users=_users(spec),
+            response_timeout=timedelta(seconds=approval.respond_within_s),
+            **kwargs,
+        )
+        self.spec = spec
+        self.release = release
+        self.verdict = verdict
+        self.index = index
+
+    def execute(self, context: Any) -> None:
+        """Show the evidence, and wait for an answer."""
+        if not self.verdict:
+            raise AirflowSkipException("the first release has nothing to compare with, and asks nobody")
+        if self.spec.release.approval.mode == "ask" and self.verdict["outcome"] == Outcome.SUCCESSFUL:
+            raise AirflowSkipException("the judge has decided; nobody need be asked")
+        controller = self.controller()
+        self.subject = f"Release version {self.release['version']} of {self.spec.name}? {self.verdict['reason']}"
+        self.body = as_markdown(self.release, controller.verdicts(self.release["release_id"]))
+        # The operator's own `execute` would park the task; nobody would watch the canary then, and it would lose its traffic.
+        upsert_hitl_detail(
+            ti_id=context["task_instance"].id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=False,
+            params={},
+            assigned_users=self.assigned_users,
+        )
+        self.tell("pause", self.subject, context)
+        self._wait(controller, context)
+
+    def _wait(self, controller: Controller, context: Any) -> None:
+        release = self.spec.release
+        weights = tuple(step.weight_bp for step in release.steps[: self.index + 1])
+        watched = self.watched(
+            **self.before(controller),
+            began_at=time.time(),
+            kind="canary",
+            weights_bp=weights,
+            **canary_step(release, self.index),
+        )
+        about = watched.model_dump(mode="json")
+        trigger = ApprovalTrigger(
+            spec=self.spec.to_json(),
+            watched=about,
+            ti_id=context["task_instance"].id,
+            options=self.options,
+            params={},
+            defaults=self.defaults,
+            multiple=False,
+            timeout_datetime=datetime.now(UTC) + timedelta(seconds=release.approval.respond_within_s),
+        )
+        self.defer(trigger=trigger, method_name="answered", kwargs={"watched": about})
+
+    def answered(self, context: Any, event: dict[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+        """Write down who said what, and obey."""
+        if "look" in event:
+            judgement = self.note(event, watched)
+            raise AirflowFailException(f"{judgement.outcome} while a person was asked: {judgement.reason}")
+        answer = self.execute_complete(context, event)
+        chosen, user = answer["chosen_options"][0], answer["responded_by_user"]
+        by = user["name"] if user else "timeout"
+        self.controller().approve(
+            self.release["release_id"], self.task_id, answer="go_on" if chosen == GO_ON else "roll_back", by=by
+        )
+        if chosen != GO_ON:
+            raise AirflowFailException(f"{by} decided: {chosen}")
+        return {"answer": chosen, "by": by}
+
+
+def _users(spec: ModelSpec) -> list[HITLUser] | None:
+    approvers = spec.release.approval.approvers
+    if "anyone" in approvers:
+        return None
+    names = [spec.owner if name == "owner" else name for name in approvers]
+    return [HITLUser(id=name, name=name) for name in names]

@@ -1,0 +1,52 @@
+"""A release's evidence in Markdown, for the form in which a person decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+_HARMLESS = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
+
+
+class Row(Protocol):
+    """A row of the ledger."""
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What it says."""
+
+
+def as_markdown(release: Mapping[str, Any], verdicts: Sequence[Row]) -> str:
+    """Return all verdicts so far, and the last one's guards.
+
+    :param release: what `BeginReleaseOperator` returned
+    :param verdicts: rows of the kind ``verdict``, oldest first
+    """
+    lines = [
+        f"Version **{release['version']}** against version **{release['stable']}**, release `{release['release_id']}`.",
+        "",
+        "| step | verdict | why |",
+        "|---|---|---|",
+    ]
+    for row in verdicts:
+        said = row.payload["judgement"]
+        lines.append(f"| {row.payload['step']} | {said['outcome']} | {_plain(said['reason'])} |")
+    if verdicts:
+        lines += ["", *_guards(verdicts[-1].payload["judgement"]["guards"])]
+    return "\n".join(lines)
+
+
+def _guards(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = ["| guard | e-value, of | harm lies between | margin | missing |", "|---|---|---|---|---|"]
+    for name, reading in guards.items():
+        interval = reading["interval"]
+        between = f"{interval[0]:.4g} and {interval[1]:.4g}" if interval else "unknown"
+        margin = "–" if reading["margin"] is None else f"{reading['margin']:.4g}"
+        weight = f"{float(reading['e']):.3g} of {float(reading['threshold']):.3g}"
+        rows.append(f"| {name} | {weight} | {between} | {margin} | {_plain(reading['missing']) or 'nothing'} |")
+    return rows
+
+
+def _plain(text: str) -> str:
+    """Keep a reason, which may quote anything, from being read as a table or a tag."""
+    return text.translate(_HARMLESS)

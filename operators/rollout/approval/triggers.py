@@ -1,0 +1,55 @@
+"""Waiting for a person, and watching the canary meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.providers.standard.triggers.hitl import HITLTrigger
+from airflow.triggers.base import TriggerEvent
+
+from operators.core.errors import ServiceError
+from operators.rollout.evidence import Outcome
+from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of
+
+
+class ApprovalTrigger(HITLTrigger):
+    """Wait for a person, and go on watching: a canary that turns out bad meanwhile is not kept for an answer.
+
+    :param spec: JSON of the model's spec
+    :param watched: JSON of the `Watched`
+    """
+
+    def __init__(self, *, spec: str, watched: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.watched = watched
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments that make this trigger again."""
+        kind = type(self)
+        kept = {**super().serialize()[1], "spec": self.spec, "watched": self.watched}
+        return f"{kind.__module__}.{kind.__qualname__}", kept
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look and ask in turns; whichever has an answer first ends the wait."""
+        watch = Watch(self.spec, self.watched, self.log)
+        answer = asyncio.ensure_future(_first(super().run()))
+        try:
+            while not answer.done():
+                event = await watch.look()
+                if event is not None and (outcome_of(event) is Outcome.FAILED or event["blind"]):
+                    yield TriggerEvent(event)
+                    return
+                await asyncio.wait({answer}, timeout=LOOK_EVERY_S)
+            yield answer.result()
+        finally:
+            answer.cancel()
+            await watch.close()
+
+
+async def _first(events: AsyncIterator[TriggerEvent]) -> TriggerEvent:
+    async for event in events:
+        return event
+    raise ServiceError("the wait for an answer ended without one")

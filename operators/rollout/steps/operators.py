@@ -1,0 +1,257 @@
+"""The tasks that the judge ends: shadow, canary steps, the watch after a promotion."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from operators.core.spec import ModelSpec
+from operators.core.spec_release import Moment
+from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.freeze import frozen_until
+from operators.rollout.notifiers import tell
+from operators.rollout.operators import ReleaseOperator, controller_of
+from operators.rollout.reading import quantile_ms
+from operators.rollout.steps.looking import Look
+from operators.rollout.steps.triggers import JudgeTrigger, outcome_of
+from operators.rollout.steps.watched import Watched, canary_step, control_step, shadow_step
+
+if TYPE_CHECKING:
+    from operators.rollout.controller import Controller
+
+
+class StepTask:
+    """What tasks that watch a version with traffic share."""
+
+    spec: ModelSpec
+    release: Any
+    task_id: str
+    log: Any
+
+    def controller(self) -> Controller:
+        """Return the moves of this model's release."""
+        return controller_of(self.spec.name)
+
+    def before(self, controller: Controller) -> dict[str, Any]:
+        """Read the counters, and what the release has shown so far. To be called before the weight changes."""
+        looks = controller.ledger.looks(self.release["release_id"], last=1)
+        known = Evidence.model_validate(looks[-1].evidence) if looks else Evidence()
+        counters = controller.agent.counters(self.spec.name)
+        return {
+            "before": counters.of(self.release["version"], self.release["stable"]),
+            "earlier": known.periods,
+        }
+
+    def watched(self, **facts: Any) -> Watched:
+        """Return what this step is watched for."""
+        release = self.spec.release
+        return Watched(
+            model=self.spec.name,
+            release_id=self.release["release_id"],
+            canary=self.release["version"],
+            stable=self.release["stable"],
+            pool_bp=10_000 - round(release.holdout_pct * 100),
+            lease_s=release.lease_s,
+            released_at=self.release["began_at"],
+            **{"step": self.task_id, **facts},
+        )
+
+    def note(self, event: Mapping[str, Any], watched: Mapping[str, Any]) -> Judgement:
+        """Write a verdict down, with all that it rests on."""
+        about, look = Watched.model_validate(watched), Look.model_validate(event["look"])
+        self.controller().record_verdict(
+            about.release_id,
+            about.step,
+            policy=about.policy(self.spec.release.judge),
+            evidence=look.evidence,
+            judgement=look.judgement,
+            elapsed_s=look.elapsed_s,
+            bake_s=about.bake_s,
+            min_requests=about.min_requests,
+            harm_weight=about.harm_weight,
+            blind=event["blind"],
+        )
+        self.log.info("%s: %s", look.judgement.outcome, look.judgement.reason)
+        return look.judgement
+
+    def tell(self, moment: Moment, text: str, context: Any) -> None:
+        """Notify whom the spec names."""
+        facts = {name: self.release[name] for name in ("release_id", "version", "stable")}
+        tell(self.spec, moment, text, context, **facts)
+
+
+class StepOperator(StepTask, ReleaseOperator):
+    """Base of the tasks that the judge ends."""
+
+    def wait(self, watched: Watched, *, then: str, until: float | None = None) -> None:
+        """Watch without a worker slot.
+
+        :raises TaskDeferred: always
+        """
+        about = watched.model_dump(mode="json")
+        trigger = JudgeTrigger(spec=self.spec.to_json(), watched=about, until=until)
+        self.defer(trigger=trigger, method_name=then, kwargs={"watched": about})
+
+    def resume(self, context: Any, event: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the verdict down, and go on, ask, or fail.
+
+        :raises AirflowFailException: the release ends here; the rollback task does the rest
+        """
+        judgement = self.note(event, watched)
+        said = {"step": self.task_id, "outcome": str(judgement.outcome), "reason": judgement.reason}
+        if judgement.outcome is Outcome.SUCCESSFUL:
+            self.tell("step", f"{self.task_id}: {judgement.reason}", context)
+            return said
+        asks = self.spec.release.approval.mode == "ask" and not event["blind"]
+        if judgement.outcome is Outcome.INCONCLUSIVE and asks:
+            return said
+        raise AirflowFailException(f"{judgement.outcome}: {judgement.reason}")
+
+
+class ShadowOperator(StepOperator):
+    """Copy live requests to the version, and wait for the judge. Its answers go nowhere but into the log.
+
+    :raises AirflowFailException: the verdict is not Successful
+    """
+
+    def execute(self, context: Any) -> None:
+        """Start copying, and wait."""
+        if self.release["stable"] is None:
+            raise AirflowSkipException("there is no traffic to copy before the first release")
+        shadow = self.spec.release.shadow
+        if shadow is None:
+            raise AirflowSkipException("the spec has no shadow")
+        controller, stable = self.controller(), self.release["stable"]
+        known = self.before(controller)
+        move = controller.start_shadow(
+            self.release["release_id"],
+            self.spec.release,
+            stable=stable,
+            version=self.release["version"],
+            slow_us=slow_us(self.spec, controller, self.release),
+        )
+        watched = self.watched(
+            **known,
+            began_at=move.at.timestamp(),
+            kind="shadow",
+            weights_bp=(),
+            shadow_bp=round(shadow.sample_pct * 100),
+            late=shadow.await_labels,
+            **shadow_step(self.spec.release),
+        )
+        self.wait(watched, then="resume")
+
+
+class CanaryStepOperator(StepOperator):
+    """Give the canary one step's share of the traffic, and wait for the judge.
+
+    Killed and run again, the step goes on with what it has seen.
+
+    :param index: which of the spec's steps
+    :raises AirflowFailException: the verdict is not Successful; the rollback task does the rest
+    """
+
+    def __init__(self, *, index: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.index = index
+
+    def execute(self, context: Any) -> None:
+        """Wait for the end of a freeze, set the weight, and wait for the judge."""
+        if self.release["stable"] is None:
+            raise AirflowSkipException("there is nothing to compare the first release with")
+        frozen = frozen_until(self.spec.release.freeze, datetime.now(UTC))
+        if frozen is not None:
+            self._wait_out(frozen, context)
+        controller = self.controller()
+        known = self.before(controller)
+        move = controller.set_route(
+            self.release["release_id"],
+            self.task_id,
+            self.spec.release,
+            stable=self.release["stable"],
+            version=self.release["version"],
+            weight_bp=self.spec.release.steps[self.index].weight_bp,
+            slow_us=slow_us(self.spec, controller, self.release),
+        )
+        self.wait(self._watched(self.index, began_at=move.at.timestamp(), **known), then="resume")
+
+    def thaw(self, context: Any, event: Any, watched: Mapping[str, Any] | None = None) -> None:
+        """Begin the step, unless the canary has shown itself bad at the weight before."""
+        if watched is not None and (event["blind"] or outcome_of(event) is Outcome.FAILED):
+            judgement = self.note(event, watched)
+            raise AirflowFailException(f"{judgement.outcome}: {judgement.reason}")
+        self.execute(context)
+
+    def _wait_out(self, frozen: tuple[datetime, str], context: Any) -> None:
+        """Keep the weight that there is, and its watch, until the freeze ends."""
+        until, reason = frozen
+        text = f"{self.task_id} waits until {until.isoformat(timespec='minutes')}: {reason or 'releases are frozen'}"
+        self.log.info(text)
+        self.tell("pause", text, context)
+        if self.index == 0:
+            self.defer(trigger=DateTimeTrigger(moment=until), method_name="thaw")
+        known = self.before(self.controller())
+        watched = self._watched(self.index - 1, began_at=time.time(), step=f"{self.task_id}_frozen", **known)
+        self.wait(watched, then="thaw", until=until.timestamp())
+
+    def _watched(self, index: int, **facts: Any) -> Watched:
+        weights = tuple(step.weight_bp for step in self.spec.release.steps[: index + 1])
+        return self.watched(kind="canary", weights_bp=weights, **canary_step(self.spec.release, index), **facts)
+
+
+class WatchOperator(StepOperator):
+    """After the promotion: the old version keeps a small control group, and takes all back if the new one is worse.
+
+    :raises AirflowFailException: the verdict is Failed; the rollback task does the rest
+    """
+
+    def execute(self, context: Any) -> None:
+        """Wait; the promotion has given the old version its control group."""
+        watch_s = self.spec.release.watch_s
+        if self.release["stable"] is None or watch_s is None:
+            raise AirflowSkipException("there is no version to go back to, or the spec has no watch")
+        controller = self.controller()
+        known = self.before(controller)
+        began_at = controller.watch(self.release["release_id"]).at.timestamp()
+        weights = tuple(step.weight_bp for step in self.spec.release.steps)
+        watched = self.watched(
+            **known, began_at=began_at, kind="control", weights_bp=weights, late=True, **control_step(self.spec.release)
+        )
+        self.wait(watched, then="resume", until=began_at + watch_s)
+
+    def resume(self, context: Any, event: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+        """End the watch, or the version."""
+        judgement = self.note(event, watched)
+        if judgement.outcome is Outcome.FAILED:
+            raise AirflowFailException(f"{judgement.outcome}: {judgement.reason}")
+        self.controller().end_watch(self.release["release_id"], self.release["version"], self.spec.release)
+        return {"step": self.task_id, "outcome": str(judgement.outcome), "reason": judgement.reason}
+
+
+def slow_us(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> int | None:
+    """Return what counts as slow in this release: by the spec, or by what stable's own answers took.
+
+    The first step decides, for all of the release: a limit that moves would compare different things.
+    """
+    from operators.rollout.moves import route_of
+
+    slow = spec.release.judge.slow
+    if slow is None:
+        return None
+    made = [route_of(entry).slow_us for entry in controller.moves_of(release["release_id"])]
+    if any(made):
+        return next(limit for limit in made if limit)
+    if slow.limit_s is not None:
+        return round(slow.limit_s * 1e6)
+    counters = controller.agent.counters(spec.name)
+    stable = [row for row in counters.rows if (row.version, row.arm) == (release["stable"], "stable")]
+    quantile = quantile_ms(stable, slow.quantile)
+    if quantile is None or not math.isfinite(quantile):
+        return None  # stable has not shown what is usual; the guard has no evidence then, and is not passed by silence
+    return round(1000 * max(quantile * slow.ratio, quantile + slow.increase_s * 1000))

@@ -1,0 +1,1 @@
+"""What people do to running models, and what releases leave to be done later."""
