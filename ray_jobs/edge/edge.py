@@ -10,18 +10,20 @@ import contextlib
 import hashlib
 import http.client
 import json
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from ray_jobs.edge import process
 from ray_jobs.edge.config import EdgeConfig
-from ray_jobs.edge.counters import Counters, read_counters
+from ray_jobs.edge.counters import Counters, read_counters, read_in_flight
 from ray_jobs.edge.files import locked, write
 from ray_jobs.edge.route import Route
+from ray_jobs.edge.routes_map import LiveRoute
 from ray_jobs.edge.runtime import Runtime
 
 _MAP, _SOCKET, _SETTINGS, _LOCK = "routes.map", "admin.sock", "settings.json", "lock"
@@ -82,41 +84,60 @@ class Edge:
         finally:
             connection.close()
 
-    def generation(self) -> str | None:
-        """Return an id of the running HAProxy: it changes when the counters begin anew. None if none runs."""
-        pid = self._runtime.pid()
-        return None if pid is None else f"{pid}"
+    def since(self) -> str | None:
+        """Return an id of the HAProxy that runs: another one means that the counters began anew. None: none runs."""
+        try:
+            match = re.search(r"TAXIWAY_EDGE_ID=(\w+)", self._runtime.ask("show env TAXIWAY_EDGE_ID"))
+        except ServiceError:
+            return None
+        return match[1] if match else None
 
     # ------------------------------------------------------------------ routes
+
+    def live(self) -> dict[str, LiveRoute]:
+        """Return the routes that HAProxy uses now, and how long they do.
+
+        :raises ServiceError: if HAProxy does not answer
+        """
+        return _by_model(self._runtime.map_lines(_MAP))
 
     def routes(self) -> dict[str, Route]:
         """Return the routes that HAProxy uses now.
 
         :raises ServiceError: if HAProxy does not answer
         """
-        return {model: route for model, (route, _) in self._live().items()}
+        return {model: live.route for model, live in self.live().items()}
 
     def leases(self) -> dict[str, float]:
         """Return when each lease ends or ended, in unix seconds, of the routes that need one.
 
         :raises ServiceError: if HAProxy does not answer
         """
-        return {model: expires_at for model, (_, expires_at) in self._live().items() if expires_at is not None}
+        ends = {model: live.lease_expires_at for model, live in self.live().items()}
+        return {model: end for model, end in ends.items() if end is not None}
 
     def set_route(self, route: Route, *, lease_expires_at: float | None = None) -> Route:
-        """Save a route and put it into HAProxy. No request sees half of the change. The breaker closes.
+        """Save a route and put it into HAProxy. No request sees half of the change.
+
+        A breaker that is open closes, unless only the lease is another one.
 
         :param lease_expires_at: unix seconds; None: ``lease_s`` from now. Ignored if the route needs no lease
         :raises ServiceError: if HAProxy does not take it; it is saved, and the next try or start brings it in
         """
-        expires_at = None
-        if route.needs_lease and route.lease_s is not None:
-            expires_at = time.time() + route.lease_s if lease_expires_at is None else lease_expires_at
         with self._locked():
-            routes = self._saved() | {route.model: (route, expires_at)}
-            self._save(routes)
-            self._push(routes)
+            saved = self._saved()
+            self._replace(saved | {route.model: _placed(saved.get(route.model), route, lease_expires_at)})
         return route
+
+    def set_routes(self, routes: Iterable[tuple[Route, float | None]]) -> None:
+        """Replace all routes in one step; a model that is not among them is forgotten.
+
+        :param routes: each with the end of its lease in unix seconds; None: ``lease_s`` from now
+        :raises ServiceError: if HAProxy does not take them; they are saved, and the next try or start brings them in
+        """
+        with self._locked():
+            saved = self._saved()
+            self._replace({route.model: _placed(saved.get(route.model), route, end) for route, end in routes})
 
     def renew(self, model: str, expires_at: float) -> None:
         """Let the canary and the shadow of a model go on until ``expires_at``. One cheap command.
@@ -127,13 +148,14 @@ class Edge:
         """
         with self._locked():
             routes = self._saved()
-            route, ends_at = routes.get(model, (None, None))
-            if route is None or ends_at is None:
+            live = routes.get(model)
+            if live is None or live.lease_expires_at is None:
                 raise RejectedError(f"model {model!r} has no lease that could be renewed")
-            if ends_at <= time.time():
+            if live.lease_expires_at <= time.time():
                 raise RejectedError(f"the lease of {model} has ended; set the route again if the canary shall go on")
-            self._runtime.tell(f"set map {_MAP} {model} {route.value(expires_at)}")
-            self._save(routes | {model: (route, expires_at)}, durable=False)
+            routes[model] = live.renewed(expires_at)
+            self._runtime.tell(f"set map {_MAP} {routes[model].line()}")
+            self._save(routes, durable=False)
 
     def remove(self, model: str) -> None:
         """Forget a model: its requests get a 404. Its counters stay.
@@ -141,9 +163,7 @@ class Edge:
         :raises ServiceError: if HAProxy does not take it; it is saved, and the next try or start brings it in
         """
         with self._locked():
-            routes = {name: saved for name, saved in self._saved().items() if name != model}
-            self._save(routes)
-            self._push(routes)
+            self._replace({name: live for name, live in self._saved().items() if name != model})
 
     # ------------------------------------------------------------------ what happened
 
@@ -159,26 +179,36 @@ class Edge:
 
         :raises ServiceError: if HAProxy does not answer
         """
-        return {}
+        return read_in_flight(self._runtime.ask("show table versions"), model)
 
     def breaker(self, model: str) -> Literal["closed", "open"]:
         """Tell whether stable answers in the place of a canary that failed again and again.
 
+        It is open until the canary has answered again, also while nobody asks.
+
         :raises ServiceError: if HAProxy does not answer
         """
-        return "closed"
+        live = self.live().get(model)
+        if live is None:
+            return "closed"
+        key = f"{model}/{live.route.canary}/{live.generation}"
+        open_until = re.search(r" gpt1=(\d+)", self._runtime.ask(f"show table breakers key {key}"))
+        return "open" if open_until is not None and int(open_until[1]) else "closed"
 
     def forget(self, model: str, version: str) -> None:
-        """Remove the counters of a version that is gone, and the units of its releases.
+        """Remove the counters of a version that is gone. Its units leave by themselves, 20 days after their last request.
 
-        :raises ServiceError: if HAProxy does not answer
+        :raises ServiceError: if HAProxy does not answer, or the version has requests under way
         """
+        for row in self.counters(model):
+            if row.version == version:
+                self._runtime.tell(f"clear table counters key {row.key}")
 
     # ------------------------------------------------------------------ inside
 
     def _settings(self) -> dict[str, str]:
-        digest = hashlib.sha256(self.config.template.read_bytes()).hexdigest()
-        return {**self.config.environment(), "template_sha256": digest}
+        digest = hashlib.sha256("".join(process.files(self.config.template).values()).encode()).hexdigest()
+        return {**self.config.environment(), "files_sha256": digest}
 
     def _launch(self, settings: dict[str, str]) -> None:
         self._saved()  # a map that cannot be read is reported before HAProxy sees it
@@ -188,20 +218,21 @@ class Edge:
             raise ServiceError(f"HAProxy started on {self.config.bind} and does not answer on its runtime socket")
         write(self._dir / _SETTINGS, json.dumps(settings, indent=1))
 
-    def _live(self) -> dict[str, tuple[Route, float | None]]:
-        return {found[0].model: found for found in map(Route.parse, self._runtime.map_lines(_MAP))}
-
-    def _saved(self) -> dict[str, tuple[Route, float | None]]:
+    def _saved(self) -> dict[str, LiveRoute]:
         try:
             lines = (self._dir / _MAP).read_text().splitlines()
         except FileNotFoundError:
             return {}
-        return {found[0].model: found for found in map(Route.parse, filter(str.strip, lines))}
+        return _by_model(filter(str.strip, lines))
 
-    def _save(self, routes: dict[str, tuple[Route, float | None]], *, durable: bool = True) -> None:
+    def _save(self, routes: dict[str, LiveRoute], *, durable: bool = True) -> None:
         write(self._dir / _MAP, "".join(f"{line}\n" for line in _lines(routes)), durable=durable)
 
-    def _push(self, routes: dict[str, tuple[Route, float | None]]) -> None:
+    def _replace(self, routes: dict[str, LiveRoute]) -> None:
+        self._save(routes)
+        self._push(routes)
+
+    def _push(self, routes: dict[str, LiveRoute]) -> None:
         self._runtime.replace_map(_MAP, _lines(routes))
 
     @contextlib.contextmanager
@@ -211,5 +242,18 @@ class Edge:
             yield
 
 
-def _lines(routes: dict[str, tuple[Route, float | None]]) -> list[str]:
-    return [f"{model} {routes[model][0].value(routes[model][1])}" for model in sorted(routes)]
+def _placed(before: LiveRoute | None, route: Route, lease_expires_at: float | None) -> LiveRoute:
+    """Return a route as it is set now."""
+    expires_at = None
+    if route.needs_lease and route.lease_s is not None:
+        expires_at = time.time() + route.lease_s if lease_expires_at is None else lease_expires_at
+    same = before is not None and before.route == route
+    return LiveRoute(route, expires_at, before.generation if before is not None and same else time.time_ns())
+
+
+def _by_model(lines: Iterable[str]) -> dict[str, LiveRoute]:
+    return {live.route.model: live for live in map(LiveRoute.parse, lines)}
+
+
+def _lines(routes: dict[str, LiveRoute]) -> list[str]:
+    return [routes[model].line() for model in sorted(routes)]

@@ -11,11 +11,22 @@ import time
 from pathlib import Path
 
 from operators.core.errors import ServiceError
+from ray_jobs.edge.counters import GPCS, histogram_rules
+from ray_jobs.edge.files import write
 
 START_TIMEOUT_S = 15.0
 # HAProxy's own hard-stop-after is 5 s.
 STOP_TIMEOUT_S = 7.0
 _PID, _LOG = "haproxy.pid", "haproxy.log"
+
+
+def files(template: Path) -> dict[str, str]:
+    """Return what HAProxy reads, by file name: the config with its histograms written out, and the Lua beside it."""
+    lines: list[str] = []
+    for line in template.read_text().replace("@GPCS@", str(GPCS)).splitlines():
+        words = line.split()
+        lines += histogram_rules(words[1], int(words[2])) if words[:1] == ["histogram"] else [line]
+    return {"haproxy.cfg": "\n".join(lines) + "\n", "edge.lua": template.with_name("edge.lua").read_text()}
 
 
 def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
@@ -27,7 +38,9 @@ def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
 
     # Chosen anew each time, so that two edges, or an old one that drains, never meet in a loopback socket.
     environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": secrets.token_hex(8), **environment}
-    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(template), "-p", _PID]
+    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", "haproxy.cfg", "-p", _PID]
+    for name, text in files(template).items():
+        write(folder / name, text, durable=False)
     # A file and not a pipe: the daemon could keep a pipe open for good.
     with (folder / _LOG).open("w+") as log:
         try:
@@ -45,7 +58,7 @@ def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
         if done.returncode:
             log.seek(0)
             words = " ".join(line.strip() for line in log if "[NOTICE]" not in line)
-            raise ServiceError(f"HAProxy did not start: {words}")
+            raise ServiceError(f"HAProxy did not start on {environment['TAXIWAY_EDGE_BIND']}: {words}")
 
 
 def recorded_pid(folder: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""Who answers for a model: the route, as JSON for the agent's API and as a line of HAProxy's map."""
+"""Who answers for a model: the route, and its JSON for the agent's API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
-from urllib.parse import quote, unquote
 
 from operators.core.errors import ConfigurationError
 
@@ -15,7 +14,6 @@ VERSION = re.compile(r"[0-9]{1,9}")
 ALL_BP = 10_000
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _FIELD = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){0,5}", re.ASCII)
-_NONE = "none"
 # Name, least and greatest value of every number.
 _LIMITS = (
     ("weight_bp", 0, ALL_BP),
@@ -163,67 +161,6 @@ class Route:
         if values.get("unit") is not None:
             values["unit"] = Unit(**_known(values["unit"], ["header", "field"], f"route of {model}: unit"))
         return cls(model, **values)
-
-    # ------------------------------------------------------------------ HAProxy's map
-
-    def value(self, lease_expires_at: float | None) -> str:
-        """Return the route as one value of HAProxy's map, whose fields haproxy.cfg numbers.
-
-        :param lease_expires_at: unix seconds; None: never
-        """
-        unit = "-" if self.unit is None else f"h={self.unit.header}" if self.unit.header else f"f={self.unit.field}"
-        return ":".join(
-            (
-                self.stable or _NONE,
-                self.canary or _NONE,
-                str(self.weight_bp),
-                "0" if lease_expires_at is None else str(int(lease_expires_at * 1000)),
-                str(int(self.from_top)),
-                str(self.holdout_bp),
-                self.shadow or _NONE,
-                str(self.shadow_bp),
-                str(self.shadow_max_in_flight),
-                unit,
-                str(int(self.testers)),
-                str(self.slow_us or 0),
-                str(self.canary_timeout_ms),
-                str(self.max_in_flight),
-                "-" if self.lease_s is None else repr(self.lease_s),
-                "-" if self.holder is None else "=" + quote(self.holder, safe=""),
-            )
-        )
-
-    @classmethod
-    def parse(cls, line: str) -> tuple[Route, float | None]:
-        """Read a line of HAProxy's map: a model and what :meth:`value` writes. Return the route and its lease's end.
-
-        :raises ConfigurationError: if the line is not one of these
-        """
-        try:
-            model, value = line.split()
-            part = value.split(":")
-            kind, name = part[9][:2], part[9][2:]
-            route = cls(
-                model,
-                stable=None if part[0] == _NONE else part[0],
-                canary=None if part[1] == _NONE else part[1],
-                weight_bp=int(part[2]),
-                from_top=part[4] == "1",
-                holdout_bp=int(part[5]),
-                shadow=None if part[6] == _NONE else part[6],
-                shadow_bp=int(part[7]),
-                shadow_max_in_flight=int(part[8]),
-                unit=None if not name else Unit(header=name) if kind == "h=" else Unit(field=name),
-                testers=part[10] == "1",
-                slow_us=int(part[11]) or None,
-                canary_timeout_ms=int(part[12]),
-                max_in_flight=int(part[13]),
-                lease_s=None if part[14] == "-" else float(part[14]),
-                holder=None if part[15] == "-" else unquote(part[15][1:]),
-            )
-            return route, int(part[3]) / 1000 or None
-        except (ValueError, IndexError, KeyError) as error:
-            raise ConfigurationError(f"{line!r} is not a route") from error
 
 
 def _known(body: object, known: list[str], where: str) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+-- What HAProxy's own rules cannot say: a unit whose name is in the route, and copies for the shadow.
+-- The default path calls none of it.
+
+-- The route's field 10: "h=X-Customer" or "f=customer.id".
+core.register_fetches("unit", function(txn)
+    local from = txn:get_var("txn.unit_from")
+    local name = from:sub(3)
+    if from:sub(1, 2) == "h=" then
+        return txn.sf:req_fhdr(name)
+    end
+    if not txn:get_var("txn.whole") then
+        return ""
+    end
+    return txn.c:json_query(txn.sf:req_body(), "$." .. name) or ""
+end)
+
+local id = os.getenv("TAXIWAY_EDGE_ID")
+local under_way = {}
+
+local function field(route, wanted)
+    local number = 0
+    for value in route:gmatch("[^:]+") do
+        number = number + 1
+        if number == wanted then
+            return value
+        end
+    end
+end
+
+-- Copy a request to the shadow. It never fails and never waits: what cannot be sent now is dropped and counted.
+core.register_action("mirror", { "http-req" }, function(txn)
+    local model, route = txn:get_var("txn.model"), txn:get_var("txn.route")
+    local busy = under_way[model] or 0
+    if busy >= tonumber(field(route, 9)) then
+        txn:set_var("txn.dropped", true)
+        return
+    end
+    under_way[model] = busy + 1
+    local body = txn.sf:req_body()
+    local headers = {
+        ["content-type"] = { txn.sf:req_fhdr("Content-Type") },
+        ["x-request-id"] = { txn:get_var("txn.request_id") },
+        ["x-taxiway-route"] = { model .. ":" .. route },
+    }
+    if not txn:get_var("txn.anonymous") then
+        headers["x-taxiway-unit"] = { txn:get_var("txn.unit") }
+    end
+    local url = "http://127.0.0.1" .. txn.sf:path()
+    core.register_task(function()
+        local client = core.httpclient()
+        pcall(client.post, client, {
+            url = url,
+            headers = headers,
+            body = body,
+            dst = "abns@taxiway-shadow-" .. id,
+            timeout = tonumber(field(route, 13)) + 2000,
+        })
+        under_way[model] = under_way[model] - 1
+    end)
+end)
