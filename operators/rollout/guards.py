@@ -147,7 +147,7 @@ def _loss(policy: Judge, differences: tuple[float, ...], rules: Rules) -> Said:
     log_e = means.log_e_above([[sums]], 0.0)
     low, high = (end * largest for end in means.interval([[sums]], rules.level))
     missing = _too_few(len(scaled), policy.loss.min_pairs, "labelled pairs") or _unproven(high, margin)
-    facts = f"the canary's mean error is {sums.total / sums.count * largest:+.4g} against stable's, over {len(scaled):,} pairs"
+    facts = f"the canary's mean error is {sums.total / sums.size * largest:+.4g} against stable's, over {len(scaled):,} pairs"
     return Said(_reading(rules, log_e, (low, high), margin, missing), facts)
 
 
@@ -186,7 +186,7 @@ def _business(name: str, guard: Business, periods: tuple[Period, ...], rules: Ru
     splits = (
         [means.Split(_scaled(c, guard), _scaled(s, guard), w) for c, s, w in arms if c and s] if not lacking else []
     )
-    if not lacking and not (sum(x.canary.count for x in splits) and sum(x.stable.count for x in splits)):
+    if not lacking and not (sum(x.canary.size for x in splits) and sum(x.stable.size for x in splits)):
         lacking = "no values have arrived for both arms"
     if lacking:
         return Said(_reading(rules, 0.0, None, margin, lacking), lacking)
@@ -194,7 +194,7 @@ def _business(name: str, guard: Business, periods: tuple[Period, ...], rules: Ru
     choices = means.weighted(splits)
     log_e = means.log_e_above(choices, 0.0)
     low, high = (end * size for end in means.interval(choices, rules.level))
-    numbers = sum(x.canary.count for x in splits), sum(x.stable.count for x in splits)
+    numbers = sum(x.canary.size for x in splits), sum(x.stable.size for x in splits)
     facts = f"{name} is worse by {low:.4g} to {high:.4g}, over {numbers[0]:,} values of the canary and {numbers[1]:,} of stable"
     return Said(_reading(rules, log_e, (low, high), margin, _unproven(high, margin)), facts)
 

@@ -23,14 +23,14 @@ _CENTRES = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 class Sums(NamedTuple):
     """Numbers x that lie between two bounds.
 
-    :param count: how many
+    :param size: how many
     :param total: their sum
     :param squares: the sum of their squares
     :param low: no x is below; negative
     :param high: no x is above
     """
 
-    count: int
+    size: int
     total: float
     squares: float
     low: float
@@ -38,7 +38,7 @@ class Sums(NamedTuple):
 
     def mirrored(self) -> Sums:
         """Return the same of -x."""
-        return Sums(self.count, -self.total, self.squares, -self.high, -self.low)
+        return Sums(self.size, -self.total, self.squares, -self.high, -self.low)
 
 
 class Numbers(NamedTuple):
@@ -47,13 +47,13 @@ class Numbers(NamedTuple):
     :param m2: sum of squared distances from the mean
     """
 
-    count: int
+    size: int
     mean: float
     m2: float
 
     def about(self, centre: float) -> tuple[float, float]:
         """Return the sum of the distances from a centre, and of their squares."""
-        return self.count * (self.mean - centre), self.m2 + self.count * (self.mean - centre) ** 2
+        return self.size * (self.mean - centre), self.m2 + self.size * (self.mean - centre) ** 2
 
 
 class Split(NamedTuple):
@@ -68,7 +68,7 @@ class Split(NamedTuple):
         w, v = self.weight, 1 - self.weight
         (s_c, q_c), (s_s, q_s) = self.canary.about(centre), self.stable.about(centre)
         low, high = -max(centre / w, (1 - centre) / v), max((1 - centre) / w, centre / v)
-        return Sums(self.canary.count + self.stable.count, s_c / w - s_s / v, q_c / w**2 + q_s / v**2, low, high)
+        return Sums(self.canary.size + self.stable.size, s_c / w - s_s / v, q_c / w**2 + q_s / v**2, low, high)
 
 
 def weighted(splits: Sequence[Split]) -> list[list[Sums]]:
@@ -107,6 +107,6 @@ def _log_e(groups: Sequence[Sums], bound: float) -> float:
     for group in groups:
         # x - bound is never below -room. For bounds below 0 it stays as at 0: with ever less room the e-value would fall again.
         room = max(bound, 0.0) - group.low
-        gain += (group.total - group.count * bound) / room
-        loss += (group.squares - 2 * bound * group.total + group.count * bound * bound) / room**2
+        gain += (group.total - group.size * bound) / room
+        loss += (group.squares - 2 * bound * group.total + group.size * bound * bound) / room**2
     return log_mean((1.0, bet * gain - psi * loss) for bet, psi in _BETS)

@@ -1,0 +1,154 @@
+"""`taxiway judge`: the judge on a pipe. Cumulative counts in, a verdict for each look out, both as JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from operators.cli.looks import Looks
+from operators.core.errors import ConfigurationError
+from operators.core.spec_release import Judge
+from operators.rollout.evidence import Judgement, Outcome
+from operators.rollout.judge import judge
+
+_EXAMPLE = (
+    '{"t": 60, "weight": 0.1, "stable": {"requests": 900, "failed": 3, "slow": 9}, '
+    '"canary": {"requests": 100, "failed": 1, "slow": 2}, "pairs": {"stable_only_wrong": 0, "canary_only_wrong": 1}}'
+)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "judge",
+        help="judge a canary from counts on standard input",
+        description="Reads JSON lines of cumulative counts, one per look, and prints the verdict of each: Successful, Failed, "
+        "Inconclusive or Continue. Look as often as you like. Count units of assignment (callers), each once; count "
+        "requests only if each is assigned by itself. What was gained since the look before belongs to the look's weight. "
+        "Every key but t and weight may be left out; what is not known is never Successful. Pairs that are on the first "
+        "line are judged as labels.",
+        epilog=f"example of a line: {_EXAMPLE}",
+    )
+    command.add_argument(
+        "--policy", type=Path, metavar="FILE", help="YAML or JSON: `judge:` of a spec (default: the spec's defaults)"
+    )
+    command.add_argument(
+        "--harm-weight",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the callers that would get it next (default: 1)",
+    )
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge what comes in.
+
+    :raises ConfigurationError: the policy or a line is wrong
+    """
+    if not 0 < options.harm_weight <= 1:
+        raise ConfigurationError(f"--harm-weight is {options.harm_weight:g}; it is a share, above 0 and at most 1")
+    for answer in answers(sys.stdin, read_policy(options.policy), harm_weight=options.harm_weight):
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float = 1.0) -> Iterator[dict[str, Any]]:
+    """Yield the answer to each line; a release that has Failed stays so.
+
+    :param given: the policy as it was written
+    :raises ConfigurationError: a line is wrong; the message has its number
+    """
+    looks, policy, failed = Looks(), Judge.model_validate(given), ""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        first = not looks.looked
+        try:
+            looks.add(_parsed(line))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"line {number}: {error}") from None
+        if first and looks.with_pairs and "labels" not in given:
+            # The guards share alpha from the first look on, so they are settled by it.
+            policy = Judge.model_validate({**given, "labels": {"within": "1d"}})
+        said = judge(policy, looks.evidence(), elapsed_s=looks.t - looks.step_began, harm_weight=harm_weight)
+        if said.outcome is Outcome.FAILED and not failed:
+            failed = f"failed at t = {looks.t:g}: {said.reason}"
+        yield _answer(looks, policy, said, failed)
+
+
+def _answer(looks: Looks, policy: Judge, said: Judgement, failed: str) -> dict[str, Any]:
+    outcome, reason = said.outcome, said.reason
+    if looks.with_pairs and policy.labels is None:
+        reason = f"pairs are not judged: no guard `labels` since the first line; {reason}"
+        outcome = Outcome.INCONCLUSIVE if outcome is Outcome.SUCCESSFUL else outcome
+    if not looks.weight:
+        outcome, reason = Outcome.CONTINUE, "the canary has no weight: there is nothing to compare"
+    if failed:
+        outcome, reason = Outcome.FAILED, failed
+    guards = {
+        name: {
+            "e": one.e,
+            "threshold": one.threshold,
+            "interval": one.interval and list(one.interval),
+            "margin": one.margin,
+        }
+        for name, one in said.guards.items()
+    }
+    return {"t": looks.t, "verdict": outcome.value, "guards": guards, "reason": reason}
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"not JSON ({error}); a line looks like {_EXAMPLE}") from None
+
+
+def read_policy(path: Path | None) -> dict[str, Any]:
+    """Return the `judge:` part of a file, validated, as it was written; without a file, nothing.
+
+    :param path: YAML or JSON: the part itself, or a spec or its `release:` that has it
+    :raises ConfigurationError: the file cannot be read, or is wrong
+    """
+    import yaml
+
+    if path is None:
+        return {}
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"--policy {path}: {error}") from None
+    for key in ("release", "judge"):
+        if isinstance(document, dict) and key in document:
+            document = document[key]
+    document = {} if document is None else document
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"--policy {path}: not a mapping; write what stands under `judge:` in a spec")
+    _validate(path, document)
+    return document
+
+
+def _validate(path: Path, document: dict[str, Any]) -> None:
+    from pydantic import ValidationError
+
+    try:
+        Judge.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(_problem(part) for part in error.errors())
+        raise ConfigurationError(f"--policy {path}: {problems}") from None
+
+
+def _problem(part: Any) -> str:
+    where = ".".join(map(str, part["loc"])) or "the policy"
+    if part["type"] != "extra_forbidden":
+        return f"{where}: {part['msg'].removeprefix('Value error, ')}"
+    known = [field.alias or name for name, field in Judge.model_fields.items()]
+    close = difflib.get_close_matches(str(part["loc"][-1]), known, 1, 0.5)
+    return f"{where}: no such key" + (f"; did you mean `{close[0]}`?" if close else "")
