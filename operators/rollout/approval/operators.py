@@ -78,9 +78,8 @@ class ApproveOperator(StepTask, HITLOperator):
         release = self.spec.release
         weights = tuple(step.weight_bp for step in release.steps[: self.index + 1])
         watched = self.watched(
-            **self.before(controller),
+            **self.before(controller, "canary"),
             began_at=time.time(),
-            kind="canary",
             weights_bp=weights,
             **canary_step(release, self.index),
         )

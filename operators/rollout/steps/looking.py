@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -69,7 +70,7 @@ class Looker:
         self._tally = Tally.begin(watched.before)
         self._known = Evidence()
         self._written: Look | None = None
-        self._renewed_at = 0.0
+        self._renewed_at = -math.inf
 
     async def look(self) -> Look:
         """Renew the lease when it is time, read what there is, and ask the judge.

@@ -20,10 +20,14 @@ from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.reading import quantile_ms
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import JudgeTrigger, outcome_of
-from operators.rollout.steps.watched import Watched, canary_step, control_step, shadow_step
+from operators.rollout.steps.watched import Kind, Watched, canary_step, control_step, shadow_step
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
+
+
+SHADOW, WATCH = "shadow", "watch"
+_KIND_OF_STEP: Mapping[str, Kind] = {SHADOW: "shadow", WATCH: "control"}
 
 
 class StepTask:
@@ -38,15 +42,14 @@ class StepTask:
         """Return the moves of this model's release."""
         return controller_of(self.spec.name)
 
-    def before(self, controller: Controller) -> dict[str, Any]:
-        """Read the counters, and what the release has shown so far. To be called before the weight changes."""
-        looks = controller.ledger.looks(self.release["release_id"], last=1)
-        known = Evidence.model_validate(looks[-1].evidence) if looks else Evidence()
+    def before(self, controller: Controller, kind: Kind) -> dict[str, Any]:
+        """Read the counters, and what the release has shown in this phase so far. To be called before the weight changes."""
+        looks = controller.ledger.looks(self.release["release_id"])
+        mine = [look for look in looks if _KIND_OF_STEP.get(look.step, "canary") == kind]
+        known = Evidence.model_validate(mine[-1].evidence) if mine else Evidence()
         counters = controller.agent.counters(self.spec.name)
-        return {
-            "before": counters.of(self.release["version"], self.release["stable"]),
-            "earlier": known.periods,
-        }
+        before = counters.of(self.release["version"], self.release["stable"])
+        return {"kind": kind, "before": before, "earlier": known.periods}
 
     def watched(self, **facts: Any) -> Watched:
         """Return what this step is watched for."""
@@ -58,6 +61,7 @@ class StepTask:
             stable=self.release["stable"],
             pool_bp=10_000 - round(release.holdout_pct * 100),
             lease_s=release.lease_s,
+            alpha_share=1 / (1 + (release.shadow is not None) + (release.watch_s is not None)),
             released_at=self.release["began_at"],
             **{"step": self.task_id, **facts},
         )
@@ -128,7 +132,7 @@ class ShadowOperator(StepOperator):
         if shadow is None:
             raise AirflowSkipException("the spec has no shadow")
         controller, stable = self.controller(), self.release["stable"]
-        known = self.before(controller)
+        known = self.before(controller, "shadow")
         move = controller.start_shadow(
             self.release["release_id"],
             self.spec.release,
@@ -139,7 +143,6 @@ class ShadowOperator(StepOperator):
         watched = self.watched(
             **known,
             began_at=move.at.timestamp(),
-            kind="shadow",
             weights_bp=(),
             shadow_bp=round(shadow.sample_pct * 100),
             late=shadow.await_labels,
@@ -169,7 +172,7 @@ class CanaryStepOperator(StepOperator):
         if frozen is not None:
             self._wait_out(frozen, context)
         controller = self.controller()
-        known = self.before(controller)
+        known = self.before(controller, "canary")
         move = controller.set_route(
             self.release["release_id"],
             self.task_id,
@@ -196,13 +199,13 @@ class CanaryStepOperator(StepOperator):
         self.tell("pause", text, context)
         if self.index == 0:
             self.defer(trigger=DateTimeTrigger(moment=until), method_name="thaw")
-        known = self.before(self.controller())
+        known = self.before(self.controller(), "canary")
         watched = self._watched(self.index - 1, began_at=time.time(), step=f"{self.task_id}_frozen", **known)
         self.wait(watched, then="thaw", until=until.timestamp())
 
     def _watched(self, index: int, **facts: Any) -> Watched:
         weights = tuple(step.weight_bp for step in self.spec.release.steps[: index + 1])
-        return self.watched(kind="canary", weights_bp=weights, **canary_step(self.spec.release, index), **facts)
+        return self.watched(weights_bp=weights, **canary_step(self.spec.release, index), **facts)
 
 
 class WatchOperator(StepOperator):
@@ -217,12 +220,9 @@ class WatchOperator(StepOperator):
         if self.release["stable"] is None or watch_s is None:
             raise AirflowSkipException("there is no version to go back to, or the spec has no watch")
         controller = self.controller()
-        known = self.before(controller)
+        known = self.before(controller, "control")
         began_at = controller.watch(self.release["release_id"]).at.timestamp()
-        weights = tuple(step.weight_bp for step in self.spec.release.steps)
-        watched = self.watched(
-            **known, began_at=began_at, kind="control", weights_bp=weights, late=True, **control_step(self.spec.release)
-        )
+        watched = self.watched(**known, began_at=began_at, weights_bp=(), late=True, **control_step(self.spec.release))
         self.wait(watched, then="resume", until=began_at + watch_s)
 
     def resume(self, context: Any, event: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,10 +25,11 @@ class Watched(BaseModel):
     :param weights_bp: weights that the release has had so far, oldest first, with this step's
     :param harm_weight: share of the callers that the next step gives the canary
     :param late: whether it is held to labels and business numbers, which come later
+    :param alpha_share: of the release's budget: shadow, canary and watch count the same units anew, so each has its own part
     :param released_at: Unix time in seconds when the release began
     :param began_at: Unix time in seconds when the step began, the first try of it
     :param before: the counters when this try of the step began
-    :param earlier: what the release had shown by then, in steps before and in earlier tries
+    :param earlier: what this phase had shown by then, in steps before and in earlier tries
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +48,7 @@ class Watched(BaseModel):
     harm_weight: float
     lease_s: float
     late: bool = False
+    alpha_share: float = 1.0
     released_at: float
     began_at: float
     before: Counters
@@ -66,9 +68,8 @@ class Watched(BaseModel):
 
     def policy(self, whole: Judge) -> Judge:
         """Return the part of the spec's judge that this step is held to."""
-        if self.late:
-            return whole
-        return whole.without_late()
+        held = whole if self.late else whole.without_late()
+        return held.model_copy(update={"alpha": held.alpha * self.alpha_share})
 
     def judge(self, whole: Judge, evidence: Evidence, *, now: float) -> Judgement:
         """Ask the judge.

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from operators.core.spec_release import Freeze, Outage
+from operators.rollout.evidence import Arm, Period
+from operators.rollout.freeze import frozen_until
+from operators.rollout.reading import Counters, Row, Tally, added, control_period, quantile_ms, shadow_period
+
+
+def row(version: str, arm: str, weight_bp: int, units: int, failed: int = 0, **more: int) -> Row:
+    counts = {"units": units, "requests": units, "failed_units": failed, "failed_first": failed, **more}
+    return Row(version=version, arm=arm, weight_bp=weight_bp, **counts)
+
+
+def counters(*rows: Row, since: str = "one") -> Counters:
+    return Counters(since=since, rows=rows)
+
+
+def test_gains_are_counted_by_weight_and_from_the_beginning_of_the_step() -> None:
+    before = counters(row("1", "stable", 500, 100, 3), row("2", "canary", 500, 7))
+    tally = Tally.begin(before).advance(
+        counters(row("1", "stable", 500, 150, 4), row("2", "canary", 500, 9), row("2", "canary", 2500, 5, 5))
+    )
+    first, second = tally.periods(canary="2", stable="1", weights_bp=(500, 2500))
+    assert (first.weight, first.stable.requests, first.stable.failed, first.canary.requests) == (0.05, 50, 1, 2)
+    assert (second.weight, second.canary.failed, second.stable.requests) == (0.25, 5, 0)
+
+
+def test_a_restart_of_the_counters_loses_nothing_that_was_seen() -> None:
+    tally = Tally.begin(counters(row("1", "stable", 500, 100)))
+    tally = tally.advance(counters(row("1", "stable", 500, 140, 2)))
+    tally = tally.advance(counters(row("1", "stable", 500, 10), since="two"))
+    tally = tally.advance(counters(row("1", "stable", 500, 30, 1), since="two"))
+    tally = tally.advance(counters(since="three"))
+    (period,) = tally.periods(canary="2", stable="1", weights_bp=(500,))
+    assert (period.stable.requests, period.stable.failed) == (70, 3)
+
+
+def test_held_out_units_are_not_in_the_pool() -> None:
+    (period,) = Tally.begin(counters()).periods(canary="2", stable="1", weights_bp=(500,), pool_bp=9000)
+    assert period.weight == pytest.approx(500 / 9000)
+
+
+def test_after_the_promotion_the_new_version_is_still_the_one_on_trial() -> None:
+    tally = Tally.begin(counters()).advance(counters(row("2", "stable", 100, 990, 9), row("1", "canary", 100, 10)))
+    period = control_period(tally, new="2", old="1", control_bp=100)
+    assert (period.weight, period.canary.requests, period.canary.failed, period.stable.requests) == (0.99, 990, 9, 10)
+
+
+def test_a_shadow_shares_its_units_with_stable() -> None:
+    tally = Tally.begin(counters()).advance(
+        counters(row("1", "stable", 0, 100), row("1", "stable", 500, 1), row("2", "shadow", 0, 50, 2))
+    )
+    period = shadow_period(tally, shadow="2", stable="1", shadow_bp=5000)
+    assert period.weight == pytest.approx(1 / 3)
+    assert (period.stable.requests, period.canary.requests, period.canary.failed) == (101, 50, 2)
+
+
+def test_what_was_known_is_added_weight_by_weight() -> None:
+    def period(weight: float, requests: int) -> Period:
+        return Period(weight=weight, stable=Arm(requests=requests, failed=1), canary=Arm(requests=1, failed_first=1))
+
+    total = added([period(0.05, 10), period(0.25, 20)], [period(0.25, 5)])
+    assert [(p.weight, p.stable.requests, p.stable.failed, p.canary.failed_first) for p in total] == [
+        (0.05, 10, 1, 1),
+        (0.25, 25, 2, 2),
+    ]
+
+
+def test_the_newest_weight_is_last_also_when_it_was_seen_before() -> None:
+    total = added([Period(weight=0.25), Period(weight=0.05)], [Period(weight=0.25)])
+    assert [p.weight for p in total] == [0.05, 0.25]
+
+
+def test_quantile_over_all_rows() -> None:
+    rows = [
+        Row(version="1", arm="stable", latency=((1.0, 90), (2.0, 5), (None, 0))),
+        Row(version="1", arm="stable", weight_bp=500, latency=((1.0, 0), (2.0, 4), (None, 1))),
+    ]
+    assert [quantile_ms(rows, q) for q in (0.5, 0.95, 0.99, 0.995)] == [1.0, 2.0, 2.0, float("inf")]
+    assert quantile_ms([], 0.5) is None
+
+
+WEEKEND = Freeze.model_validate(
+    {"start": "0 16 * * 5", "lasts": "64h", "timezone": "Europe/Paris", "reason": "weekend"}
+)
+HOLIDAYS = Outage.model_validate({"begin": "2026-12-24T00:00+00:00", "end": "2027-01-02T00:00+00:00"})
+
+
+@pytest.mark.parametrize(
+    ("now", "until"),
+    [
+        ("2026-11-27T14:59+00:00", None),
+        ("2026-11-27T15:00+00:00", "2026-11-30T07:00+00:00"),
+        ("2026-11-30T06:59+00:00", "2026-11-30T07:00+00:00"),
+        ("2026-11-30T07:00+00:00", None),
+        # Summer time: four in the afternoon is an hour earlier in UTC.
+        ("2026-07-03T13:59+00:00", None),
+        ("2026-07-03T14:00+00:00", "2026-07-06T06:00+00:00"),
+        ("2026-12-25T20:00+00:00", "2027-01-02T00:00+00:00"),
+        ("2027-01-01T18:00+00:00", "2027-01-04T07:00+00:00"),
+    ],
+)
+def test_freezes(now: str, until: str | None) -> None:
+    found = frozen_until([WEEKEND, HOLIDAYS], datetime.fromisoformat(now).astimezone(UTC))
+    assert (found[0].astimezone(UTC).isoformat(timespec="minutes") if found else None) == until

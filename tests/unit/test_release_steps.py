@@ -1,0 +1,337 @@
+"""The tasks of a release with traffic, against an agent and a controller that remember what they were asked."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+
+from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.loader import load_specs
+from operators.core.spec import ModelSpec
+from operators.rollout.approval import operators as approval_operators
+from operators.rollout.approval.operators import GO_ON, ROLL_BACK, ApproveOperator
+from operators.rollout.client import Route
+from operators.rollout.evidence import Evidence, Outcome
+from operators.rollout.moves import Move
+from operators.rollout.reading import Counters, Row
+from operators.rollout.steps import operators as step_operators
+from operators.rollout.steps import triggers as step_triggers
+from operators.rollout.steps.looking import Looker
+from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
+from operators.rollout.steps.watched import Watched, canary_step
+from tests.support.tasks import context
+
+RELEASE = {
+    "release_id": "m/run#1",
+    "version": "2",
+    "stable": "1",
+    "began_at": 1000.0,
+    "smoke_keys": [],
+    "model_uri": "x",
+}
+
+
+def spec_with(**release: Any) -> ModelSpec:
+    found = load_specs()[0][0].model_dump(mode="json", by_alias=True)
+    found["release"] = {**found["release"], **release}
+    import json
+
+    return ModelSpec.from_json(json.dumps(found))
+
+
+class World:
+    """Agent and controller in one; `seen` is what the counters say, look after look (the last one for ever)."""
+
+    def __init__(self, *seen: Counters | Exception) -> None:
+        self.seen = list(seen) or [Counters(since="one")]
+        self.told: list[tuple[Any, ...]] = []
+        self.routes: list[Route] = []
+        self.renewals = 0
+        self.lease_ended = False
+        self.agent = SimpleNamespace(counters=lambda _model: Counters(since="one"))
+        self.ledger = SimpleNamespace(looks=lambda _release: [])
+
+    async def counters(self, _model: str) -> Counters:
+        found = self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def renew(self, _model: str, _holder: str) -> None:
+        if self.lease_ended:
+            raise ServiceRefusedError("the lease has ended")
+        self.renewals += 1
+
+    def moves_of(self, _release_id: str) -> list[Any]:
+        return []
+
+    def set_route(self, release_id: str, step: str, release: Any, **route: Any) -> Move:
+        self.routes.append(
+            Route(model="m", stable=route["stable"], canary=route["version"], weight_bp=route["weight_bp"])
+        )
+        return Move(step=step, route=self.routes[-1], at=datetime.fromtimestamp(1000, UTC))
+
+    def watch(self, release_id: str) -> Move:
+        return Move(step="promote", route=Route(model="m", stable="2"), at=datetime.fromtimestamp(1000, UTC))
+
+    def end_watch(self, release_id: str, version: str, release: Any) -> None:
+        self.told.append(("end_watch", version))
+
+    def verdicts(self, _release_id: str) -> list[Any]:
+        return []
+
+    def record_look(self, release_id: str, step: str, evidence: Evidence) -> None:
+        self.told.append(("look", step))
+
+    def record_verdict(self, release_id: str, step: str, **facts: Any) -> None:
+        self.told.append(("verdict", step, facts["judgement"].outcome, facts.get("blind")))
+
+    def approve(self, release_id: str, step: str, *, answer: str, by: str) -> None:
+        self.told.append(("approval", answer, by))
+
+    async def aclose(self) -> None:
+        self.told.append(("closed",))
+
+    def close(self) -> None:
+        pass
+
+
+def bad() -> Counters:
+    return Counters(
+        since="one",
+        rows=(
+            Row(version="1", arm="stable", weight_bp=500, requests=300, units=300),
+            Row(version="2", arm="canary", weight_bp=500, requests=20, units=20, failed_units=20, failed_first=20),
+        ),
+    )
+
+
+def good(weight_bp: int = 500, units: int = 4000) -> Counters:
+    share = weight_bp / 10_000
+    return Counters(
+        since="one",
+        rows=(
+            Row(version="1", arm="stable", weight_bp=weight_bp, requests=units, units=round(units * (1 - share))),
+            Row(version="2", arm="canary", weight_bp=weight_bp, requests=units, units=round(units * share)),
+        ),
+    )
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    found = World()
+    monkeypatch.setattr(step_operators, "controller_of", lambda _model: found)
+    monkeypatch.setattr(
+        step_triggers,
+        "AsyncAgent",
+        lambda: SimpleNamespace(counters=found.counters, renew=found.renew, close=found.aclose),
+    )
+    monkeypatch.setattr("operators.rollout.controller.Controller", lambda _model: found)
+    monkeypatch.setattr(step_triggers, "LOOK_EVERY_S", 0.001)
+    return found
+
+
+def deferred(operator: Any, given: Any, method: str = "execute", **kwargs: Any) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as caught:
+        getattr(operator, method)(given, **kwargs)
+    return caught.value
+
+
+def event_of(step: TaskDeferred) -> Any:
+    _, kept = step.trigger.serialize()
+    trigger = type(step.trigger)(**kept)
+
+    async def first() -> Any:
+        async for event in trigger.run():
+            return event.payload
+        raise AssertionError("no event")
+
+    return asyncio.run(asyncio.wait_for(first(), 10))
+
+
+def end(operator: Any, step: TaskDeferred) -> Any:
+    return getattr(operator, step.method_name)(context(), event_of(step), **(step.kwargs or {}))
+
+
+def canary(spec: ModelSpec, index: int = 0) -> CanaryStepOperator:
+    return CanaryStepOperator(task_id="canary_5_pct", spec=spec, release=RELEASE, index=index)
+
+
+def test_a_bad_canary_fails_its_step_and_the_verdict_is_kept(world: World) -> None:
+    world.seen = [bad()]
+    operator = canary(spec_with())
+    with pytest.raises(AirflowFailException, match=r"Failed: failures: .*20 of 20"):
+        end(operator, deferred(operator, context()))
+    assert world.routes == [Route(model="m", stable="1", canary="2", weight_bp=500)]
+    assert ("verdict", "canary_5_pct", Outcome.FAILED, False) in world.told
+    assert world.told.index(("look", "canary_5_pct")) < world.told.index(
+        ("verdict", "canary_5_pct", Outcome.FAILED, False)
+    )
+
+
+def test_a_good_canary_goes_on(world: World) -> None:
+    world.seen = [good()]
+    operator = canary(spec_with())
+    assert end(operator, deferred(operator, context()))["outcome"] == "Successful"
+    assert world.renewals
+
+
+def test_the_first_release_compares_with_nothing(world: World) -> None:
+    operator = CanaryStepOperator(task_id="c", spec=spec_with(), release={**RELEASE, "stable": None}, index=0)
+    with pytest.raises(AirflowSkipException):
+        operator.execute(context())
+
+
+def test_a_canary_whose_lease_has_ended_is_not_a_success(world: World) -> None:
+    world.lease_ended = True
+    operator = canary(spec_with(approval={"mode": "ask"}))  # and nobody is asked about a canary that has no traffic
+    with pytest.raises(AirflowFailException, match="Inconclusive: the canary lost its traffic"):
+        end(operator, deferred(operator, context()))
+    assert ("verdict", "canary_5_pct", Outcome.INCONCLUSIVE, True) in world.told
+
+
+def test_an_agent_that_is_away_for_a_moment_costs_nothing(world: World) -> None:
+    world.seen = [ServiceError("away"), ServiceError("away"), good()]
+    operator = canary(spec_with())
+    assert end(operator, deferred(operator, context()))["outcome"] == "Successful"
+
+
+def test_an_agent_that_stays_away_is_inconclusive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_triggers, "_LONGEST_SILENCE_S", 0.0)
+    world.seen = [ServiceError("away")]
+    operator = canary(spec_with())
+    with pytest.raises(AirflowFailException, match="nothing could be seen"):
+        end(operator, deferred(operator, context()))
+
+
+def test_a_step_begins_after_the_freeze_and_the_canary_is_watched_until_then(world: World) -> None:
+    day = {"begin": "2020-01-01T00:00+00:00", "end": "2120-01-01T00:00+00:00", "reason": "audit"}
+    first = canary(spec_with(freeze=[day]))
+    step = deferred(first, context())
+    assert step.method_name == "thaw"
+    assert not world.routes
+    second = canary(spec_with(freeze=[day]), index=1)
+    step = deferred(second, context())
+    assert step.trigger.watched["weights_bp"] == [500]  # the weight before
+    world.seen = [bad()]
+    with pytest.raises(AirflowFailException, match="Failed"):
+        end(second, step)
+    assert not world.routes
+
+
+def test_after_the_freeze_the_step_begins(world: World) -> None:
+    operator = canary(spec_with())
+    deferred(operator, context(), "thaw", event={})
+    assert len(world.routes) == 1
+
+
+def test_the_watch_ends_well_unless_harm_is_proven(world: World) -> None:
+    operator = WatchOperator(task_id="watch", spec=spec_with(watch="60s"), release=RELEASE)
+    assert end(operator, deferred(operator, context()))["outcome"] in {"Continue", "Inconclusive"}
+    assert ("end_watch", "2") in world.told
+    harm = Row(version="2", arm="stable", weight_bp=100, units=9900, failed_units=4000, failed_first=4000)
+    fine = Row(version="1", arm="canary", weight_bp=100, units=100)
+    world.told.clear()
+    world.seen = [Counters(since="one", rows=(harm, fine))]
+    with pytest.raises(AirflowFailException, match="Failed"):
+        end(operator, deferred(operator, context()))
+    assert ("end_watch", "2") not in world.told
+
+
+class TestApproval:
+    def operator(self, mode: str = "ask", outcome: str = "Inconclusive", **approval: Any) -> ApproveOperator:
+        spec = spec_with(approval={"mode": mode, **approval})
+        verdict = {"step": "canary_5_pct", "outcome": outcome, "reason": "7 canary units | few"}
+        return ApproveOperator(task_id="ask_at_5_pct", spec=spec, release=RELEASE, verdict=verdict, index=0)
+
+    @pytest.fixture(autouse=True)
+    def form(self, monkeypatch: pytest.MonkeyPatch, world: World) -> list[dict[str, Any]]:
+        shown: list[dict[str, Any]] = []
+        monkeypatch.setattr(approval_operators, "upsert_hitl_detail", lambda **form: shown.append(form))
+        return shown
+
+    def given(self) -> dict[str, Any]:
+        return context(task_instance=SimpleNamespace(id="0189b2a6-0000-7000-8000-000000000000"))
+
+    def test_a_decided_step_asks_nobody(self) -> None:
+        with pytest.raises(AirflowSkipException):
+            self.operator(outcome="Successful").execute(self.given())
+
+    def test_the_owner_is_asked_with_the_evidence(self, form: list[dict[str, Any]]) -> None:
+        step = deferred(self.operator(), self.given())
+        assert form[0]["assigned_users"] == [{"id": "flight-operations", "name": "flight-operations"}]
+        assert "7 canary units | few" in form[0]["subject"]
+        assert form[0]["defaults"] == [ROLL_BACK]
+        assert step.trigger.serialize()[0].endswith("approval.triggers.ApprovalTrigger")
+
+    def test_anyone(self, form: list[dict[str, Any]]) -> None:
+        deferred(self.operator(approvers=["anyone"]), self.given())
+        assert form[0]["assigned_users"] is None
+
+    @pytest.mark.parametrize("chosen", [GO_ON, ROLL_BACK])
+    def test_the_answer_is_kept_and_obeyed(self, world: World, chosen: str) -> None:
+        operator = self.operator()
+        step = deferred(operator, self.given())
+        event = {
+            "chosen_options": [chosen],
+            "params_input": {},
+            "responded_at": datetime.now(UTC),
+            "responded_by_user": {"id": "eve", "name": "eve"},
+        }
+        if chosen == GO_ON:
+            assert operator.answered(self.given(), event, **(step.kwargs or {}))["by"] == "eve"
+        else:
+            with pytest.raises(AirflowFailException, match="eve decided"):
+                operator.answered(self.given(), event, **(step.kwargs or {}))
+        assert world.told[-1] == ("approval", "go_on" if chosen == GO_ON else "roll_back", "eve")
+
+    def test_a_canary_that_turns_bad_meanwhile_waits_for_nobody(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = SimpleNamespace(response_received=False, chosen_options=None)
+        monkeypatch.setattr(
+            "airflow.providers.standard.triggers.hitl.get_hitl_detail_content_detail", lambda **_: asked
+        )
+        world.seen = [good(units=40), bad()]
+        operator = self.operator()
+        with pytest.raises(AirflowFailException, match="Failed while a person was asked"):
+            end(operator, deferred(operator, self.given()))
+
+
+def test_looks_are_written_when_something_changes_and_ever_more_rarely() -> None:
+    clock, written = [0.0], []
+    spec = spec_with()
+    world = World()
+    units = [0]
+
+    async def counters(_model: str) -> Counters:
+        return good(units=units[0])
+
+    watched = Watched(
+        model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
+        lease_s=60, released_at=0, began_at=0, before=Counters(since="one"),
+        **{**canary_step(spec.release, 0), "bake_s": 1e9},
+    )  # fmt: skip
+    looker = Looker(
+        watched,
+        spec.release.judge,
+        agent=SimpleNamespace(counters=counters, renew=world.renew),  # type: ignore[arg-type]
+        write=written.append,
+        clock=lambda: clock[0],
+    )
+
+    async def pass_hours() -> None:
+        for second in range(3600):
+            clock[0] = float(second)
+            units[0] += 20 if second < 1800 else 0
+            await looker.look()
+
+    asyncio.run(pass_hours())
+    assert 100 < len(written) < 400
+    assert world.renewals == 240  # every quarter of the lease
+    assert written[-1].periods[0].stable.requests == good(units=36_000).rows[0].units
