@@ -1,4 +1,4 @@
-"""Deploy and retire versions on Ray Serve: each an application of its own, so that no update touches a running version.
+"""Deploy and delete versions on Ray Serve: each an application of its own, so that no update touches a running version.
 
 `serve.run` adds one application and leaves the others alone; `PUT /api/serve/applications/` would replace them all.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from operators.core.errors import ConfigurationError, ServiceError
 from operators.core.spec import ModelSpec
+from ray_jobs.agent.wire import AppState
+from ray_jobs.edge.files import write
 
-_PROBE_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -22,118 +26,128 @@ class Deployer:
     """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying.
 
     :param serve_url: Serve's proxy
+    :param folder: where the deployments that were asked for are kept, so that a new cluster can be filled again
     :param runtime_env: what brings the code to the replicas; empty where they have it
-    :param orders_path: where the deployments that were asked for are kept, so that a new cluster can be filled again
     """
 
-    def __init__(self, serve_url: str, orders_path: Path, runtime_env: dict[str, Any]) -> None:
+    def __init__(self, serve_url: str, folder: Path, runtime_env: dict[str, Any]) -> None:
         self._serve_url = serve_url
         self._runtime_env = runtime_env
-        self._orders_path = orders_path
+        self._path = folder / "orders.json"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._orders: dict[str, list[str]] = (
-            json.loads(orders_path.read_text(encoding="utf-8")) if orders_path.exists() else {}
+            json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
         )
         self._lock = threading.Lock()
-        self._busy: dict[str, str] = {}  # application → what its deployment said last
+        self._deploying: set[str] = set()
+        self._failed: dict[str, str] = {}  # application → why its deployment failed
 
-    def deploy(self, model: str, version: str, spec_json: str, model_uri: str) -> dict[str, Any]:
-        """Start deploying a version and return its state; a second call finds the first."""
+    def deploy(self, model: str, version: str, spec_json: str, model_uri: str) -> None:
+        """Start deploying a version; a second call finds the first.
+
+        :raises ConfigurationError: the spec is not valid, or another model's
+        """
         spec = ModelSpec.from_json(spec_json)
         if spec.name != model:
-            raise ValueError(f"the spec is of {spec.name!r}, not of {model!r}")
-        state = self.state(model, version)
-        if state["status"] in ("RUNNING", "DEPLOYING", "DELETING"):
-            return state
+            raise ConfigurationError(f"the spec is of {spec.name!r}, not of {model!r}; send the spec of {model!r}")
         name = _name(model, version)
+        state = self.states().get(name)
+        if state is not None and state.status in ("RUNNING", "DEPLOYING", "DELETING"):
+            return
         with self._lock:
-            if self._busy.get(name) == "DEPLOYING":
-                return self.state(model, version)
-            self._busy[name] = "DEPLOYING"
+            if name in self._deploying:
+                return
+            self._deploying.add(name)
+            self._failed.pop(name, None)
             self._orders[name] = [model, version, spec_json, model_uri]
             self._keep_orders()
         threading.Thread(target=self._run, args=(name, spec, version, model_uri), daemon=True).start()
-        return self.state(model, version)
 
     def _run(self, name: str, spec: ModelSpec, version: str, model_uri: str) -> None:
         from ray import serve
 
         from ray_jobs.serving import application
 
-        said = ""
         try:
             bound = application(spec, version, model_uri, self._runtime_env)
             serve.run(bound, name=name, route_prefix=f"/{spec.name}/{version}")
         except Exception as error:  # noqa: BLE001 - the state that callers read says what happened
             _log.exception("deploying %s failed", name)
-            said = f"{type(error).__name__}: {error}"
-        with self._lock:
-            self._busy[name] = said
+            with self._lock:
+                self._failed[name] = f"{type(error).__name__}: {error}"
+        finally:
+            with self._lock:
+                self._deploying.discard(name)
 
-    def state(self, model: str, version: str) -> dict[str, Any]:
-        """Return ``status`` (NOT_STARTED, DEPLOYING, RUNNING, UNHEALTHY, DEPLOY_FAILED, DELETING) and ``message``.
+    def states(self) -> dict[str, AppState]:
+        """Return the state of every application, by ``<model>-<version>``.
 
-        RUNNING means that it answers through Serve's proxy, which hears of a version some time after it runs.
+        :raises ServiceError: Ray does not answer
         """
-        state = self.states().get(_name(model, version), {"status": "NOT_STARTED", "message": ""})
-        if state["status"] == "RUNNING" and not self._answers(model, version):
-            return {"status": "DEPLOYING", "message": "it runs; Serve's proxy does not know it yet"}
-        return state
+        from ray import serve
 
-    def _answers(self, model: str, version: str) -> bool:
+        with _asking_ray():
+            applications = serve.status().applications
+        found = {}
+        for name, app in applications.items():
+            replicas = [m.message for m in app.deployments.values() if m.message]
+            message = "; ".join([app.message, *replicas]).strip("; ")
+            found[name] = AppState.model_validate({"status": str(app.status.value), "message": message})
+        with self._lock:
+            for name in self._deploying:
+                if name not in found or found[name].status != "RUNNING":
+                    found[name] = AppState(status="DEPLOYING")  # whatever an earlier try has left
+            for name, said in self._failed.items():
+                found.setdefault(name, AppState(status="DEPLOY_FAILED", message=said))
+        return found
+
+    def answers(self, model: str, version: str, timeout_s: float) -> bool:
+        """Tell whether a version answers through Serve's proxy, which hears of it some time after it runs."""
         url = f"{self._serve_url}/{model}/{version}/v2/models/{model}/ready"
         try:
-            with urlopen(url, timeout=_PROBE_TIMEOUT_S) as answer:  # noqa: S310 - our own Serve, from the settings
+            with urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - our own Serve, from the settings
                 return bool(answer.status == 200)
         except OSError:  # refused, timed out, or an answer that is not a success
             return False
 
-    def states(self) -> dict[str, dict[str, Any]]:
-        """Return the state of every application, by ``<model>-<version>``."""
-        from ray import serve
+    def delete(self, model: str, version: str) -> None:
+        """Delete an application and wait until its replicas have gone; one that is not there is as good as deleted.
 
-        found = {}
-        for name, app in serve.status().applications.items():
-            replicas = [m.message for m in app.deployments.values() if m.message]
-            found[name] = {"status": str(app.status.value), "message": "; ".join([app.message, *replicas]).strip("; ")}
-        with self._lock:
-            for name, said in self._busy.items():
-                if said == "DELETING":
-                    found[name] = {"status": "DELETING", "message": ""}
-                elif said == "DEPLOYING" and found.get(name, {}).get("status") != "RUNNING":
-                    found[name] = {"status": "DEPLOYING", "message": ""}  # whatever an earlier try has left
-                elif name not in found and said:
-                    found[name] = {"status": "DEPLOY_FAILED", "message": said}
-        return found
-
-    def begin_to_retire(self, model: str, version: str) -> None:
-        """From now on the version counts as going."""
-        with self._lock:
-            self._busy[_name(model, version)] = "DELETING"
-
-    def retire(self, model: str, version: str) -> None:
-        """Delete an application and wait until its replicas have drained; one that is not there is as good as retired."""
+        :raises ServiceError: Ray does not answer
+        """
         from ray import serve
 
         name = _name(model, version)
-        try:
+        with _asking_ray():
             if name in serve.status().applications:
                 serve.delete(name)
-        finally:
-            with self._lock:
-                self._busy.pop(name, None)
-                if self._orders.pop(name, None):
-                    self._keep_orders()
+        with self._lock:
+            self._failed.pop(name, None)
+            if self._orders.pop(name, None):
+                self._keep_orders()
 
     def restore(self, routed: set[tuple[str, str]]) -> None:
-        """Deploy what has traffic and is not there: after a stop, Ray comes back empty and the edge does not."""
-        for order in list(self._orders.values()):
-            if (order[0], order[1]) in routed:
-                self.deploy(*order)
+        """Deploy what has traffic and is not there: after a stop, Ray comes back empty and the edge does not.
+
+        :param routed: model and version
+        """
+        for model, version, spec_json, model_uri in list(self._orders.values()):
+            if (model, version) in routed:
+                self.deploy(model, version, spec_json, model_uri)
 
     def _keep_orders(self) -> None:
-        fresh = self._orders_path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(self._orders), encoding="utf-8")
-        fresh.replace(self._orders_path)
+        write(self._path, json.dumps(self._orders))
+
+
+@contextmanager
+def _asking_ray() -> Iterator[None]:
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        yield
+    except (RayError, RayServeException, OSError) as error:
+        raise ServiceError(f"Ray Serve does not answer: {type(error).__name__}: {error}; try again") from error
 
 
 def _name(model: str, version: str) -> str:

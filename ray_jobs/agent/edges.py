@@ -1,0 +1,243 @@
+"""The edges as the agent knows them: what each has, what each counts.
+
+Keepers ask; the agent answers as soon as something is new, and after a second anyway. So a change is everywhere in
+milliseconds, an edge that was away learns all of it with its first question, and no node needs an open port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ray_jobs.agent.counting import add_rows
+from ray_jobs.agent.journal import Journal
+from ray_jobs.agent.state import Held, Store
+from ray_jobs.agent.wire import Counters, EdgeState, Leased, Orders, Reading, Report
+
+POLL_S = 1.0
+LIVE_S = 3.0
+SETTLE_S = 1.0
+_FORGET_S = 900.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Seen:
+    """One edge: its last report, and the last readings of its counters, which stand for it while it is away."""
+
+    report: Report
+    at: float
+    readings: dict[str, Reading] = field(default_factory=dict)
+
+
+class Edges:
+    """Lives on one event loop.
+
+    :param clock: monotonic seconds
+    """
+
+    def __init__(self, store: Store, journal: Journal, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._journal = journal
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+        self._began = clock()
+        # Above every number that an agent before this one gave out.
+        self._ask = time.time_ns() // 1_000_000
+        self._asked: dict[str, int] = {}  # model → the newest wish for its counters
+        self._news = asyncio.Event()
+
+    # ------------------------------------------------------------------ the keepers' side
+
+    async def sync(self, edge: str, report: Report) -> Orders:
+        """Take a keeper's report, and answer once there is something that it does not know, or after a second.
+
+        :param edge: its id
+        """
+        known = self._seen.get(edge)
+        heard = [event.id for event in report.events]
+        await asyncio.to_thread(self._note, edge, report)
+        if self._ahead(report):
+            if report.leased is None:
+                return self._orders(report, heard)
+            await self._adopt(edge, report, report.leased)
+        seen = _Seen(report, self._clock(), dict(report.readings))
+        if known is not None and known.report.since == report.since:
+            seen.readings = known.readings | report.readings
+        self._seen[edge] = seen
+        if self._store.state.edges.get(edge) != report.url:
+            self._store.state.edges[edge] = report.url
+            await self._store.save()
+            await asyncio.to_thread(self._journal.append, "edge_joined", edge=edge, url=report.url)
+        self.tell()
+        if not heard:
+            await self._until(lambda: not self._has_all(report) or bool(self._wanted(report.answered)), POLL_S)
+        return self._orders(report, heard)
+
+    def _orders(self, report: Report, heard: list[str]) -> Orders:
+        state, ahead = self._store.state, self._ahead(report)
+        return Orders(
+            lineage=state.lineage,
+            generation=state.generation,
+            now=time.time(),
+            leased=None if ahead or self._has_all(report) else state.leased(),
+            tell=ahead,
+            ask=self._ask,
+            models=self._wanted(report.answered),
+            heard=heard,
+        )
+
+    def _wanted(self, answered: int) -> list[str]:
+        return sorted(model for model, ask in self._asked.items() if ask > answered)
+
+    def _note(self, edge: str, report: Report) -> None:
+        """Write what an edge tells into the journal, once: a keeper repeats itself until it has been heard."""
+        for event in report.events:
+            if not self._journal.has(event.id):
+                self._journal.append(
+                    event.kind, model=event.model, at=event.at, id=event.id, edge=edge, detail=event.detail
+                )
+
+    def _ahead(self, report: Report) -> bool:
+        """Tell whether the agent has lost its routes: generations are on its disk before an edge hears of them."""
+        state = self._store.state
+        if report.lineage == state.lineage:
+            return report.generation > state.generation
+        return state.generation == 0 and report.generation > 0
+
+    async def _adopt(self, edge: str, report: Report, leased: dict[str, Leased]) -> None:
+        """Take over an edge's routes: callers must not notice that the agent has lost its own."""
+        state = self._store.state
+        state.lineage, state.generation = report.lineage, report.generation
+        state.held = {model: Held(route=found.route, expires_at=found.expires_at) for model, found in leased.items()}
+        await self._store.save()
+        await asyncio.to_thread(self._journal.append, "routes_adopted", edge=edge, models=sorted(leased))
+        _log.warning("the agent's state was lost or old; it has taken over the routes of edge %s", edge)
+
+    def _has_all(self, report: Report) -> bool:
+        state = self._store.state
+        return (report.lineage, report.generation) == (state.lineage, state.generation)
+
+    # ------------------------------------------------------------------ the agent's side
+
+    def tell(self) -> None:
+        """Wake everybody who waits: something has changed."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def settled(self, generation: int, timeout_s: float = SETTLE_S) -> list[str]:
+        """Wait until every live edge has a generation.
+
+        :param timeout_s: an edge that needs longer is not waited for
+        :return: ids of the edges that do not have it, also of those that are away
+        """
+        await self._until(lambda: not [edge for edge in self.behind(generation) if self._live(edge)], timeout_s)
+        return self.behind(generation)
+
+    def behind(self, generation: int) -> list[str]:
+        """Return the edges that have not confirmed a generation."""
+        return sorted(edge for edge in self._store.state.edges if not self._has(edge, generation))
+
+    def _has(self, edge: str, generation: int) -> bool:
+        seen = self._seen.get(edge)
+        return (
+            seen is not None
+            and seen.report.lineage == self._store.state.lineage
+            and seen.report.generation >= generation
+        )
+
+    def _live(self, edge: str) -> bool:
+        seen = self._seen.get(edge)
+        return seen is not None and self._clock() - seen.at < LIVE_S
+
+    async def read(self, *models: str, timeout_s: float = SETTLE_S) -> int:
+        """Get counters that are younger than this call, from every live edge, and return the number of the wish.
+
+        :param timeout_s: an edge that needs longer is not waited for
+        """
+        self._ask += 1
+        wanted = self._ask
+        self._asked |= dict.fromkeys(models, wanted)
+        self.tell()
+        await self._until(lambda: all(self._has_read(e, wanted) for e in self._seen if self._live(e)), timeout_s)
+        return wanted
+
+    def _has_read(self, edge: str, ask: int) -> bool:
+        return edge in self._seen and self._seen[edge].report.answered >= ask
+
+    async def _until(self, reached: Callable[[], bool], timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while not reached() and (left_s := deadline - loop.time()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left_s)
+
+    def forget_lost(self, gone: set[str] | None = None) -> bool:
+        """Stop waiting for edges whose node has gone, or that have been away for a quarter of an hour.
+
+        :param gone: ids of edges whose nodes are known to have gone
+        :return: whether any was forgotten
+        """
+        now, edges = self._clock(), self._store.state.edges
+        last = {edge: self._seen[edge].at if edge in self._seen else self._began for edge in edges}
+        lost = [edge for edge in edges if edge in (gone or ()) or now - last[edge] > _FORGET_S]
+        for edge in lost:
+            del edges[edge]
+            self._seen.pop(edge, None)
+        return bool(lost)
+
+    # ------------------------------------------------------------------ sums
+
+    def states(self) -> list[EdgeState]:
+        """Return where each edge stands."""
+        found = []
+        for edge, url in sorted(self._store.state.edges.items()):
+            seen, live = self._seen.get(edge), self._live(edge)
+            found.append(
+                EdgeState(
+                    id=edge,
+                    url=url,
+                    ready=live and seen is not None and seen.report.ready,
+                    generation=seen.report.generation if seen else 0,
+                    behind=not live or not self._has(edge, self._store.state.generation),
+                    error=seen.report.error if seen and live else "its keeper has not been heard of lately",
+                )
+            )
+        return found
+
+    def counters(self, model: str) -> Counters:
+        """Return a model's counters, summed over the edges; of an edge that is away, the last that it said."""
+        found = {edge: seen for edge, seen in self._seen.items() if model in seen.readings}
+        parts = "\n".join(f"{edge}={found[edge].report.since}" for edge in sorted(found))
+        return Counters(
+            since=hashlib.sha256(parts.encode()).hexdigest()[:16],
+            rows=add_rows(row for seen in found.values() for row in seen.readings[model].rows),
+            in_flight=self.in_flight(model),
+        )
+
+    def in_flight(self, model: str) -> dict[str, int]:
+        """Return the requests of a model that are under way, by version."""
+        total: dict[str, int] = {}
+        for seen in self._seen.values():
+            for version, count in seen.readings.get(model, Reading()).in_flight.items():
+                total[version] = total.get(version, 0) + count
+        return total
+
+    def idle(self, model: str, version: str, *, generation: int, ask: int) -> bool:
+        """Tell whether no edge gives a version anything, and none waits for it.
+
+        :param generation: of the routes that no longer name it
+        :param ask: number of a reading that began after that
+        """
+        edges = self._store.state.edges
+        sure = all(self._live(edge) and self._has(edge, generation) and self._has_read(edge, ask) for edge in edges)
+        return sure and self.in_flight(model).get(version, 0) == 0
+
+    def breaker_open(self, model: str) -> bool:
+        """Tell whether some edge has taken a model's canary out."""
+        return any(model in seen.report.breakers for edge, seen in self._seen.items() if self._live(edge))

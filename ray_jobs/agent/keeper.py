@@ -1,0 +1,267 @@
+"""The keeper of one node's edge: HAProxy runs, has the routes that the agent wants, and its counters are known.
+
+HAProxy goes on without its keeper. The keeper goes on without the agent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from operators.core.errors import ConfigurationError, ServiceError, TaxiwayError
+from ray_jobs.agent.link import Link
+from ray_jobs.agent.wire import Event, Leased, Orders, Reading, Report, RouteBody, Row
+from ray_jobs.edge import LATENCY_BOUNDS_MS, Edge
+from ray_jobs.edge.files import write
+from ray_jobs.edge.process import recorded_pid
+
+_WATCH_S = 0.25
+_PAUSE_S = 0.2
+# So long an edge that does not run waits for the agent's routes. Then those that it had are better than nothing.
+_PATIENCE_S = 3.0
+_EVENTS = 500
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Two threads: one watches HAProxy, one talks to the agent.
+
+    :param edge: what is kept
+    :param link: the line to the agent
+    :param url: where callers reach the edge
+    """
+
+    def __init__(self, edge: Edge, link: Link, *, url: str) -> None:
+        self._edge, self._link, self._url = edge, link, url
+        self._folder = Path(edge.config.state_dir).absolute()
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._has = _Has.read(self._folder / "keeper.json")
+        self._events: list[Event] = []
+        self._open: set[tuple[str, str]] = set()  # (model, canary) whose breaker is open
+        self._answered = 0
+        self._problems: dict[str, str] = {}  # thread → what keeps it from its work
+        self._stopping = threading.Event()
+        self._started = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(loop,), name=f"keeper-{loop.__name__}", daemon=True)
+            for loop in (self._talk, self._watch)
+        ]
+
+    def start(self) -> None:
+        """Begin; an edge that runs is adopted, and its callers notice nothing."""
+        if self._edge.since() is not None:
+            self._started.set()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the keeper. HAProxy goes on."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _run(self, loop: Any) -> None:
+        while not self._stopping.is_set():
+            try:
+                loop()
+            except TaxiwayError as error:
+                self._say(str(error))
+            except Exception as error:  # noqa: BLE001 - a keeper that dies leaves its edge to nobody
+                _log.exception("the keeper failed, and goes on")
+                self._say(f"{type(error).__name__}: {error}")
+            self._stopping.wait(_PAUSE_S)
+
+    def _say(self, problem: str) -> None:
+        name = threading.current_thread().name
+        if problem != self._problems.get(name):
+            _log.error("%s", problem)
+        self._problems[name] = problem
+
+    def _is_well(self) -> None:
+        self._problems.pop(threading.current_thread().name, None)
+
+    # ------------------------------------------------------------------ HAProxy
+
+    def _watch(self) -> None:
+        """Bring HAProxy up, and again whenever it ends."""
+        if not self._started.wait(_PATIENCE_S) and not self._has.models:
+            return  # it would only say 404
+        self._bring_up(recorded_pid(self._folder))
+        while not self._stopping.is_set():
+            pid = recorded_pid(self._folder)
+            if pid is None:
+                self._bring_up(pid)
+                pid = recorded_pid(self._folder)
+            self._is_well()
+            self._wait_for_end(pid)
+
+    def _bring_up(self, pid: int | None) -> None:
+        known = (self._folder / "haproxy.pid").exists()
+        try:
+            self._edge.start()
+        except ConfigurationError as error:
+            if pid is None:
+                raise
+            # Of an older version of Taxiway, or with other settings.
+            _log.warning("%s; it is replaced", error)
+            self._edge.stop()
+            self._edge.start()
+            self._note("edge_replaced")
+        if pid is None and known:
+            self._note("edge_restarted")
+        self._started.set()
+
+    def _wait_for_end(self, pid: int | None) -> None:
+        """Return when HAProxy has ended, or after a moment."""
+        try:
+            handle = os.pidfd_open(pid or 0)
+        except OSError:  # no such process, or a kernel that is too old
+            self._stopping.wait(_WATCH_S if pid is None else 0.05)
+            return
+        try:
+            watched = select.poll()
+            watched.register(handle, select.POLLIN)
+            watched.poll(_WATCH_S * 1000)
+        finally:
+            os.close(handle)
+
+    def _note(self, kind: str, model: str | None = None, **detail: Any) -> None:
+        _log.warning("%s %s %s", kind, model or "", detail or "")
+        event = Event(id=uuid.uuid4().hex, at=time.time(), kind=kind, model=model, detail=detail)
+        self._events = [*self._events[-_EVENTS:], event]
+
+    # ------------------------------------------------------------------ the agent
+
+    def _talk(self) -> None:
+        report = self._report()
+        while not self._stopping.is_set():
+            orders = self._link.sync(report)
+            heard = set(orders.heard)
+            self._events = [event for event in self._events if event.id not in heard]
+            if orders.leased is not None:
+                self._take(orders, orders.leased)
+            self._started.set()
+            report = self._report(orders)
+            self._is_well()
+
+    def _report(self, orders: Orders | None = None) -> Report:
+        """Return what the agent should know.
+
+        :raises ServiceError: HAProxy is away, and the agent wants to know something that only it knows
+        """
+        since = self._edge.since() or ""
+        lineage, generation = self._has.lineage, self._has.generation
+        readings = {}
+        if orders is not None and since:
+            readings = {model: self._read(model) for model in orders.models}
+            self._answered = orders.ask
+        return Report(
+            url=self._url,
+            ready=bool(since) and self._edge.ready(),
+            lineage=lineage,
+            generation=generation,
+            since=since,
+            answered=self._answered,
+            readings=readings,
+            breakers=self._breakers() if since else [],
+            leased=self._leased() if orders is not None and orders.tell else None,
+            events=list(self._events),
+            error="; ".join(list(self._problems.values())) or None,
+        )
+
+    def _take(self, orders: Orders, wanted: dict[str, Leased]) -> None:
+        """Give the edge all routes in one step; before HAProxy's first start, they are only saved for it."""
+        ahead_s = time.time() - orders.now  # this node's clock against the agent's
+        routes = [
+            (leased.route.for_edge(model), None if leased.expires_at is None else leased.expires_at + ahead_s)
+            for model, leased in wanted.items()
+        ]
+        try:
+            self._edge.set_routes(routes)
+        except ServiceError:
+            if self._started.is_set():
+                raise
+        self._has = _Has(orders.lineage, orders.generation, wanted)
+        self._has.write(self._folder / "keeper.json")
+
+    def _leased(self) -> dict[str, Leased]:
+        routes, ends = self._edge.routes(), self._edge.leases()
+        return {
+            model: Leased(route=RouteBody.model_validate(route.to_json()), expires_at=ends.get(model))
+            for model, route in routes.items()
+        }
+
+    # ------------------------------------------------------------------ what it sees
+
+    def _read(self, model: str) -> Reading:
+        rows = [
+            Row(
+                version=row.version,
+                arm=row.arm,
+                weight_bp=row.weight_bp,
+                requests=row.requests,
+                failures=row.failures,
+                fallbacks=row.fallbacks,
+                slow=row.slow,
+                units=row.units,
+                failed_units=row.failed_units,
+                slow_units=row.slow_units,
+                failed_first=row.failed_first,
+                slow_first=row.slow_first,
+                dropped=row.dropped,
+                latency=list(zip(_BOUNDS, row.latency, strict=True)) if row.latency else [],
+            )
+            for row in self._edge.counters(model)
+        ]
+        return Reading(rows=rows, in_flight=self._edge.in_flight(model))
+
+    def _breakers(self) -> list[str]:
+        """Return the models whose canary is taken out, and note what has changed."""
+        canaries = {
+            (model, leased.route.canary)
+            for model, leased in self._has.models.items()
+            if leased.route.canary is not None and leased.route.weight_bp
+        }
+        now = {(model, canary) for model, canary in canaries if self._edge.breaker(model) == "open"}
+        for model, canary in sorted(now - self._open):
+            self._note("breaker_opened", model, canary=canary)
+        for model, canary in sorted((self._open & canaries) - now):
+            self._note("breaker_closed", model, canary=canary)
+        self._open = now
+        return sorted(model for model, _ in now)
+
+
+_BOUNDS = tuple(None if bound == float("inf") else bound for bound in LATENCY_BOUNDS_MS)
+
+
+class _Has:
+    """Which of the agent's routes the edge has, also after a restart.
+
+    :param lineage: empty: none
+    """
+
+    def __init__(self, lineage: str, generation: int, models: dict[str, Leased]) -> None:
+        self.lineage, self.generation, self.models = lineage, generation, models
+
+    @classmethod
+    def read(cls, path: Path) -> _Has:
+        """Return what :meth:`write` wrote; nothing, if that cannot be read."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            models = {model: Leased.model_validate(leased) for model, leased in found["models"].items()}
+            return cls(str(found["lineage"]), int(found["generation"]), models)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls("", 0, {})
+
+    def write(self, path: Path) -> None:
+        """Remember; a power cut may take it back, which costs no more than being told again."""
+        models = {model: leased.model_dump() for model, leased in self.models.items()}
+        text = json.dumps({"lineage": self.lineage, "generation": self.generation, "models": models})
+        write(path, text, durable=False)
