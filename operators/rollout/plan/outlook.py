@@ -1,0 +1,176 @@
+"""What each phase of a release will take, and what it can see. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import inf
+
+from operators.core.spec_release import Release
+from operators.rollout.plan.chance import at_most
+from operators.rollout.plan.expected import KINDS, Part
+from operators.rollout.plan.prober import SURE, Prober, smallest
+from operators.rollout.plan.types import GuardPlan, PhasePlan
+from operators.rollout.simulation.load import Load
+from operators.rollout.simulation.phases import Phase, phases_of
+
+_SOONEST_S = 1.0  # the judge looks once a second
+_ROUGH, _FINE = 1.6, 1.2  # factors from one time to the next
+_ALMOST = 0.99
+
+
+class Outlook:
+    """A release under a load.
+
+    :param release: of the spec
+    :param like: one of a release much like it: its phases are taken to last as long, which saves asking for it
+    """
+
+    def __init__(self, release: Release, load: Load, *, like: Outlook | None = None) -> None:
+        self.release, self.load = release, load
+        self.phases: tuple[Phase, ...] = phases_of(release)
+        self.probers = {name: Prober(release.judge, load, name) for name in release.judge.guards if name in KINDS}
+        self._times: dict[int, tuple[float | None, float | None]] = dict(like._times) if like else {}
+
+    @cached_property
+    def unplanned(self) -> dict[str, str]:
+        """Guards that this cannot plan, and why."""
+        late = ("labels", "loss", *self.release.judge.business)
+        return {
+            name: "its evidence comes later, with the labels or values"
+            if name in late
+            else "its noise is not known before"
+            for name in self.release.judge.guards
+            if name not in KINDS
+        }
+
+    def times_s(self, index: int) -> tuple[float | None, float | None]:
+        """Return how long a phase takes for a version like stable: the mean, and what is enough in four of five releases.
+
+        None: it mostly does not pass in its longest wait; it does not in that many.
+        """
+        if index not in self._times:
+            phase = self.phases[index]
+            watch = phase.kind == "watch"
+            self._times[index] = (phase.bake_s, phase.bake_s) if watch else _times_s(phase, self._passed(phase))
+        return self._times[index]
+
+    def _passed(self, phase: Phase) -> list[tuple[float, float]]:
+        """Return (time, chance to have passed by then), rising, until that is almost sure or the wait is over."""
+        steps: list[tuple[float, float]] = []
+        now_s = _SOONEST_S
+        while True:
+            now_s = min(now_s, phase.max_wait_s)
+            # While the middle counts do not pass, a rough step will do: asking for the chance costs a hundred judgements.
+            near = all(prober.refuted_usually(Part(phase, _FINE * now_s)) for prober in self.probers.values())
+            least = self.least_chance(phase, now_s) if near else 0.0
+            chance = least * self.refuted_chance(phase, now_s) if least > 1 - _ALMOST else 0.0
+            steps.append((now_s, chance))
+            if now_s >= phase.max_wait_s or (chance > _ALMOST and now_s >= phase.bake_s):
+                return steps
+            now_s *= _FINE if near else _ROUGH
+
+    def before(self, index: int) -> list[Part]:
+        """Return the phases before, as long as they are expected to take."""
+        return [
+            Part(phase, self.times_s(earlier)[0] or phase.max_wait_s)
+            for earlier, phase in enumerate(self.phases[:index])
+        ]
+
+    def least_chance(self, phase: Phase, lasts_s: float) -> float:
+        """Return the chance that the smaller arm has its least number of units by then."""
+        units = self.load.seen(min(phase.canary_share, phase.stable_share), lasts_s)
+        return 1 - at_most(phase.min_requests - 1, units, inf)
+
+    def refuted_chance(self, phase: Phase, lasts_s: float) -> float:
+        """Return the chance that all guards have refuted their margins by then."""
+        chance = 1.0
+        for prober in self.probers.values():
+            chance *= prober.refuted(Part(phase, lasts_s))
+        return chance
+
+    def describe(self, index: int) -> PhasePlan:
+        """Put the figures of one phase together."""
+        phase = self.phases[index]
+        expected_s, likely_s = self.times_s(index)
+        lasts_s = expected_s if expected_s is not None else phase.max_wait_s
+        dead_s = self.dead_found_s(index)
+        guards = {name: self._guard(prober, index) for name, prober in self.probers.items()}
+        return PhasePlan(
+            name=phase.name,
+            kind=phase.kind,
+            weight_pct=round(100 * phase.exposed_share, 4),
+            bake_s=phase.bake_s,
+            max_wait_s=phase.max_wait_s,
+            expected_s=expected_s,
+            likely_s=likely_s,
+            exposed_units=self.load.seen(phase.exposed_share, lasts_s),
+            harmed_requests=max((self._harmed(guard, name, phase) for name, guard in guards.items()), default=0.0),
+            dead_found_s=dead_s,
+            dead_found_units=None if dead_s is None else self.load.seen(phase.canary_share, dead_s),
+            guards=guards,
+        )
+
+    def dead_found_s(self, index: int) -> float | None:
+        """Return how long it takes to find a version that fails everything from this phase on, but was good until then."""
+        prober = self.probers.get("failures")
+        if prober is None:
+            return None
+        phase, before = self.phases[index], self.before(index)
+        return self._first_s(
+            phase, lambda lasts_s: prober.fails_usually(Part(phase, lasts_s), before, 1.0), least_s=1e-3
+        )
+
+    def _guard(self, prober: Prober, index: int) -> GuardPlan:
+        phase, before = self.phases[index], self.before(index)
+        whole = Part(phase, phase.max_wait_s)
+        effect = prober.effect(whole)
+        alone = prober.detectable(whole, ())
+        return GuardPlan(
+            margin_pct=100 * prober.margin(whole),
+            refuted_s=self._first_s(phase, lambda lasts_s: prober.refuted_usually(Part(phase, lasts_s))),
+            refuted_chance=prober.refuted(whole),
+            margin_power=prober.power(whole, before, effect),
+            margin_found_s=self._first_s(phase, lambda lasts_s: prober.fails_usually(Part(phase, lasts_s), (), effect)),
+            detects_pct=_percent(alone),
+            detects_with_earlier_pct=_percent(prober.detectable(whole, before) if before else alone),
+        )
+
+    def _harmed(self, guard: GuardPlan, name: str, phase: Phase) -> float:
+        lasts_s = phase.max_wait_s if guard.margin_found_s is None else guard.margin_found_s
+        return self.load.rate_per_s * phase.exposed_share * lasts_s * self.probers[name].effect(Part(phase, lasts_s))
+
+    @staticmethod
+    def _first_s(phase: Phase, holds: Callable[[float], bool], *, least_s: float = _SOONEST_S) -> float | None:
+        """Return when something that does not end begins to hold; None: not in the longest wait."""
+        if least_s >= phase.max_wait_s or holds(least_s):
+            return least_s if holds(least_s) else None
+        # Doubling first: a halving of the longest wait would be too rough for what takes a second of a day.
+        high = least_s
+        while high < phase.max_wait_s and not holds(high):
+            high = min(2 * high, phase.max_wait_s)
+        return smallest(holds, high / 2, high)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _times_s(phase: Phase, passed: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
+    """Return the mean, and the time that is enough with a chance of ``SURE``, from chances at some times."""
+    mean, likely, before, chance_before = phase.bake_s, None, 0.0, 0.0
+    for now_s, chance in passed:
+        if now_s > phase.bake_s:
+            since = max(before, phase.bake_s)
+            mean += (now_s - since) * (1 - (chance_before + chance) / 2)
+        if likely is None and chance >= SURE:
+            part = (SURE - chance_before) / (chance - chance_before)
+            likely = max(phase.bake_s, before + part * (now_s - before))
+        before, chance_before = now_s, chance
+    return mean if passed[-1][1] >= 0.5 else None, likely
+
+
+def total_s(parts: Sequence[PhasePlan]) -> float | None:
+    """Return the time to the promotion; None: a phase does not end well."""
+    times = [part.expected_s for part in parts if part.kind != "watch"]
+    return None if None in times else sum(time for time in times if time is not None)

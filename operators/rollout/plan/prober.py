@@ -1,0 +1,176 @@
+"""Questions to the judge before there is evidence: how much would it take? Pure.
+
+Nothing of the judge is known here but two facts: more bad units of the canary never speak for it, and more of stable never
+against it. So for each number of stable's bad units there is one number of the canary's at which the judge changes its mind.
+It is found by asking, and the chance of reaching it is that of a Poisson number. As the judge may be asked at every moment and
+this asks at one, the true chances are a little better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from operators.core.spec_release import Judge
+from operators.rollout.evidence import Evidence, Period, Reading
+from operators.rollout.judge import judge
+from operators.rollout.plan.chance import at_most, quantile, strata
+from operators.rollout.plan.expected import Counts, Part, expect, period
+from operators.rollout.simulation.load import Load
+
+_PARTS = 5
+SURE = 0.8  # the chance that a plan asks for
+_HALVINGS = 24
+
+
+@dataclass
+class Prober:
+    """Asks about one guard.
+
+    :param policy: the spec's judge
+    :param asked: how often the judge was asked
+    """
+
+    policy: Judge
+    load: Load
+    guard: str
+    asked: int = 0
+    _alone: Judge = field(init=False)
+
+    def __post_init__(self) -> None:
+        nothing = {
+            "failures": None,
+            "slow": None,
+            "labels": None,
+            "loss": None,
+            "prediction": None,
+            "business": {},
+            "series": {},
+        }
+        own = {self.guard: getattr(self.policy, self.guard)}
+        alpha = self.policy.alpha / len(self.policy.guards)
+        self._alone = self.policy.model_copy(update={**nothing, **own, "alpha": alpha})
+
+    def margin(self, part: Part) -> float:
+        """Return the margin of a phase on the canary's own share, as the judge takes it; at most what is left above stable."""
+        margin = self._read(part, self._clean(part), (0, 0)).margin
+        assert margin is not None
+        return min(margin, 1 - self.load.base(self.guard))
+
+    def effect(self, part: Part) -> float:
+        """Return by how much more requests must be bad for the share of bad *units* to be worse by the margin.
+
+        Of a unit with many requests, one bad one is enough.
+        """
+        margin, room = self.margin(part), 1 - self.load.base(self.guard)
+        if self.load.units is None:
+            return margin
+
+        def share(effect: float) -> float:
+            counts = expect(self.load, self.guard, (), part, effect)
+            return counts.canary_bad / counts.canary
+
+        own = share(0.0)
+        return smallest(lambda effect: share(effect) - own >= min(margin, 0.999 * (1 - own)), 0.0, room) or room
+
+    def refuted(self, part: Part) -> float:
+        """Return the chance that "worse by more than the margin" is refuted by then, for a canary like stable."""
+        counts = self._clean(part)
+        total, most = 0.0, -1
+        for stable in strata(counts.stable_bad, _PARTS):
+            most = _last(lambda k, s=stable: self._read(part, counts, (k, s)).refuted, most, counts.canary)
+            total += at_most(most, counts.canary_bad, counts.canary)
+        return total / _PARTS
+
+    def refuted_usually(self, part: Part) -> bool:
+        """Return whether it is refuted by then when the counts are the middle ones."""
+        counts = self._clean(part)
+        return self._read(part, counts, (quantile(counts.canary_bad, 0.5), quantile(counts.stable_bad, 0.5))).refuted
+
+    def power(self, part: Part, before: Sequence[Part], effect: float) -> float:
+        """Return the chance that a canary worse by ``effect`` has failed by then.
+
+        :param before: phases whose evidence counts too: what is expected of them
+        """
+        return self._chance(expect(self.load, self.guard, before, part, effect), self._needed(part, before, effect))
+
+    def detectable(self, part: Part, before: Sequence[Part]) -> float | None:
+        """Return the smallest effect that is detected with a chance of ``SURE``; None: none is."""
+        room = 1 - self.load.base(self.guard)
+        if before:
+            return smallest(lambda effect: self.power(part, before, effect) >= SURE, 0.0, room)
+        needed = self._needed(part, (), 0.0)  # nothing before: what is needed does not depend on the effect
+        return smallest(
+            lambda effect: self._chance(expect(self.load, self.guard, (), part, effect), needed) >= SURE, 0.0, room
+        )
+
+    def fails_usually(self, part: Part, before: Sequence[Part], effect: float) -> bool:
+        """Return whether a canary that was good before, and is worse by ``effect`` now, has failed by then.
+
+        The counts are the middle ones.
+        """
+        counts = expect(self.load, self.guard, before, part, effect)
+        # A canary that fails everything has no chance in it: the units that have come, no more.
+        certain = self.load.base(self.guard) + effect >= 1
+        canary = int(counts.canary_first + 1e-9) if certain else quantile(counts.canary_first, 0.5)
+        said = self._read(part, counts, (canary, quantile(counts.stable_first, 0.5)), self._history(before, 0.0))
+        return said.e >= said.threshold
+
+    def _clean(self, part: Part) -> Counts:
+        return expect(self.load, self.guard, (), part, 0.0)
+
+    def _chance(self, counts: Counts, needed: Sequence[int]) -> float:
+        return sum(1 - at_most(k - 1, counts.canary_first, counts.canary) for k in needed) / _PARTS
+
+    def _needed(self, part: Part, before: Sequence[Part], effect: float) -> list[int]:
+        """Return how many bad units of the canary fail it, for each part of what stable may have."""
+        counts = expect(self.load, self.guard, before, part, effect)
+        history = self._history(before, effect)
+
+        def passes(canary: int, stable: int) -> bool:
+            said = self._read(part, counts, (canary, stable), history)
+            return said.e < said.threshold
+
+        needed, found = [], -1
+        for stable in strata(counts.stable_first, _PARTS):
+            found = _last(lambda k, s=stable: passes(k, s), found, counts.canary)
+            needed.append(found + 1)
+        return needed
+
+    def _history(self, before: Sequence[Part], effect: float) -> tuple[Period, ...]:
+        counted = (expect(self.load, self.guard, before[:i], part, effect) for i, part in enumerate(before))
+        return tuple(period(part.phase, self.guard, counts) for part, counts in zip(before, counted, strict=True))
+
+    def _read(self, part: Part, counts: Counts, bad: tuple[int, int], history: tuple[Period, ...] = ()) -> Reading:
+        self.asked += 1
+        evidence = Evidence.model_construct(periods=(*history, period(part.phase, self.guard, counts, bad=bad)))
+        said = judge(self._alone, evidence, elapsed_s=0.0, harm_weight=part.phase.harm_weight)
+        return said.guards[self.guard]
+
+
+def smallest(holds: Callable[[float], bool], low: float, high: float, *, steps: int = _HALVINGS) -> float | None:
+    """Return the smallest value, to one part in a thousand, from which on something holds; None: not even at ``high``."""
+    if not holds(high):
+        return None
+    for _ in range(steps):
+        if high - low <= 1e-3 * high:
+            break
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _last(holds: Callable[[int], bool], known: int, end: float) -> int:
+    """Return the last count at which something holds that holds up to some count.
+
+    :param known: it holds there; -1: nothing is known
+    :param end: counts do not go beyond
+    """
+    step, low = 1, known
+    while low + step <= end and holds(low + step):
+        low, step = low + step, 2 * step
+    high = min(low + step, int(end) + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

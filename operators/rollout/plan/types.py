@@ -1,0 +1,105 @@
+"""A plan, as it is printed. Frozen, JSON both ways."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from operators.rollout.simulation.load import Load
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GuardPlan(_Fact):
+    """What one guard can do in one phase. Effects are in percentage points of the requests.
+
+    :param margin_pct: of units, that must be refuted: the spec's margin over the share of callers that come next have
+    :param refuted_s: until that is refuted for a version like stable, in half of the releases; None: longer than max_wait
+    :param refuted_chance: that it is refuted in max_wait
+    :param margin_power: chance that a version worse by the margin, from the first phase on, has failed by the end of max_wait
+    :param margin_found_s: until a version that is worse from this phase on has failed, in half of the releases; None: longer
+    :param detects_pct: smallest regression that fails with a chance of 80 % in max_wait, by this phase's evidence; None: none
+    :param detects_with_earlier_pct: the same with the evidence of the phases before, in which it was as bad
+    """
+
+    margin_pct: float
+    refuted_s: float | None
+    refuted_chance: float
+    margin_power: float
+    margin_found_s: float | None
+    detects_pct: float | None
+    detects_with_earlier_pct: float | None
+
+
+class PhasePlan(_Fact):
+    """One phase.
+
+    :param expected_s: mean time that a version like stable takes; None: mostly it does not pass in max_wait
+    :param likely_s: enough in four of five releases; None: not in max_wait
+    :param exposed_units: callers that get the new version's answers in that time
+    :param harmed_requests: bad answers more than stable's until the release stops, if the version were worse by the margin,
+        by the guard that takes the longest; the fallback hides failures from the caller
+    :param dead_found_s: until a version that fails everything from this phase on has failed; None: longer than max_wait
+    :param dead_found_units: units that it had by then
+    """
+
+    name: str
+    kind: Literal["shadow", "step", "watch"]
+    weight_pct: float
+    bake_s: float
+    max_wait_s: float
+    expected_s: float | None
+    likely_s: float | None
+    exposed_units: float
+    harmed_requests: float
+    dead_found_s: float | None
+    dead_found_units: float | None
+    guards: dict[str, GuardPlan]
+
+
+class Remedy(_Fact):
+    """A change with which the problem is gone.
+
+    :param changes: key of the spec, below `release`, and what is written there; all of them together
+    :param rate_per_s: or this much traffic
+    """
+
+    changes: dict[str, str] = Field(default_factory=dict)
+    rate_per_s: float | None = None
+
+
+class Problem(_Fact):
+    """Why a plan is refused.
+
+    :param phase: where
+    :param remedies: each of them alone is enough, for this phase; computed, not guessed
+    """
+
+    phase: str
+    text: str
+    remedies: tuple[Remedy, ...] = ()
+
+
+class Plan(_Fact):
+    """A whole release.
+
+    :param assumed: which numbers of the load nobody gave or measured
+    :param promoted_s: mean time to the promotion, for a version like stable; None: it gets stuck
+    :param remedies: what would make the whole plan good; with ``problems`` only
+    :param unplanned: guards whose evidence does not depend on the load, and why
+    """
+
+    model: str
+    load: Load
+    assumed: tuple[str, ...] = ()
+    alpha: float
+    confidence: float
+    phases: tuple[PhasePlan, ...]
+    promoted_s: float | None
+    exposed_units: float
+    unplanned: dict[str, str] = Field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
