@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 from operators.core.errors import RejectedError
 from operators.registry.client import CHALLENGER, CHAMPION
-from operators.rollout import routes
 from operators.rollout.moves import Moves
 
 
@@ -27,25 +26,26 @@ class ByHand(Moves):
                 return str(previous)
         raise RejectedError(f"{self.model} has no version before this one; name one")
 
-    def return_to(self, run: str, version: str, reason: str, actor: str, *, left: str | None = None) -> str | None:
+    def return_to(
+        self, run: str, version: str, reason: str, actor: str, *, left: str | None = None, supersede: bool = True
+    ) -> str | None:
         """Send all traffic to a version that is deployed, because a person said so. Ends a release that is under way.
 
         The version that is left goes into quarantine if it is the newer one; the one that comes back leaves it.
 
         :param run: names the wish: the same one is fulfilled once
         :param left: the version that had the traffic, where the agent has moved it already
+        :param supersede: whether a release that is under way ends
         :return: the version that had the traffic
         """
         release_id = self.next_id(run)
         route = self.agent.route(self.model)
         left = left or (route.stable if route else None)
-        said = {"version": version, "stable": left, "by": actor, "reason": reason}
-        self.ledger.claim(self.model, release_id, said)
+        said = {"version": version, "stable": left, "by": actor, "reason": reason, "kind": "return", "run": run}
+        self.ledger.claim(self.model, release_id, said, supersede=supersede)
         started = self.ledger.entry(f"{release_id}/started")
         left = started.payload["stable"] if started else left  # after the traffic has moved, it is another one
-        unit = {"unit": route.unit} if route else {}
-        target = routes.only(self.model, version, holder=release_id).model_copy(update=unit)
-        self.move(release_id, "manual_rollback", target, force=True)
+        self.move(release_id, "manual_rollback", self.alone(version, release_id), force=True)
         self.finish_return(release_id, version, left, reason, actor)
         return left if left != version else None
 
@@ -84,13 +84,15 @@ class ByHand(Moves):
         if self.agent.route(self.model) is None and not apps and champion is None:
             return False
         release_id = f"{self.model}/withdrawn/{datetime.now(UTC).isoformat()}"
-        self.ledger.claim(self.model, release_id, {"version": None, "by": actor, "reason": reason})
+        self.ledger.claim(
+            self.model, release_id, {"version": None, "by": actor, "reason": reason, "kind": "withdrawal"}
+        )
         self.finish_withdrawal(release_id, actor, reason)
         return True
 
     def finish_withdrawal(self, release_id: str, actor: str, reason: str) -> None:
         """Do what follows the claim."""
-        self.move(release_id, "withdraw", routes.only(self.model, None, holder=release_id), force=True)
+        self.move(release_id, "withdraw", self.alone(None, release_id), force=True)
         for alias in (CHAMPION, CHALLENGER):
             self.registry.drop_alias(self.model, alias)
         for name in self.agent.apps():

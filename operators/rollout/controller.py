@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from operators.core.errors import RejectedError
@@ -14,6 +15,7 @@ from operators.rollout import routes
 from operators.rollout.by_hand import ByHand
 from operators.rollout.evidence import Evidence, Judgement, Outcome
 from operators.rollout.moves import Move, route_of
+from operators.rollout.reconcile import PROMOTE, ROLL_BACK
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Begun:
 
     :param stable: the version that has the traffic; None: the model has never been released
     :param superseded: the release that was put aside for it
+    :param at: when it began, the first try of it
     """
 
     release_id: str
     stable: str | None
     superseded: str | None
+    at: datetime
 
 
 class Controller(ByHand):
@@ -57,19 +61,19 @@ class Controller(ByHand):
         if self.ledger.holder(self.model) != release_id:
             self._require_news(version)
             self.quarantine.require_free(version)
-        payload = {"version": version.version, "run": run}
+        payload = {"version": version.version, "run": run, "kind": "release"}
         superseded = self.ledger.claim(self.model, release_id, payload, supersede=when_busy == "supersede")
         # Looked at again: until the claim, the release before may have promoted its version.
         left = self.agent.route(self.model)
         stable = left.stable if left else None
-        begun = self.move(release_id, "begin", routes.only(self.model, stable, holder=release_id), force=True)
+        begun = self.move(release_id, "begin", self.alone(stable, release_id), force=True)
         with self.ledger.holding(self.model, release_id):
             self.follow(begun.route.stable)  # the release before may have been killed between traffic and alias
         if left is not None:
             kept = {begun.route.stable, version.version}
             for version_left in {left.shadow, None if left.from_top else left.canary} - {None, *kept}:
                 self.delete_unless_used(str(version_left))
-        return Begun(release_id, begun.route.stable, superseded)
+        return Begun(release_id, begun.route.stable, superseded, begun.at)
 
     def _require_news(self, version: ModelVersion) -> None:
         route = self.agent.route(self.model)
@@ -143,11 +147,13 @@ class Controller(ByHand):
         bake_s: float = 0.0,
         min_requests: int | None = None,
         harm_weight: float = 1.0,
+        blind: bool = False,
     ) -> Entry:
         """Write a verdict down with all that it rests on: `verify` makes it again from this row alone.
 
         The same evidence is the same verdict and the same row.
 
+        :param blind: the judge was not asked, because nothing could be seen; only Inconclusive can come of it
         :raises RejectedError: the release no longer holds the model
         """
         from operators.core.ledger_schema import json_digest
@@ -164,6 +170,7 @@ class Controller(ByHand):
             "harm_weight": harm_weight,
             "judgement": judgement.model_dump(mode="json"),
             "judge": judge_digest(),
+            "blind": blind,
         }
         key = f"{release_id}/{step}/{json_digest([seen, elapsed_s])[:20]}/verdict"
         return self.ledger.append(self.model, "verdict", payload, key=key, release_id=release_id)
@@ -205,7 +212,7 @@ class Controller(ByHand):
             route = routes.control(
                 self.model, release, stable=version, previous=str(previous), slow_us=slow_us, holder=release_id
             )
-        self.move(release_id, "promote", route)
+        self.move(release_id, PROMOTE, route)
         self.finish_promotion(release_id, version, previous, watched=watched)
         return watched
 
@@ -214,10 +221,10 @@ class Controller(ByHand):
 
         :raises RejectedError: the release was not promoted, or no longer holds the model
         """
-        made = [entry for entry in self.moves_of(release_id) if entry.payload["step"] == "promote"]
+        made = [entry for entry in self.moves_of(release_id) if entry.payload["step"] == PROMOTE]
         if not made:
             raise RejectedError(f"release {release_id} was not promoted: there is nothing to watch")
-        return self.move(release_id, "promote", route_of(made[-1]))
+        return self.move(release_id, PROMOTE, route_of(made[-1]))
 
     def end_watch(self, release_id: str, version: str, release: Release) -> None:
         """End a watch that has found nothing: the version has everything, and the release is over."""
@@ -247,7 +254,12 @@ class Controller(ByHand):
         ended = self.ledger.end(release_id)
         if ended is not None and ended.kind == "rolled_back":
             return
-        self.move(release_id, "rollback", routes.only(self.model, stable, holder=release_id))
+        now = self.agent.route(self.model)
+        if now is not None and now.stable not in (version, stable):
+            stable = now.stable  # a person has sent the traffic elsewhere meanwhile, by the agent alone: that stands
+        # By force: the agent may have taken the route from the release, and the ledger has not.
+        back = self.move(release_id, ROLL_BACK, self.alone(stable, release_id), force=True)
+        stable = back.route.stable
         promoted = self.ledger.entry(f"{release_id}/promoted") is not None
         if rejected or (rejected is None and (promoted or self._failed(release_id))):
             key = f"{release_id}/quarantined"
@@ -264,12 +276,15 @@ class Controller(ByHand):
         said = [entry.payload["judgement"]["outcome"] for entry in self.verdicts(release_id)]
         return Outcome.FAILED in said
 
-    def why(self, release_id: str) -> str:
-        """Return the reason of the last verdict that was not Successful, for the rollback's row."""
+    def why(self, release_id: str, *, otherwise: str = "a task of the release failed") -> str:
+        """Return the reason of the last verdict that was not Successful, for the rollback's row.
+
+        :param otherwise: the answer if there is none
+        """
         said = [(entry.payload["step"], entry.payload["judgement"]) for entry in self.verdicts(release_id)]
         bad = [(step, found) for step, found in said if found["outcome"] != Outcome.SUCCESSFUL]
         if not bad:
-            return "a task of the release failed"
+            return otherwise
         step, found = bad[-1]
         return f"{step}: {found['outcome']}: {found['reason']}"
 

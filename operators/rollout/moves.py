@@ -13,12 +13,15 @@ from typing import Any
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
+from operators.core.ledger_schema import json_digest
 from operators.core.settings import Settings
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
+from operators.rollout import routes
 from operators.rollout.client import Agent, Route
 from operators.rollout.quarantine import Quarantine
 
 MOVED = "weight_set"
+_LONGEST_RUN = 150
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Moves:
             self._apply(move.route, force)
         return move
 
+    def alone(self, stable: str | None, release_id: str) -> Route:
+        """Return the route that gives one version everything, to callers told apart as they are now."""
+        now = self.agent.route(self.model)
+        return routes.only(self.model, stable, holder=release_id).model_copy(update={"unit": now.unit if now else None})
+
     def _written(self, release_id: str, step: str, route: Route) -> Entry:
         made = self.moves_of(release_id)
         if made and made[-1].payload["step"] == step:
@@ -139,6 +147,8 @@ class Moves:
         :param run: names the Airflow run, or what else asks for it
         :raises RejectedError: a newer release has put this run's aside
         """
+        if len(run) > _LONGEST_RUN:  # the edge takes an id of 250 characters
+            run = f"{run[:_LONGEST_RUN]}~{json_digest(run)[:16]}"
         prefix = f"{self.model}/{run}#"
         rows = self.ledger.entries(self.model, key_prefix=prefix)
         ended = [entry for entry in rows if entry.key.endswith("/end")]

@@ -13,6 +13,7 @@ from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import BusyError, Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
+from operators.rollout.client import RouteState
 from operators.rollout.controller import Controller
 from operators.rollout.evidence import Evidence, Judgement, Outcome
 from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
@@ -75,6 +76,12 @@ def state(controller: Controller) -> tuple[str | None, str | None]:
     return route.stable if route else None, champion.version if champion else None
 
 
+def now(agent: FakeAgent) -> RouteState:
+    route = agent.route(agent.model)
+    assert route is not None
+    return route
+
+
 def kinds(controller: Controller) -> list[str]:
     return [entry.kind for entry in controller.ledger.entries(controller.model)]
 
@@ -100,7 +107,7 @@ def test_a_release_moves_alias_and_traffic(controller: Controller, spec: ModelSp
         begun.release_id,
         spec.release.lease_s,
     )
-    assert agent.kept[spec.name].weight_bp == 500
+    assert now(agent).weight_bp == 500
     assert controller.promote(begun.release_id, "2", "1", spec) is False
     assert state(controller) == ("2", "2")
     assert controller.promote(begun.release_id, "2", "1", spec) is False  # the task was killed just before its end
@@ -144,7 +151,7 @@ def test_the_second_release_supersedes(controller: Controller, spec: ModelSpec, 
     controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
     begun = controller.begin("other", controller.find("3"), when_busy="supersede")
     assert (begun.stable, begun.superseded) == ("1", old)
-    assert (agent.kept[spec.name].canary, agent.kept[spec.name].holder) == (None, begun.release_id)
+    assert (now(agent).canary, now(agent).holder) == (None, begun.release_id)
     assert agent.deployed == {"1", "3"}
     assert controller.ledger.end(old).kind == "abandoned"  # type: ignore[union-attr]
     with pytest.raises(RejectedError, match="no longer holds"):
@@ -172,7 +179,8 @@ def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: Model
     old = controller.begin("r", controller.find("2")).release_id
     move = controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
     controller.begin("other", controller.find("3"), when_busy="supersede")
-    with pytest.raises(ServiceRefusedError, match="holds the route"):
+    agent.deployed.add("2")
+    with pytest.raises(ServiceRefusedError, match="is held by"):
         agent.set_route(move.route)  # it was past the ledger when it was put aside
 
 
@@ -184,12 +192,12 @@ def test_a_watched_promotion_keeps_a_control_and_comes_back(
     release_id = controller.begin("r", controller.find("2")).release_id
     controller.set_route(release_id, "canary", spec.release, stable="1", version="2", weight_bp=5000)
     assert controller.promote(release_id, "2", "1", spec) is True
-    route = agent.kept[spec.name]
+    route = now(agent)
     assert (route.stable, route.canary, route.weight_bp, route.from_top) == ("2", "1", 100, True)
     assert state(controller) == ("2", "2")
     agent.lose_lease()
     controller.watch(release_id)
-    assert agent.kept[spec.name].weight_now_bp == 100
+    assert now(agent).weight_now_bp == 100
     controller.roll_back(release_id, "2", "1", "labels say so")
     assert state(controller) == ("1", "1")
     assert agent.deployed == {"1", "3"}
@@ -204,7 +212,7 @@ def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: ModelSpec
     controller.promote(release_id, "2", "1", spec)
     for _ in range(2):
         controller.end_watch(release_id, "2", spec.release)
-    assert agent.kept[spec.name].canary is None
+    assert now(agent).canary is None
     assert state(controller) == ("2", "2")
     assert agent.deployed == {"1", "2", "3"}  # the old version stays warm
     assert controller.ledger.holder(spec.name) is None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from operators.core.errors import ServiceRefusedError
 from operators.registry.client import ModelVersion
 from operators.rollout.client import AppState, JournalEntry, RolledBack, Route, RouteState
+from ray_jobs.agent import rules
+from ray_jobs.agent.state import Held
+from ray_jobs.agent.wire import Rollback, RouteBody
 
 
 class KilledError(BaseException):
@@ -15,67 +19,74 @@ class KilledError(BaseException):
 
 
 class FakeAgent:
-    """What the agent's API promises about routes, leases, applications and rollback, for one model."""
+    """An agent without edges or Ray: the real rules of who may move a route, for one model.
+
+    :param running: versions that are deployed
+    """
 
     def __init__(self, *running: str, model: str = "m") -> None:
         self.model = model
         self.deployed = set(running)
-        self.kept: dict[str, RouteState] = {}
-        self.before: str | None = None
+        self.held: dict[str, Held] = {}
         self.entries: list[JournalEntry] = []
 
     def routes(self) -> dict[str, RouteState]:
-        return dict(self.kept)
+        found = {}
+        for model, held in self.held.items():
+            now = {"lease_expires_at": held.expires_at, "weight_now_bp": held.weight_now_bp(0.0)}
+            found[model] = RouteState(model=model, **held.route.model_dump(), **now)
+        return found
 
     def route(self, model: str) -> RouteState | None:
-        return self.kept.get(model)
+        return self.routes().get(model)
 
     def set_route(self, route: Route, *, force: bool = False) -> None:
-        known = self.kept.get(route.model)
-        if known and known.holder not in (None, route.holder) and not force:
-            raise ServiceRefusedError(f"409: {known.holder} holds the route")
-        for version in {route.stable, route.canary, route.shadow} - {None}:
-            if version not in self.deployed:
+        body = RouteBody(**route.model_dump(exclude={"model"}))
+        body.for_edge(route.model)
+        held = self.held.get(route.model)
+        for version in body.versions():
+            if version not in self.deployed and (held is None or version not in held.route.versions()):
                 raise ServiceRefusedError(f"409: {version} does not run")
-        if known and known.stable != route.stable:
-            self.before = known.stable
-        self.kept[route.model] = RouteState(**route.model_dump(), weight_now_bp=route.weight_bp)
+        try:
+            self.held[route.model] = rules.set_to(
+                held, body, model=route.model, caller=route.holder, force=force, now=0.0
+            )
+        except rules.RefusedError as error:
+            raise ServiceRefusedError(f"409: {error}") from error
 
     def remove_route(self, model: str) -> None:
-        self.kept.pop(model, None)
+        self.held.pop(model, None)
 
     def apps(self) -> dict[str, AppState]:
         return {f"{self.model}-{v}": AppState(status="RUNNING", message="") for v in sorted(self.deployed)}
 
     def retire(self, model: str, version: str, *, drain_s: float = 30.0) -> None:
-        route = self.kept.get(model)
-        if route and version in (route.stable, route.canary, route.shadow):
+        held = self.held.get(model)
+        if held and version in held.route.versions():
             raise ServiceRefusedError(f"409: {version} has traffic")
         self.deployed.discard(version)
 
     def roll_back(self, model: str, *, reason: str, actor: str) -> RolledBack:
-        route = self.kept.get(model)
-        if route is None:
-            raise ServiceRefusedError("404: no route")
-        if route.canary is not None and not route.from_top:
-            stable, left = route.stable, route.canary
-        else:
-            stable, left = (route.canary if route.from_top else self.before), route.stable
-        if stable is None or stable not in self.deployed:
-            raise ServiceRefusedError("409: the version before is not deployed")
-        self.kept[model] = RouteState(model=model, stable=stable)
-        said = {"stable": stable, "left": left, "reason": reason, "actor": actor}
-        self.note("rolled_back", model=model, **said)
+        held = self.held[model]
+        try:
+            target = rules.goes_back_to(held, model=model)
+        except rules.RefusedError as error:
+            raise ServiceRefusedError(f"409: {error}") from error
+        if target is not None and target not in self.deployed:
+            raise ServiceRefusedError(f"409: {target} is not deployed any more")
+        self.held[model], left = rules.rolled_back(held, Rollback(reason=reason, actor=actor))
+        stable = str(self.held[model].route.stable)
+        self.note("rolled_back", model=model, stable=stable, left=left, actor=actor, reason=reason)
         return RolledBack(stable=stable, left=left)
 
     def lose_lease(self) -> None:
         """Nobody has renewed it."""
-        route = self.kept[self.model]
-        self.kept[self.model] = route.model_copy(update={"weight_now_bp": 0})
+        self.held[self.model] = rules.ended(self.held[self.model])
         self.note("lease_expired", model=self.model)
 
     def note(self, kind: str, **said: Any) -> None:
-        self.entries.append(JournalEntry(seq=len(self.entries) + 1, at=1e9 + len(self.entries), kind=kind, **said))
+        seq = len(self.entries) + 1
+        self.entries.append(JournalEntry(seq=seq, at=time.time(), kind=kind, **said))
 
     def journal(self, *, after: int = 0) -> list[JournalEntry]:
         return [entry for entry in self.entries if entry.seq > after]
