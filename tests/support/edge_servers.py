@@ -17,6 +17,7 @@ from typing import Any
 from ray_jobs.edge import Counters, Edge, Route
 
 CANARY_TIMEOUT_S = 0.8  # long enough for a machine that stalls, short enough to wait for
+SLOW_S = 0.25
 MODEL = "flight_delay"
 INFER = f"/v2/models/{MODEL}/infer"
 
@@ -29,7 +30,7 @@ def split(weight_bp: int, **values: Any) -> Route:
 
 
 class Versions(ThreadingHTTPServer):
-    """What Ray Serve is to the edge. ``behaviour[version]`` is a status, or close, cut, hang or stream."""
+    """What Ray Serve is to the edge. ``behaviour[version]`` is a status, or close, cut, forget, hang, slow."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -88,6 +89,8 @@ class Handler(BaseHTTPRequestHandler):
             del self.server.behaviour[version]
         if behaviour == "hang":
             time.sleep(CANARY_TIMEOUT_S + 0.2)
+        if behaviour == "slow":
+            time.sleep(SLOW_S)
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = json.dumps({"version": version, "path": self.path, "bytes": len(body), "headers": headers})
         self.send_response(behaviour if isinstance(behaviour, int) else 200)
