@@ -118,13 +118,13 @@ class AnswerLog:
                 for key in self._storage.list(hour_prefix(self._facts.model, version, hour))
             ]
             new = [key for key in keys if key not in self._seen]
-            self._insert(new, version)
+            if new:
+                self._moments_of = None
+                self._insert(new, version)
             fresh += len(new)
             listed.update(keys)
         self._seen &= listed
         self._next_hour = max(self._next_hour, until - _SLACK)
-        if fresh:
-            self._moments_of = None
         return fresh
 
     def _insert(self, keys: Sequence[str], version: str) -> None:

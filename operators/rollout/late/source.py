@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from operators.rollout.steps.watched import Watched
 
 _LONGEST_SILENCE_S = 60.0
+_LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far
 
 
 def facts_of(watched: Watched, spec: ModelSpec) -> Facts:
@@ -74,7 +75,7 @@ class LateSource:
     async def add(self, evidence: Evidence, watched: Watched) -> Evidence:
         """Return the evidence with what was read last; begin to read again when it is time.
 
-        :raises ServiceError: nothing could be read for a minute
+        :raises ServiceError: nothing could be read for a minute, or a reading takes more than some minutes
         """
         facts = self._facts = self._facts or facts_of(watched, self._spec)
         now = self._clock()
@@ -84,9 +85,15 @@ class LateSource:
         if self._reading is None and now - self._began_at >= self._every_s:
             self._began_at = now
             self._reading = asyncio.create_task(asyncio.to_thread(self._read, facts, now))
-        if self._failure and now - self._read_at > _LONGEST_SILENCE_S + self._every_s:
-            raise ServiceError(f"predictions, labels or business numbers cannot be read: {self._failure}")
+        self._complain(now - self._read_at)
         return with_late(evidence, facts, self._late) if self._late else evidence
+
+    def _complain(self, silent_s: float) -> None:
+        what = "predictions, labels or business numbers cannot be read"
+        if self._failure and silent_s > _LONGEST_SILENCE_S + self._every_s:
+            raise ServiceError(f"{what}: {self._failure}")
+        if self._reading and silent_s > _LONGEST_READING_S + self._every_s:
+            raise ServiceError(f"{what}: the storage has answered nothing for {silent_s:.0f} s")
 
     async def close(self) -> None:
         """End the reading and forget what was read."""

@@ -1,0 +1,219 @@
+"""Late evidence on a real S3: predictions that replicas wrote, and labels that are the flights' own arrivals."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import secrets
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from operators.cli.seed import seed_flights
+from operators.core.dataset import Window, build, snapshot
+from operators.core.errors import ConfigurationError
+from operators.core.loader import INCLUDE
+from operators.core.spec import ModelSpec
+from operators.core.storage import Storage
+from operators.rollout.evidence import Evidence, Pairs, Period
+from operators.rollout.late import triggers
+from operators.rollout.late.collect import Collector, collect
+from operators.rollout.late.facts import Facts, Span
+from operators.rollout.late.labels import QueryLabels
+from operators.rollout.late.pairs import Pair, right_or_wrong
+from operators.rollout.late.source import LateSource
+from operators.rollout.late.triggers import LabelsTrigger
+from operators.rollout.steps.watched import Watched
+from ray_jobs.prediction_log import Asked, PredictionLog
+from tests.support.late_world import CANARY, STABLE, answer, keep, spec_with
+
+FROM, UNTIL = datetime(2013, 1, 10, tzinfo=UTC), datetime(2013, 1, 12, tzinfo=UTC)
+BEFORE = timedelta(hours=1)  # a prediction is asked for so long before the departure
+WITHIN = timedelta(hours=18)
+
+
+@pytest.fixture(scope="module")
+def flights(s3_server: Any) -> Any:
+    """A store with the flights of a month, those of two days with their labels, and what two models said of them."""
+    import boto3
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        bucket = f"test-{secrets.token_hex(6)}"
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        storage = Storage.from_url(f"s3://{bucket}/some/prefix")
+        patch.setenv("TAXIWAY_STORAGE_URL", storage.root)
+        seed_flights(storage, months=[1])
+        spec = spec_with(labels={"within": "18h", "min_pairs": 100})
+        rows = _rows(storage, spec)
+        hours: dict[datetime, list[dict[str, Any]]] = {}
+        for index, row in enumerate(rows):
+            asked_at = row["event_time"].replace(tzinfo=UTC) - BEFORE
+            truth = float(bool(row["label"]))
+            said = {"stable": truth if index % 5 else 1 - truth, "shadow": truth if index % 3 else 1 - truth}
+            row |= {"asked_at": asked_at, **said}
+            hours.setdefault(asked_at.replace(minute=0), []).extend(
+                {
+                    **answer(f"request {index}", version, arm, said[arm], unit=row["flight_id"]),
+                    "predicted_at": asked_at,
+                }
+                for version, arm in ((STABLE, "stable"), (CANARY, "shadow"))
+            )
+        for written in hours.values():
+            keep(storage, written)
+        yield storage, spec, rows
+
+
+def _rows(storage: Storage, spec: ModelSpec) -> list[dict[str, Any]]:
+    window = Window(start=FROM.replace(tzinfo=None), end=UNTIL.replace(tzinfo=None))
+    sql = (INCLUDE / spec.data.query).read_text()
+    data = build(
+        snapshot(spec.data.tables, window, storage, "snapshots"),
+        sql,
+        {"as_of": datetime(2014, 1, 1)},
+        storage=storage,
+        prefix="datasets",
+    )
+    return pq.read_table(io.BytesIO(storage.get_bytes(data.key))).to_pylist()
+
+
+def of_the_release() -> Facts:
+    return Facts(
+        model="flight_delay",
+        stable=STABLE,
+        canary=CANARY,
+        begin_s=(FROM - timedelta(hours=2)).timestamp(),
+        end_s=UNTIL.timestamp(),
+        spans=(Span(kind="shadow", share=1 / 3),),
+    )
+
+
+def expected(rows: list[dict[str, Any]], now: datetime) -> Pairs:
+    """The rule in other words: in the order of the predictions, until one is open."""
+    found = []
+    for at in sorted({row["asked_at"] for row in rows}):
+        for row in (row for row in rows if row["asked_at"] == at):
+            known_at = row["label_time"].replace(tzinfo=UTC) if row["label_time"] else datetime.max.replace(tzinfo=UTC)
+            if known_at <= min(now, at + WITHIN):
+                found.append(Pair(0, 0, row["stable"], row["shadow"], float(row["label"]), 0))
+            elif at + WITHIN > now:
+                return right_or_wrong(found, 0.5)
+    return right_or_wrong(found, 0.5)
+
+
+def test_flights_are_judged_as_they_land(flights: Any) -> None:
+    storage, spec, rows = flights
+    assert len(rows) > 1500
+    collector = Collector(spec, of_the_release(), storage=storage, labels_every_s=0)
+    try:
+        totals = []
+        for hours in (12, 24, 40, 72):
+            now = FROM + timedelta(hours=hours)
+            late = collector.look(now.timestamp())
+            whole = expected(rows, now)
+            assert late.pairs is not None
+            # Of flights of one minute, the order is by request: the rule stops somewhere within that minute.
+            assert abs(late.pairs.total - whole.total) <= 20, hours
+            totals.append(late.pairs.total)
+        assert late.pairs == whole
+        assert totals == sorted(set(totals))
+        # Cancelled and diverted flights have no label; one landed when it was no longer waited for.
+        assert len(rows) - late.pairs.total == sum(row["label"] is None for row in rows) + 1
+        assert late.waiting["labels"].unlabelled == len(rows) - late.pairs.total
+        assert late.waiting["labels"].open == 0
+    finally:
+        collector.close()
+
+
+def test_the_trigger_waits_until_labels_prove_harm(flights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, spec, rows = flights
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
+    hours = count(6, 6)
+    clock = [0.0]
+
+    def tick() -> float:
+        clock[0] = (FROM + timedelta(hours=next(hours))).timestamp()
+        return clock[0]
+
+    monkeypatch.setattr(triggers.time, "time", tick)
+    given = LabelsTrigger(spec=spec.to_json(), facts=of_the_release().model_dump(mode="json"), every_s=0.0)
+    path, arguments = given.serialize()
+    assert path == "operators.rollout.late.triggers.LabelsTrigger"
+
+    async def first(trigger: LabelsTrigger) -> dict[str, Any]:
+        async for event in trigger.run():
+            return event.payload
+        raise AssertionError("no event")
+
+    event = asyncio.run(first(LabelsTrigger(**arguments)))
+    monkeypatch.undo()
+    assert event["judgement"]["outcome"] == "Failed"
+    assert not event["complete"]
+    assert clock[0] < UNTIL.timestamp()
+    assert event["late"]["pairs"]["total"] < len(rows)
+    assert "only the canary was wrong" in event["judgement"]["reason"]
+
+
+def test_a_query_must_say_when_labels_arrived(flights: Any, tmp_path: Path) -> None:
+    storage, spec, _ = flights
+    sql = (INCLUDE / spec.data.query).read_text().replace("AS label_time", "AS known_at")
+    source = QueryLabels(storage, spec.data, sql, within_s=3600)
+    with pytest.raises(ConfigurationError, match=r"flight_delay\.sql must return a column label_time"):
+        source.write(tmp_path / "labels.parquet", begin=FROM, end=UNTIL, known_before=UNTIL)
+    nothing = datetime(2020, 1, 1, tzinfo=UTC)
+    source.write(tmp_path / "labels.parquet", begin=nothing, end=nothing, known_before=nothing)
+    table = pq.read_table(tmp_path / "labels.parquet")
+    assert (table.column_names, table.num_rows) == (["id", "label", "arrived_at"], 0)
+    assert not [key for key in storage.list() if "labels" in key]
+
+
+def test_what_replicas_write_reaches_a_look(flights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, _, _ = flights
+    spec = spec_with(prediction={"margin": 0.1}).model_copy(update={"name": "flight_delay_live"})
+    began = time.time() - 1
+    row = {name: [0.0 if kind.startswith("number") else 1] for name, kind in spec.features.items()}
+    row |= {name: ["x"] for name, kind in spec.features.items() if kind == "category"}
+    for version, arm, value in (("3", "stable", 0.25), ("4", "canary", 0.5)):
+        log = PredictionLog(storage, spec, version)
+        for number in range(3):
+            headers = {"x-request-id": f"{arm} {number}", "x-taxiway-arm": arm, "x-taxiway-weight": "2500"}
+            log.add(Asked.of(headers, None), row, [value + number / 8])
+        log.close()
+    watched = Watched.model_validate(
+        {
+            "model": spec.name, "release_id": "r", "step": "canary_25", "kind": "canary", "canary": "4", "stable": "3",
+            "weights_bp": (500, 2500), "pool_bp": 10_000, "bake_s": 1.0, "min_requests": 1, "harm_weight": 1.0,
+            "lease_s": 60.0, "released_at": began, "began_at": began, "before": {"since": "1"},
+        }
+    )  # fmt: skip
+    evidence = Evidence(periods=(Period(weight=0.05), Period(weight=0.25)))
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
+
+    async def look() -> Evidence:
+        source = LateSource(spec, every_s=0.01)
+        try:
+            began = time.monotonic()
+            found = await source.add(evidence, watched)
+            assert time.monotonic() - began < 0.05  # a look waits for nothing
+            while found == evidence and time.monotonic() - began < 20:
+                await asyncio.sleep(0.02)
+                found = await source.add(evidence, watched)
+            return found
+        finally:
+            await source.close()
+
+    found = asyncio.run(look())
+    assert found.periods[0] == evidence.periods[0]
+    assert [(arm.prediction.count, arm.prediction.mean) for arm in (found.periods[1].stable, found.periods[1].canary) if arm.prediction] == [
+        (3, 0.375),
+        (3, 0.625),
+    ]  # fmt: skip
+    facts = Facts(model=spec.name, stable="3", canary="4", begin_s=began, spans=(Span(share=0.25, weight_bp=2500),))
+    once = collect(spec, facts, time.time(), storage=storage)
+    assert once.arms[0][0].prediction == found.periods[1].stable.prediction

@@ -1,0 +1,145 @@
+"""Late evidence beside a look that comes every second: it is never waited for, and never quietly missing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from operators.core.errors import RejectedError, ServiceError
+from operators.rollout.evidence import Evidence, Pairs, Period
+from operators.rollout.late.facts import Late, Numbers, Span
+from operators.rollout.late.source import LateSource, facts_of
+from operators.rollout.steps.watched import Watched
+from tests.support.late_world import BEGIN, spec_with
+
+SPEC = spec_with(labels={"within": "1h"})
+EVIDENCE = Evidence(periods=(Period(weight=0.25),))
+
+
+def watched(**kwargs: Any) -> Watched:
+    given = {
+        "model": "flight_delay", "release_id": "r", "step": "canary_25", "kind": "canary", "canary": "4", "stable": "3",
+        "weights_bp": (500, 2500), "pool_bp": 10_000, "bake_s": 1.0, "min_requests": 1, "harm_weight": 1.0,
+        "lease_s": 60.0, "released_at": BEGIN, "began_at": BEGIN + 60, "before": {"since": "1"},
+    }  # fmt: skip
+    return Watched.model_validate({**given, **kwargs})
+
+
+class Reader:
+    """Stands for a collector whose storage is slow, or away."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.may_end.set()
+        self.failure: Exception | None = None
+        self.looks: list[float] = []
+        self.closed = 0
+
+    def look(self, now_s: float) -> Late:
+        self.looks.append(now_s)
+        self.may_end.wait(10)
+        if self.failure:
+            raise self.failure
+        return Late(arms=((Numbers(), Numbers()),) * 4, pairs=Pairs(total=len(self.looks)))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = BEGIN
+        self.reader = Reader()
+        self.made: list[Any] = []
+        self.source = LateSource(SPEC, every_s=10, collector=self._make, clock=lambda: self.now)
+
+    def _make(self, spec: Any, facts: Any) -> Any:
+        self.made.append(facts)
+        return self.reader
+
+    async def add(self, at_s: float) -> Evidence:
+        """Look, then let the reading end."""
+        self.now = BEGIN + at_s
+        try:
+            return await self.source.add(EVIDENCE, watched())
+        finally:
+            if self.reader.may_end.is_set() and self.source._reading:
+                await asyncio.wait({self.source._reading})
+
+
+def play(script: Callable[[World], Awaitable[None]]) -> World:
+    world = World()
+
+    async def run() -> None:
+        try:
+            await script(world)
+        finally:
+            world.reader.may_end.set()
+            await world.source.close()
+
+    asyncio.run(run())
+    return world
+
+
+def test_a_look_gets_what_was_read_last() -> None:
+    async def script(world: World) -> None:
+        assert await world.add(0) == EVIDENCE
+        assert (await world.add(1)).pairs == Pairs(total=1)
+        assert (await world.add(9)).pairs == Pairs(total=1)
+        assert (await world.add(10)).pairs == Pairs(total=1)
+        assert (await world.add(11)).pairs == Pairs(total=2)
+
+    world = play(script)
+    assert world.reader.looks == [BEGIN, BEGIN + 10]
+    assert (len(world.made), world.reader.closed) == (1, 1)
+
+
+def test_a_slow_storage_delays_no_look_and_is_asked_once_at_a_time() -> None:
+    async def script(world: World) -> None:
+        world.reader.may_end.clear()
+        for second in range(0, 40, 5):
+            assert await world.add(second) == EVIDENCE
+        with pytest.raises(ServiceError, match="nothing for 301 s"):
+            await world.add(301)
+
+    world = play(script)
+    assert len(world.reader.looks) == 1
+    assert world.reader.closed == 1
+
+
+@pytest.mark.parametrize("failure", [ServiceError("the store is away"), RejectedError("x.parquet is no Parquet")])
+def test_what_cannot_be_read_for_a_minute_is_said(failure: Exception) -> None:
+    async def script(world: World) -> None:
+        await world.add(0)
+        assert (await world.add(1)).pairs == Pairs(total=1)
+        world.reader.failure = failure
+        for second in range(10, 70, 10):
+            assert (await world.add(second)).pairs == Pairs(total=1)
+        with pytest.raises(ServiceError, match=f"cannot be read: {failure}"):
+            await world.add(80)
+        world.reader.failure = None
+        with pytest.raises(ServiceError):
+            await world.add(90)
+        assert (await world.add(91)).pairs is not None
+
+    play(script)
+
+
+def test_the_facts_of_a_step() -> None:
+    found = facts_of(watched(pool_bp=8000), SPEC)
+    assert (found.begin_s, found.stable, found.canary, found.end_s) == (BEGIN, "3", "4", None)
+    assert found.spans == (
+        Span(share=0.0625, weight_bp=500),
+        Span(share=0.3125, weight_bp=2500),
+        Span(kind="control", share=0.99, weight_bp=100),
+        Span(kind="shadow", share=1 / 3),
+    )
+    # A shadow of all units has the share of a canary of one half, and the step's own numbers go first.
+    assert [span.kind for span in facts_of(watched(weights_bp=(3333,), pool_bp=9999), SPEC).spans] == [
+        "canary",
+        "control",
+    ]
