@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-ARMS = ("stable", "canary", "fallback", "bypass", "shadow")
-"""Who answered. fallback: stable, after the canary had failed; bypass: stable, for a request that no canary may get."""
+ARMS = ("stable", "canary", "fallback", "bypass", "shadow", "holdout", "tester")
+"""Who answered, and why. fallback: stable, because the canary had failed or was full; bypass: stable, for a request that cannot
+be sent twice; holdout: stable, for a unit that never sees a canary; tester: the version that the caller asked for."""
 
 
 def hour_prefix(model: str, version: str, written_at: datetime) -> str:

@@ -88,6 +88,8 @@ def test_only_answers_that_can_be_compared_count(storage: Storage) -> None:
             answer("d", STABLE, None, 9.0, weight_bp=5000),
             answer("e", CANARY, "shadow", 9.0, weight_bp=5000),
             answer("f", CANARY, "canary", 2.0, weight_bp=5000),
+            answer("i", STABLE, "holdout", 9.0, weight_bp=5000),
+            answer("j", CANARY, "tester", 9.0, weight_bp=5000),
             answer("g", "2", "stable", 9.0, weight_bp=5000),
             answer("h", STABLE, "stable", 9.0, weight_bp=5000, after_s=-1),
         ],
@@ -133,7 +135,8 @@ def test_an_answer_without_a_weight_belongs_to_the_period_of_its_time(storage: S
 
 
 def test_a_shadow_is_compared_on_the_requests_that_it_answered(storage: Storage) -> None:
-    keep(storage, [*both("a", 1.0, 2.0), *both("b", 3.0, 6.0), answer("c", STABLE, "stable", 99.0)])
+    keep(storage, [*both("a", 1.0, 2.0), answer("c", STABLE, "stable", 99.0)])
+    keep(storage, [answer("b", STABLE, "holdout", 3.0), answer("b", CANARY, "shadow", 6.0)])
     late = look(storage, HALF, Span(kind="shadow", share=1 / 3))
     assert [numbers(late, index) for index in range(2)] == [[None, None], [(2, 2.0), (2, 4.0)]]
 

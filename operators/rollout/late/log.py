@@ -26,7 +26,7 @@ _TABLE = (
     "CREATE TABLE answers (canary BOOLEAN, arm UTINYINT, at_us BIGINT, request UBIGINT, unit UBIGINT, "
     "weight_bp SMALLINT, prediction DOUBLE)"
 )
-_STABLE, _CANARY, _FALLBACK, _BYPASS, _SHADOW = range(len(ARMS))
+_STABLE, _CANARY, _FALLBACK, _SHADOW, _HOLDOUT = map(ARMS.index, ("stable", "canary", "fallback", "shadow", "holdout"))
 _FETCHED = 2048
 _NEVER_US = 2**62
 Place = tuple[int, int]
@@ -35,7 +35,7 @@ Place = tuple[int, int]
 # Of each request the first answer of either: a row may have been written twice, and callers may use an id again.
 _PAIRED = f"""
     SELECT s.at_us, s.request, s.unit, s.prediction AS stable, c.prediction AS canary
-    FROM (SELECT DISTINCT ON (request) * FROM answers WHERE NOT canary AND arm = {_STABLE} ORDER BY request, at_us) s
+    FROM (SELECT DISTINCT ON (request) * FROM answers WHERE NOT canary AND arm IN ({_STABLE}, {_HOLDOUT}) ORDER BY request, at_us) s
     JOIN (SELECT DISTINCT ON (request) * FROM answers WHERE canary AND arm = {_SHADOW} ORDER BY request, at_us) c
     USING (request)"""  # noqa: S608
 _UNITS = f"SELECT DISTINCT ON (unit) * FROM ({_PAIRED}) ORDER BY unit, at_us, request"  # noqa: S608
