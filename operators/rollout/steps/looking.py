@@ -99,7 +99,7 @@ class Looker:
 
     async def _renew(self) -> None:
         now = self._clock()
-        if self._watched.kind != "shadow" and now - self._renewed_at >= self._watched.lease_s / 4:
+        if now - self._renewed_at >= self._watched.lease_s / 4:
             await self._agent.renew(self._watched.model, self._watched.release_id)
             self._renewed_at = now
 
