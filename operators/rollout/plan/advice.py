@@ -45,15 +45,26 @@ class Advice:
             for index in sorted(self._bad)
         )
 
-    def for_all(self) -> Iterator[Remedy]:
-        """Give changes that mend the whole plan at once."""
+    def for_all(self, *, effect: float | None = None) -> Iterator[Remedy]:
+        """Give changes that mend the whole plan at once.
+
+        :param effect: share of failures on top that must be found before the promotion, too
+        """
+        every = range(len(self._outlook.phases))
+
+        def holds(outlook: Outlook) -> bool:
+            return _holds(outlook, every) and (effect is None or _finds(outlook, effect))
 
         def good(changed: Release) -> bool:
-            return self._good(changed, range(len(self._outlook.phases)))
+            return holds(Outlook(changed, self._outlook.load, like=self._outlook))
+
+        def good_at(rate_per_s: float) -> bool:
+            load = self._outlook.load.model_copy(update={"rate_per_s": rate_per_s})
+            return holds(Outlook(self._release, load, like=self._outlook))
 
         yield from self._longer(good)
         yield from self._wider(good, tuple(self._outlook.probers))
-        busier = least_good(lambda rate: self._good_at(rate), self._outlook.load.rate_per_s, _BUSIEST_PER_S)
+        busier = least_good(good_at, self._outlook.load.rate_per_s, _BUSIEST_PER_S)
         if busier is not None:
             yield Remedy(rate_per_s=rounded_up(busier, 2, _BUSIEST_PER_S))
 
@@ -74,10 +85,6 @@ class Advice:
 
     def _good(self, changed: Release, indices: range | list[int]) -> bool:
         return _holds(Outlook(changed, self._outlook.load, like=self._outlook), indices)
-
-    def _good_at(self, rate_per_s: float) -> bool:
-        load = self._outlook.load.model_copy(update={"rate_per_s": rate_per_s})
-        return _holds(Outlook(self._release, load, like=self._outlook), range(len(self._outlook.phases)))
 
     def _with_judge(self, **update: Any) -> Release:
         return self._release.model_copy(update={"judge": self._release.judge.model_copy(update=update)})
@@ -199,6 +206,14 @@ def shortcomings(outlook: Outlook, index: int) -> Iterator[str]:
 
 def _holds(outlook: Outlook, indices: range | list[int]) -> bool:
     return not any(True for i in indices if outlook.phases[i].kind != "watch" for _ in shortcomings(outlook, i))
+
+
+def _finds(outlook: Outlook, effect: float) -> bool:
+    """Return whether a regression of the failures is found before the promotion."""
+    prober = outlook.probers.get("failures")
+    last = max(index for index, phase in enumerate(outlook.phases) if phase.kind != "watch")
+    phase = outlook.phases[last]
+    return prober is None or prober.power(Part(phase, phase.max_wait_s), outlook.before(last), effect) >= SURE
 
 
 def refused(release: Release, load: Load) -> bool:

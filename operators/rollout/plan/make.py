@@ -5,21 +5,26 @@ from __future__ import annotations
 from operators.core.spec_release import Release
 from operators.rollout.plan.advice import Advice
 from operators.rollout.plan.outlook import Outlook, total_s
-from operators.rollout.plan.types import Plan
+from operators.rollout.plan.prober import SURE
+from operators.rollout.plan.types import Effect, Plan, Problem
 from operators.rollout.simulation.load import Load
 
 
-def plan(model: str, release: Release, load: Load, *, assumed: tuple[str, ...] = ()) -> Plan:
+def plan(
+    model: str, release: Release, load: Load, *, assumed: tuple[str, ...] = (), effect: float | None = None
+) -> Plan:
     """Return what a release takes, exposes and detects, and why it should not start like this, if so.
 
     :param model: its name
     :param load: the traffic, and how bad stable is
     :param assumed: which fields of the load nobody gave or measured
+    :param effect: share of the requests that fail on top; must be found before the promotion
     """
     outlook = Outlook(release, load)
     phases = tuple(outlook.describe(index) for index in range(len(outlook.phases)))
+    found = None if effect is None else outlook.found(effect)
     advice = Advice(outlook)
-    problems = advice.problems()
+    problems = advice.problems() + _unseen(found, outlook)
     return Plan(
         model=model,
         load=load,
@@ -30,6 +35,18 @@ def plan(model: str, release: Release, load: Load, *, assumed: tuple[str, ...] =
         promoted_s=total_s(phases),
         exposed_units=sum(phase.exposed_units for phase in phases if phase.kind == "step"),
         unplanned=outlook.unplanned,
+        effect=found,
         problems=problems,
-        remedies=tuple(advice.for_all()) if problems else (),
+        remedies=tuple(advice.for_all(effect=effect)) if problems else (),
     )
+
+
+def _unseen(found: Effect | None, outlook: Outlook) -> tuple[Problem, ...]:
+    """Say that a regression that was asked about may be promoted."""
+    if found is None:
+        return ()
+    steps = [one for one, phase in zip(found.phases, outlook.phases, strict=True) if phase.kind != "watch"]
+    if steps[-1].chance >= SURE:
+        return ()
+    text = f"failures: {found.points:g} points more would be found in {steps[-1].chance:.0%} of the releases, not in {SURE:.0%}"
+    return (Problem(phase=steps[-1].phase, text=text),)

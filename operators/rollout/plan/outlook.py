@@ -10,7 +10,7 @@ from operators.core.spec_release import Release
 from operators.rollout.plan.chance import at_most
 from operators.rollout.plan.expected import KINDS, Part
 from operators.rollout.plan.prober import SURE, Prober, smallest
-from operators.rollout.plan.types import GuardPlan, PhasePlan
+from operators.rollout.plan.types import Effect, Found, GuardPlan, PhasePlan
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
 
@@ -121,6 +121,18 @@ class Outlook:
             phase, lambda lasts_s: prober.fails_usually(Part(phase, lasts_s), before, 1.0), least_s=1e-3
         )
 
+    def found(self, effect: float) -> Effect | None:
+        """Return when a regression of the failures is found; None: there is no guard for it."""
+        prober = self.probers.get("failures")
+        if prober is None:
+            return None
+        phases = []
+        for index, phase in enumerate(self.phases):
+            found_s = self._first_s(phase, self._fails_by(prober, phase, effect))
+            chance = prober.power(Part(phase, phase.max_wait_s), self.before(index), effect)
+            phases.append(Found(phase=phase.name, found_s=found_s, chance=chance))
+        return Effect(points=100 * effect, phases=tuple(phases))
+
     def _guard(self, prober: Prober, index: int) -> GuardPlan:
         phase, before = self.phases[index], self.before(index)
         whole = Part(phase, phase.max_wait_s)
@@ -131,10 +143,14 @@ class Outlook:
             refuted_s=self._first_s(phase, lambda lasts_s: prober.refuted_usually(Part(phase, lasts_s))),
             refuted_chance=prober.refuted(whole),
             margin_power=prober.power(whole, before, effect),
-            margin_found_s=self._first_s(phase, lambda lasts_s: prober.fails_usually(Part(phase, lasts_s), (), effect)),
+            margin_found_s=self._first_s(phase, self._fails_by(prober, phase, effect)),
             detects_pct=_percent(alone),
             detects_with_earlier_pct=_percent(prober.detectable(whole, before) if before else alone),
         )
+
+    @staticmethod
+    def _fails_by(prober: Prober, phase: Phase, effect: float) -> Callable[[float], bool]:
+        return lambda lasts_s: prober.fails_usually(Part(phase, lasts_s), (), effect)
 
     def _harmed(self, guard: GuardPlan, name: str, phase: Phase) -> float:
         lasts_s = phase.max_wait_s if guard.margin_found_s is None else guard.margin_found_s

@@ -60,6 +60,28 @@ class PhasePlan(_Fact):
     guards: dict[str, GuardPlan]
 
 
+class Found(_Fact):
+    """What one phase sees of a regression.
+
+    :param found_s: until it has failed in half of the releases, if it is worse from this phase on; None: longer than max_wait
+    :param chance: that it has failed by the end of max_wait, if it was as bad in the phases before
+    """
+
+    phase: str
+    found_s: float | None
+    chance: float
+
+
+class Effect(_Fact):
+    """A regression that was asked about.
+
+    :param points: percentage points of the requests that fail on top
+    """
+
+    points: float
+    phases: tuple[Found, ...]
+
+
 class Remedy(_Fact):
     """A change with which the problem is gone.
 
@@ -101,5 +123,6 @@ class Plan(_Fact):
     promoted_s: float | None
     exposed_units: float
     unplanned: dict[str, str] = Field(default_factory=dict)
+    effect: Effect | None = None
     problems: tuple[Problem, ...] = ()
     remedies: tuple[Remedy, ...] = ()

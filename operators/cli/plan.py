@@ -1,0 +1,166 @@
+"""`taxiway plan` and `taxiway simulate`: what a release will do, before it does it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from operators.cli.traffic import add_arguments, load_of, spec_of
+from operators.core.errors import ConfigurationError
+from operators.core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from operators.rollout.simulation.runner import Setting
+
+_EXIT_FAILED, _EXIT_REFUSED = 1, 2
+_WIDTH = 140  # without a terminal
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    plan = commands.add_parser("plan", help="what a release will take, expose and detect; refuses what cannot work")
+    add_arguments(plan)
+    plan.add_argument(
+        "--effect", type=float, metavar="PCT", help="points more failures that must be found before the promotion"
+    )
+    plan.set_defaults(run=run_plan)
+    simulate = commands.add_parser("simulate", help="run a release many times, without services, against failures")
+    add_arguments(simulate)
+    simulate.add_argument("--scenario", action="append", metavar="NAME[=VALUE]", help="default: all, see the output")
+    simulate.add_argument("--releases", type=int, default=500, metavar="N", help="of each scenario (default: 500)")
+    simulate.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same releases")
+    simulate.add_argument(
+        "--traffic", type=Path, metavar="FILE", help="CSV or Parquet of real requests: t, unit, failed, slow"
+    )
+    simulate.add_argument(
+        "--burst", type=float, default=0.0, metavar="V", help="variance of the rate over its mean's square"
+    )
+    simulate.add_argument("--daily", type=float, default=0.0, metavar="PCT", help="swing of the rate over a day")
+    simulate.add_argument("--label-share", type=float, metavar="PCT", help="requests that get a label (default: none)")
+    simulate.add_argument(
+        "--label-delay", type=float, default=60.0, metavar="S", help="until the label comes (default: 60)"
+    )
+    simulate.add_argument(
+        "--disagree", type=float, default=6.0, metavar="PCT", help="pairs with one wrong answer (default: 6)"
+    )
+    simulate.add_argument(
+        "--look", type=float, default=1.0, metavar="S", help="between two looks of the judge (default: 1)"
+    )
+    simulate.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
+    )
+    simulate.set_defaults(run=run_simulate)
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """Plan a release.
+
+    :raises ConfigurationError: the spec or an option is wrong
+    """
+    from operators.rollout.plan import plan
+    from operators.rollout.plan.text import rendered
+
+    spec = spec_of(options.model)
+    load, assumed = load_of(options, spec)
+    if options.effect is not None and not 0 < options.effect <= 100:
+        raise ConfigurationError(f"--effect {options.effect:g}: percentage points above 0 and up to 100")
+    effect = None if options.effect is None else options.effect / 100
+    made = plan(spec.name, spec.release, load, assumed=assumed, effect=effect)
+    print(made.model_dump_json(indent=2) if options.json else rendered(made, width=_width()))
+    return _EXIT_REFUSED if made.problems else 0
+
+
+def run_simulate(options: argparse.Namespace) -> int:
+    """Simulate releases. Fails if identical versions are rolled back more often than alpha allows.
+
+    :raises ConfigurationError: the spec or an option is wrong
+    """
+    from operators.rollout.simulation.report import summarise
+    from operators.rollout.simulation.runner import simulate
+    from operators.rollout.simulation.scenarios import DEFAULT_SCENARIOS, scenario
+    from operators.rollout.simulation.text import rendered
+
+    _check(options)
+    spec = spec_of(options.model)
+    setting = _setting(options, spec)
+    summaries = []
+    for text in options.scenario or DEFAULT_SCENARIOS:
+        batch = simulate(setting, scenario(text), releases=options.releases, seed=options.seed, jobs=options.jobs)
+        summaries.append(summarise(batch, setting.load))
+    alpha = spec.release.judge.alpha
+    if options.json:
+        found = {
+            "model": spec.name,
+            "alpha": alpha,
+            "seed": options.seed,
+            "load": setting.load.model_dump(),
+            "scenarios": [one.model_dump() for one in summaries],
+        }
+        print(json.dumps(found, indent=2))
+    else:
+        print(rendered(summaries, alpha=alpha, width=_width()))
+    too_many = [one.scenario for one in summaries if one.false_alarms is not None and one.false_alarms.low > alpha]
+    if too_many:
+        print(f"taxiway: more false rollbacks than alpha allows: {', '.join(too_many)}", file=sys.stderr)
+    return _EXIT_FAILED if too_many else 0
+
+
+def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
+    from operators.rollout.plan.text import traffic
+    from operators.rollout.simulation.feeds import Pattern
+    from operators.rollout.simulation.labels import Labelling
+    from operators.rollout.simulation.recorded import read_recording
+    from operators.rollout.simulation.runner import Setting
+
+    if options.traffic is not None:
+        recording = read_recording(options.traffic, spec.release.judge.slow)
+        load, assumed = recording.load(), ()
+    else:
+        recording = None
+        load, assumed = load_of(options, spec)
+    if not options.json:
+        print(f"{spec.name}: {options.releases:,} releases of each scenario. Traffic: {traffic(load, assumed)}\n")
+    labelling = None
+    if options.label_share is not None:
+        labelling = Labelling(
+            share=options.label_share / 100, delay_s=options.label_delay, disagree=options.disagree / 100
+        )
+    return Setting(
+        release=spec.release,
+        load=load,
+        pattern=Pattern(options.burst, options.daily / 100),
+        recording=recording,
+        labelling=labelling,
+        look_s=options.look,
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse numbers that make no sense.
+
+    :raises ConfigurationError: one of them
+    """
+    bounds = {
+        "releases": (1, 1_000_000),
+        "seed": (0, 2**63),
+        "burst": (0, 100),
+        "daily": (0, 100),
+        "label_share": (0, 100),
+        "label_delay": (0, 1e9),
+        "disagree": (0.001, 100),
+        "look": (0.01, 3600),
+        "jobs": (1, 1024),
+    }
+    for name, (low, high) in bounds.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise ConfigurationError(f"--{name.replace('_', '-')} {value:g}: must be from {low:g} to {high:g}")
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stdout.isatty() else _WIDTH

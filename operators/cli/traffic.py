@@ -1,0 +1,131 @@
+"""Which traffic is planned for or simulated: given, recorded, measured at the edge, or assumed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from operators.cli import environment, supervisor
+from operators.cli.config import Stack
+from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.loader import INCLUDE, load_spec
+from operators.core.spec import ModelSpec
+from operators.rollout.simulation.load import Load
+
+_MEASURED_FOR_S = 3.0
+_ENOUGH = 200  # requests before a share of them is believed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model and which traffic."""
+    parser.add_argument("model", help="name of a model in include/models, or path of a spec")
+    parser.add_argument("--rate", type=float, metavar="R", help="requests a second (default: measured, else 20)")
+    parser.add_argument(
+        "--error-rate", type=float, metavar="PCT", help="%% of stable's that fail (default: measured, else 0.5)"
+    )
+    parser.add_argument(
+        "--slow-rate", type=float, metavar="PCT", help="%% of stable's that are slow (default: measured, else 1)"
+    )
+    parser.add_argument("--units", type=int, metavar="N", help="distinct callers (default: each request is one)")
+    parser.add_argument(
+        "--skew", type=float, metavar="S", help="exponent of Zipf's law of the callers' requests (default: 1)"
+    )
+    parser.add_argument(
+        "--like", type=Path, metavar="FILE", help="the ledger's record of a verdict: traffic as there was then"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def spec_of(model: str) -> ModelSpec:
+    """Return the spec of a model.
+
+    :param model: a name, or a path
+    :raises ConfigurationError: there is none
+    """
+    path = Path(model)
+    if path.suffix not in (".yaml", ".yml"):
+        path = INCLUDE / "models" / f"{model}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+            raise ConfigurationError(f"no model {model!r}; known: {known or 'none'}; or give the path of a spec")
+    return load_spec(path)
+
+
+def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[str, ...]]:
+    """Return the traffic, and the names of what was assumed of it.
+
+    :raises ConfigurationError: an option is out of its range
+    """
+    given: dict[str, Any] = {
+        "rate_per_s": options.rate,
+        "error_rate": _share(options.error_rate),
+        "slow_rate": _share(options.slow_rate),
+        "units": options.units,
+        "skew": options.skew,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    wanted = {"rate_per_s", "error_rate", "slow_rate"} - given.keys()
+    known = _like(options.like, spec) if options.like else _measured(spec.name) if wanted else {}
+    try:
+        load = Load(**{**known, **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}; got {first['input']}") from None
+    assumed = sorted(wanted - known.keys())
+    return load, (*assumed, *(["units"] if load.units is None and spec.release.unit is not None else []))
+
+
+def _share(percent: float | None) -> float | None:
+    return None if percent is None else percent / 100
+
+
+def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
+    from operators.rollout.simulation.recorded import load_like
+
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        load = load_like(json.loads(text), holdout_share=spec.release.holdout_pct / 100)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"--like {path}: not the JSON of a verdict with `evidence` and `elapsed_s`: {str(error).splitlines()[0]}"
+        ) from None
+    return load.model_dump(include={"rate_per_s", "error_rate", "slow_rate"})
+
+
+def _measured(model: str) -> dict[str, float]:
+    """Look at the edge twice; what it cannot say is left out."""
+    from operators.rollout.client import Agent
+    from operators.rollout.reading import Row
+
+    if not os.environ.get("TAXIWAY_AGENT_URL"):
+        if not supervisor.is_up():
+            return {}
+        os.environ.update(environment.services(Stack.running()))
+    try:
+        agent = Agent()
+        begun, first = time.monotonic(), agent.counters(model)
+        time.sleep(_MEASURED_FOR_S)
+        last, lasted_s = agent.counters(model), time.monotonic() - begun
+    except TaxiwayError as error:
+        print(f"taxiway: the edge was not asked for its traffic: {error}", file=sys.stderr)
+        return {}
+
+    def total(rows: tuple[Row, ...], name: str, arm: str | None = None) -> int:
+        return sum(getattr(row, name) for row in rows if row.arm != "shadow" and arm in (None, row.arm))
+
+    known: dict[str, float] = {}
+    gained = total(last.rows, "requests") - total(first.rows, "requests")
+    if last.since == first.since and gained > 0:
+        known["rate_per_s"] = gained / lasted_s
+    requests = total(last.rows, "requests", "stable")
+    if requests >= _ENOUGH:
+        known["error_rate"] = min(total(last.rows, "failures", "stable") / requests, 0.999)
+        known["slow_rate"] = min(total(last.rows, "slow", "stable") / requests, 0.999)
+    return known
