@@ -49,49 +49,53 @@ class Guard:
             said = "a valid token is required: send the header `Authorization: Bearer $TAXIWAY_AGENT_TOKEN`"
             await _answer(send, 401, said, [(b"www-authenticate", b"Bearer")])
             return
-        began = _Began(send)
+        said = f"the body is larger than {self._body_bytes} bytes, which is all that is read here"
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._body_bytes:
+            await _answer(send, 413, said, [(b"connection", b"close")])
+            return
+        answer = _OneAnswer(send)
         try:
-            limited = self._limited(receive, headers.get(b"content-length", b""))
-            await asyncio.wait_for(self._app(scope, limited, began), self._answer_s)
+            await asyncio.wait_for(self._app(scope, self._limited(receive, answer, said), answer), self._answer_s)
         except _TooLargeError:
-            await began.refuse(413, f"the body is larger than {self._body_bytes} bytes, which is all that is read here")
+            await answer.refuse(413, said)
         except TimeoutError:
-            await began.refuse(
-                503, f"{scope['path']} took longer than {self._answer_s:g} s: Ray or an edge is slow; try again"
-            )
+            slow = f"{scope['path']} took longer than {self._answer_s:g} s: Ray or an edge is slow; try again"
+            await answer.refuse(503, slow)
 
     def _knows(self, header: bytes) -> bool:
         scheme, _, given = header.partition(b" ")
         return hmac.compare_digest(given, self._token) and scheme.lower() == b"bearer"
 
-    def _limited(self, receive: _Receive, length: bytes) -> _Receive:
+    def _limited(self, receive: _Receive, answer: _OneAnswer, said: str) -> _Receive:
         taken = 0
 
         async def limited() -> MutableMapping[str, Any]:
             nonlocal taken
-            if length.isdigit() and int(length) > self._body_bytes:
-                raise _TooLargeError
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._body_bytes:
+                await answer.refuse(413, said)  # whoever reads the body may hide the exception
                 raise _TooLargeError
             return message
 
         return limited
 
 
-class _Began:
-    """Remembers whether an answer has begun: nothing else can be said then."""
+class _OneAnswer:
+    """Lets the first answer through, and nothing after a refusal."""
 
     def __init__(self, send: _Send) -> None:
-        self._send, self._began = send, False
+        self._send, self._began, self._refused = send, False, False
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
-        self._began = True
-        await self._send(message)
+        if not self._refused:
+            self._began = True
+            await self._send(message)
 
     async def refuse(self, status: int, problem: str) -> None:
-        if not self._began:
+        if not self._began and not self._refused:
+            self._refused = True
             await _answer(self._send, status, problem, [(b"connection", b"close")])
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from ray_jobs.edge import Route
 
@@ -28,6 +28,12 @@ class Unit(Closed):
 
     header: str | None = Field(None, min_length=1, max_length=64, description="name of a request header")
     field: str | None = Field(None, min_length=1, max_length=250, description="names in the JSON body, joined by dots")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.header is None) == (self.field is None):
+            raise ValueError("give either `header` or `field`")
+        return self
 
     @model_serializer
     def _only_what_is_set(self) -> dict[str, str]:

@@ -26,6 +26,7 @@ from ray_jobs.agent.link import Link
 from ray_jobs.agent.server import Server, listen
 from ray_jobs.agent.wire import AppState
 from ray_jobs.edge import Edge, EdgeConfig
+from ray_jobs.edge.files import write
 
 TOKEN = "secret-of-the-test"
 MODEL = "flights"
@@ -99,7 +100,7 @@ class Versions:
 
     def put(self, name: str, status: str | None) -> None:
         states = {known: state.status for known, state in self.states().items()}
-        self._path.write_text(json.dumps({k: v for k, v in {**states, name: status}.items() if v}))
+        write(self._path, json.dumps({k: v for k, v in {**states, name: status}.items() if v}), durable=False)
 
 
 class Api:
