@@ -1,0 +1,53 @@
+"""What a command needs to reach the services: the caller's environment or, without one, the stack that runs here."""
+
+from __future__ import annotations
+
+import getpass
+import os
+
+from operators.cli import environment
+from operators.cli.config import Stack
+from operators.core.errors import ConfigurationError
+from operators.core.ledger import Ledger
+from operators.core.settings import setting
+from operators.rollout.controller import Controller
+
+
+def use_stack() -> None:
+    """Take the addresses of the running stack, unless the environment has some.
+
+    :raises ConfigurationError: there are neither
+    """
+    if os.environ.get("TAXIWAY_LEDGER_URL"):
+        return
+    os.environ.update(environment.services(Stack.running()))
+
+
+def ledger() -> Ledger:
+    """Open the ledger."""
+    use_stack()
+    return Ledger(setting("TAXIWAY_LEDGER_URL", "SQLAlchemy URL of the ledger's PostgreSQL database"))
+
+
+def controller(model: str) -> Controller:
+    """Open what moves a model."""
+    use_stack()
+    return Controller(model)
+
+
+def actor() -> str:
+    """Return who runs this command, for the ledger."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def require_reason(text: str) -> str:
+    """Return a reason that says something.
+
+    :raises ConfigurationError: it does not
+    """
+    if len(text.strip()) < 3:
+        raise ConfigurationError("--reason is kept in the ledger: say in a few words why")
+    return text.strip()

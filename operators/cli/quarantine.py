@@ -1,0 +1,73 @@
+"""`taxiway quarantine`: which versions a release has rejected, and how one is let out."""
+
+from __future__ import annotations
+
+import argparse
+from uuid import uuid4
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("quarantine", help="versions that were rejected, and are not released again")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="what is in quarantine")
+    listed.add_argument("model", nargs="?", help="default: every model")
+    listed.set_defaults(run=run_list)
+    for name, run, said in (
+        ("lift", run_lift, "let a version be released again, and others with the same model"),
+        ("put", run_put, "keep a version from being released"),
+    ):
+        one = actions.add_parser(name, help=said)
+        one.add_argument("model")
+        one.add_argument("version")
+        one.add_argument("--reason", required=True, help="kept in the ledger with your name")
+        one.set_defaults(run=run)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print what is in quarantine."""
+    from operators.cli import connect
+    from operators.rollout.quarantine import LIFTED, QUARANTINED, standing
+
+    ledger = connect.ledger()
+    try:
+        for model in [options.model] if options.model else ledger.models():
+            for one in standing(ledger.entries(model, kind=(QUARANTINED, LIFTED))):
+                print(f"{model} {one.version}  {one.at:%Y-%m-%d %H:%M} UTC  {one.reason}")
+    finally:
+        ledger.close()
+    return 0
+
+
+def run_lift(options: argparse.Namespace) -> int:
+    """Let a version out; return 1 if it was not in quarantine."""
+    from operators.cli import connect
+
+    reason, to = connect.require_reason(options.reason), connect.controller(options.model)
+    try:
+        to.registry.find(options.model, options.version)
+        row = to.quarantine.lift(
+            options.version, by=connect.actor(), reason=reason, key=f"{options.model}/lifted/{uuid4().hex}"
+        )
+    finally:
+        to.close()
+    if row is None:
+        print(f"version {options.version} of {options.model} is not in quarantine")
+        return 1
+    print(f"version {options.version} of {options.model} may be released again")
+    return 0
+
+
+def run_put(options: argparse.Namespace) -> int:
+    """Keep a version from being released."""
+    from operators.cli import connect
+
+    reason, to = connect.require_reason(options.reason), connect.controller(options.model)
+    try:
+        to.registry.find(options.model, options.version)
+        key = f"{options.model}/quarantined/{uuid4().hex}"
+        to.quarantine.put(options.version, f"{connect.actor()}: {reason}", key=key)
+    finally:
+        to.close()
+    print(f"version {options.version} of {options.model} will not be released")
+    return 0

