@@ -33,11 +33,11 @@ Place = tuple[int, int]
 """Time in microseconds and hash of a request: where it stands in the order of the answers."""
 
 # Of each request the first answer of either: a row may have been written twice, and callers may use an id again.
+_FIRSTS = "SELECT DISTINCT ON (request) * FROM answers WHERE {} ORDER BY request, at_us"
 _PAIRED = f"""
     SELECT s.at_us, s.request, s.unit, s.prediction AS stable, c.prediction AS canary
-    FROM (SELECT DISTINCT ON (request) * FROM answers WHERE NOT canary AND arm IN ({_STABLE}, {_HOLDOUT}) ORDER BY request, at_us) s
-    JOIN (SELECT DISTINCT ON (request) * FROM answers WHERE canary AND arm = {_SHADOW} ORDER BY request, at_us) c
-    USING (request)"""  # noqa: S608
+    FROM ({_FIRSTS.format(f"NOT canary AND arm IN ({_STABLE}, {_HOLDOUT})")}) s
+    JOIN ({_FIRSTS.format(f"canary AND arm = {_SHADOW}")}) c USING (request)"""  # noqa: S608
 _UNITS = f"SELECT DISTINCT ON (unit) * FROM ({_PAIRED}) ORDER BY unit, at_us, request"  # noqa: S608
 _BOTH = f"""
     SELECT 0 AS span, false AS canary, unit, at_us, request, stable AS prediction FROM ({_PAIRED})
