@@ -1,13 +1,19 @@
-"""What a person does to a running model: `rollback`; and what releases leave to be done later: `retire`."""
+"""What a person does to a running model: `rollback`; what releases leave for later: `retire`; what crashes leave: `reconcile`."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param
+from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.core.loader import load_specs
-from operators.rollout.upkeep.operators import RetireOperator, ReturnToOperator, ScheduleRetirementOperator
+from operators.rollout.upkeep.operators import (
+    ReconcileOperator,
+    RetireOperator,
+    ReturnToOperator,
+    ScheduleRetirementOperator,
+)
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
 _MODELS = [spec.name for spec in load_specs()[0]]
@@ -63,3 +69,25 @@ with DAG(
     RetireOperator(
         task_id="retire", model="{{ params.model }}", version="{{ params.version }}", after_s="{{ params.after_s }}"
     )
+
+with DAG(
+    dag_id="reconcile",
+    description="End what a crash has left between promoted and rolled back; releases that are under way are left alone",
+    schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC", run_immediately=True),
+    start_date=datetime(2020, 1, 1, tzinfo=UTC),
+    catchup=False,
+    is_paused_upon_creation=False,
+    max_active_runs=1,
+    default_args=_RETRY,
+    tags=["taxiway"],
+    params={
+        "model": Param(
+            "",
+            type="string",
+            enum=["", *_MODELS],
+            title="Model",
+            description="Empty: all that the ledger or the edge knows.",
+        )
+    },
+) as reconcile:
+    ReconcileOperator(task_id="reconcile", model="{{ params.model }}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.errors import RejectedError, ServiceRefusedError, TaxiwayError
+from operators.core.loader import load_specs
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
 from operators.rollout.triggers import DeployTrigger
 
@@ -117,3 +118,66 @@ class RetireOperator(BaseOperator):
         if not controller_of(self.model).retire(context["run_id"], self.version):
             raise AirflowSkipException(f"version {self.version} has traffic again")
         return self.version
+
+
+class ReconcileOperator(BaseOperator):
+    """Bring every model to an end after a crash: promoted or rolled back, with ledger, traffic and alias agreed.
+
+    Releases that are under way are left alone.
+
+    :param model: one model only; empty means all (templated)
+    :return: what was done, by model; models where there was nothing to do are left out
+    :raises AirflowFailException: something is left that only a person can mend
+    """
+
+    template_fields: Sequence[str] = ("model",)
+
+    def __init__(self, *, model: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+
+    def execute(self, context: Any) -> dict[str, list[str]]:
+        """Reconcile one model after another; one that fails does not keep the others waiting."""
+        from operators.core.ledger import Ledger
+        from operators.core.settings import Settings
+        from operators.rollout import reconciler
+        from operators.rollout.client import Agent
+
+        ledger, agent = Ledger(Settings.load().ledger_url), Agent()
+        reconciler.copy_journal(ledger, agent)
+        done: dict[str, list[str]] = {}
+        problems: list[str] = []
+        for model in [self.model] if self.model else reconciler.models(ledger, agent):
+            try:
+                report = reconciler.Reconciler(
+                    controller_of(model), alive=self._is_alive(model, context), keep_warm_s=_keep_warm_s(model)
+                ).run()
+            except TaxiwayError as error:
+                problems.append(f"{model}: {error}")
+                continue
+            for action in report.actions:
+                self.log.info("%s: %s %s, because %s", model, action.do, action.version or "", action.why)
+            if report.actions:
+                done[model] = [f"{action.do} {action.version or ''}".strip() for action in report.actions]
+            if report.problem:
+                problems.append(f"{model}: {report.problem}")
+        if problems:
+            raise AirflowFailException("; ".join(problems))
+        return done
+
+    @staticmethod
+    def _is_alive(model: str, context: Any) -> Callable[[str], bool]:
+        """Ask Airflow whether a release's run is under way; one that nobody knows is not."""
+
+        def alive(run_id: str) -> bool:
+            under_way = ["queued", "running"]
+            return bool(context["ti"].get_dr_count(dag_id=f"{model}.release", run_ids=[run_id], states=under_way))
+
+        return alive
+
+
+def _keep_warm_s(model: str) -> float:
+    """Return what the model's spec says; a model without a spec keeps nothing for longer than the others."""
+    specs = load_specs()[0]
+    longest_s = max((spec.release.keep_warm_s for spec in specs), default=3600.0)
+    return next((spec.release.keep_warm_s for spec in specs if spec.name == model), longest_s)
