@@ -45,7 +45,7 @@ core.register_action("mirror", { "http-req" }, function(txn)
     if not txn:get_var("txn.anonymous") then
         headers["x-taxiway-unit"] = { txn:get_var("txn.unit") }
     end
-    local url = "http://127.0.0.1" .. txn.sf:path()
+    local url = "http://127.0.0.1" .. txn.sf:pathq()
     core.register_task(function()
         local client = core.httpclient()
         pcall(client.post, client, {

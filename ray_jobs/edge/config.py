@@ -70,8 +70,8 @@ class EdgeConfig:
             raise ConfigurationError("edge: fallback_body_bytes is greater than max_body_bytes")
         for name in ("certificate", "tokens"):
             path = getattr(self, name)
-            if path is not None and not Path(path).is_file():
-                raise ConfigurationError(f"edge: {name}: there is no file {path}")
+            if path is not None and not (path.is_absolute() and path.is_file()):
+                raise ConfigurationError(f"edge: {name}: there is no file {path}; give a whole path")
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the template expands, without the edge's id."""
@@ -85,7 +85,7 @@ class EdgeConfig:
             "UNITS": self.units,
             "BREAKER_FAILURES": self.breaker_failures,
             "BREAKER_S": self.breaker_s,
-            "CERTIFICATE": None if self.certificate is None else Path(self.certificate).absolute(),
+            "CERTIFICATE": self.certificate,
             "TOKENS": None if self.tokens is None else "yes",
             "RATE": self.requests_per_s,
         }

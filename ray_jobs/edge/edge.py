@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Literal
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from ray_jobs.edge import process
+from ray_jobs.edge.access import Access
 from ray_jobs.edge.config import EdgeConfig
 from ray_jobs.edge.counters import Counters, read_counters, read_in_flight
 from ray_jobs.edge.files import locked, write
@@ -40,10 +42,13 @@ class Edge:
         self.config = config
         self._dir = Path(config.state_dir).absolute()
         self._runtime = Runtime(self._dir / _SOCKET)
+        self._access = Access(self._dir, config.tokens, config.certificate)
         self._thread_lock = threading.RLock()
 
     def start(self) -> None:
         """Start HAProxy, or attach to the one that runs with this state directory, and give it the saved routes.
+
+        Tokens and a certificate that have changed are taken over, too.
 
         :raises ConfigurationError: if one runs with other settings
         :raises ServiceError: if HAProxy does not start; the message has its own words
@@ -57,6 +62,7 @@ class Edge:
                 raise ConfigurationError(
                     f"an edge with other settings or another haproxy.cfg runs in {self._dir}; stop it first"
                 )
+            self._access.refresh(self._runtime)
             self._push(self._saved())
 
     def stop(self) -> None:
@@ -76,6 +82,10 @@ class Edge:
         host, _, port = self.config.bind.rpartition(":")
         host = "127.0.0.1" if host in ("*", "0.0.0.0") else host.strip("[]")  # noqa: S104 - compared, not bound
         connection = http.client.HTTPConnection(host, int(port), timeout=_READY_TIMEOUT_S)
+        if self.config.certificate is not None:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether it answers is asked
+            connection = http.client.HTTPSConnection(host, int(port), timeout=_READY_TIMEOUT_S, context=context)
         try:
             connection.request("GET", "/v2/health/ready")
             return connection.getresponse().status == http.HTTPStatus.OK
@@ -213,6 +223,7 @@ class Edge:
     def _launch(self, settings: dict[str, str]) -> None:
         self._saved()  # a map that cannot be read is reported before HAProxy sees it
         (self._dir / _MAP).touch(mode=0o600)
+        self._access.prepare()
         process.launch(self._dir, self.config.template, self.config.environment())
         if self._runtime.pid() is None:
             raise ServiceError(f"HAProxy started on {self.config.bind} and does not answer on its runtime socket")

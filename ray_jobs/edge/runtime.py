@@ -83,6 +83,17 @@ class Runtime:
             self.tell(f"add map @{match[1]} {name} <<\n{text}\n")
         self.tell(f"commit map @{match[1]} {name}")
 
+    def replace_certificate(self, name: str, pem: str) -> None:
+        """Replace a certificate and its key. Connections that are open keep the old one.
+
+        :raises ServiceError: if HAProxy does not take it
+        """
+        text = "\n".join(line for line in pem.splitlines() if line.strip())  # a blank line would end the command
+        self.ask(f"set ssl cert {name} <<\n{text}\n")
+        answer = self.ask(f"commit ssl cert {name}")
+        if "Success" not in answer:
+            raise ServiceError(f"HAProxy refused the certificate {name}: {answer.strip()}")
+
 
 def _read_all(client: socket.socket, deadline: float) -> str:
     """Read until the other side closes, up to a deadline for the whole."""

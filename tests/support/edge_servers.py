@@ -30,7 +30,7 @@ def split(weight_bp: int, **values: Any) -> Route:
 
 
 class Versions(ThreadingHTTPServer):
-    """What Ray Serve is to the edge. ``behaviour[version]`` is a status, or close, cut, forget, hang, slow."""
+    """What Ray Serve is to the edge. ``behaviour[version]`` is a status, or close, cut, forget, hang, slow, stream."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -38,6 +38,7 @@ class Versions(ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         self.behaviour: dict[str, int | str] = {}
         self.asked: dict[str, list[str]] = defaultdict(list)
+        self.requests: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.connections: list[socket.socket] = []
         super().__init__(("127.0.0.1", port), Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -87,12 +88,16 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour == "forget":
             behaviour = 404
             del self.server.behaviour[version]
+        if behaviour == "stream":
+            return self._stream()
         if behaviour == "hang":
             time.sleep(CANARY_TIMEOUT_S + 0.2)
         if behaviour == "slow":
             time.sleep(SLOW_S)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = json.dumps({"version": version, "path": self.path, "bytes": len(body), "headers": headers})
+        said = {"version": version, "path": self.path, "bytes": len(body), "headers": headers}
+        self.server.requests[version].append(said)
+        answer = json.dumps(said)
         self.send_response(behaviour if isinstance(behaviour, int) else 200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -100,6 +105,16 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer[:5].encode())
             return self._break_off()
         self.wfile.write(answer.encode())
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for i in range(3):
+            self.wfile.write(f"1\r\n{i}\r\n".encode())
+            self.wfile.flush()
+            time.sleep(0.1)
+        self.wfile.write(b"0\r\n\r\n")
 
     def _break_off(self) -> None:
         self.wfile.flush()

@@ -1,0 +1,121 @@
+"""The edge: a shadow gets copies, and whatever it does changes nothing for callers."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from ray_jobs.edge import Counters, Edge
+from tests.support.edge_servers import MODEL, Answer, Caller, Versions, bucket, split
+
+
+def mirror(edge: Edge, **values: Any) -> None:
+    edge.set_route(split(**{"weight_bp": 0, "shadow": "5", "shadow_bp": 10_000} | values))
+
+
+def shadow(edge: Edge, requests: int) -> Counters:
+    """Return the shadow's row once it has so many requests."""
+    deadline = time.monotonic() + 5
+    while True:
+        row = next((row for row in edge.counters(MODEL) if row.arm == "shadow"), None)
+        if row is not None and row.requests + row.dropped >= requests:
+            return row
+        assert time.monotonic() < deadline, row
+        time.sleep(0.02)
+
+
+def test_the_copy_has_the_same_id_unit_and_body(edge: Edge, call: Caller, versions: Versions) -> None:
+    mirror(edge)
+    body = b'{"inputs": "' + b"x" * 100_000 + b'"}'
+    answer = call(
+        body=body, path=f"/v2/models/{MODEL}/infer?trace=1", X_Taxiway_Unit="somebody", Content_Type="application/json"
+    )
+    assert (answer.version, answer.arm) == ("3", "stable")
+    assert shadow(edge, 1).failures == 0
+    assert versions.asked[answer.request_id] in (["3", "5"], ["5", "3"])
+    copy = versions.requests["5"][0]
+    assert copy["bytes"] == len(body)
+    assert copy["path"] == f"/{MODEL}/5/v2/models/{MODEL}/infer?trace=1"
+    sent = {name: copy["headers"][name] for name in ("x-taxiway-arm", "x-taxiway-unit", "content-type")}
+    assert sent == {"x-taxiway-arm": "shadow", "x-taxiway-unit": "somebody", "content-type": "application/json"}
+    assert "x-taxiway-route" not in copy["headers"]
+
+
+def test_the_sample_is_by_unit(edge: Edge, call: Caller, versions: Versions) -> None:
+    mirror(edge, shadow_bp=3_000)
+    units = [f"unit-{i}" for i in range(40)]
+    for unit in units:
+        call(X_Taxiway_Unit=unit)
+    expected = {unit for unit in units if bucket(MODEL, unit) < 3_000}
+    shadow(edge, len(expected))
+    time.sleep(0.1)
+    assert {copy["headers"]["x-taxiway-unit"] for copy in versions.requests["5"]} == expected
+
+
+def test_what_stable_does_not_answer_is_not_copied(edge: Edge, call: Caller, versions: Versions) -> None:
+    mirror(edge, weight_bp=10_000, testers=True)
+    call()
+    call(X_Taxiway_Version="3")
+    call(body=b"x" * (edge.config.fallback_body_bytes + 1))
+    call("GET", f"/v2/models/{MODEL}")
+    mirror(edge, lease_s=0.1)
+    time.sleep(0.15)
+    call()  # and nothing after the lease has ended
+    time.sleep(0.2)
+    assert not versions.requests["5"]
+
+
+@pytest.mark.parametrize("behaviour", [500, 404, "close", "cut", "hang", "slow"])
+def test_a_shadow_that_fails_changes_nothing_for_callers(
+    edge: Edge, call: Caller, versions: Versions, behaviour: int | str
+) -> None:
+    def times_ms() -> list[float]:
+        took = []
+        for _ in range(60):
+            began = time.perf_counter()
+            assert call().version == "3"
+            took.append((time.perf_counter() - began) * 1000)
+        return took
+
+    edge.set_route(split(0))
+    without = times_ms()
+    mirror(edge, shadow_max_in_flight=8)
+    versions.behaviour["5"] = behaviour
+    beside = times_ms()
+    assert statistics.median(beside) < statistics.median(without) + 5
+    row = shadow(edge, 60)
+    expected = 0 if behaviour == "slow" else row.requests
+    assert row.failures == expected
+    assert row.requests + row.dropped == 60
+    if behaviour in ("hang", "slow"):
+        assert row.dropped >= 40
+    assert next(row for row in edge.counters(MODEL) if row.arm == "edge").failures == 0
+
+
+def test_copies_are_bounded_and_stop_nobody(edge: Edge, versions: Versions) -> None:
+    mirror(edge, shadow_max_in_flight=3)
+    versions.behaviour["5"] = "hang"
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        caller = Caller(edge)
+        answers.extend(caller(body=b"x" * 200_000) for _ in range(10))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert edge.in_flight(MODEL).get("5", 0) <= 3
+        time.sleep(0.01)
+    assert {answer.status for answer in answers} == {200}
+    assert shadow(edge, 40).dropped >= 34
+    # What is over comes to an end, and makes room.
+    time.sleep(1.0)
+    versions.behaviour["5"] = 200
+    dropped = shadow(edge, 40).dropped
+    Caller(edge)()
+    assert shadow(edge, 41).dropped == dropped
