@@ -38,7 +38,7 @@ def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
 
     # Chosen anew each time, so that two edges, or an old one that drains, never meet in a loopback socket.
     environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": secrets.token_hex(8), **environment}
-    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", "haproxy.cfg", "-p", _PID]
+    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _PID]
     for name, text in files(template).items():
         write(folder / name, text, durable=False)
     # A file and not a pipe: the daemon could keep a pipe open for good.
