@@ -99,6 +99,7 @@ def run_simulate(options: argparse.Namespace) -> int:
             "alpha": alpha,
             "seed": options.seed,
             "load": setting.load.model_dump(),
+            "left_out": setting.left_out,
             "scenarios": [one.model_dump() for one in summaries],
         }
         print(json.dumps(found, indent=2))
@@ -130,7 +131,7 @@ def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
         labelling = Labelling(
             share=options.label_share / 100, delay_s=options.label_delay, disagree=options.disagree / 100
         )
-    return Setting(
+    setting = Setting(
         release=spec.release,
         load=load,
         pattern=Pattern(options.burst, options.daily / 100),
@@ -138,6 +139,9 @@ def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
         labelling=labelling,
         look_s=options.look,
     )
+    if setting.left_out and not options.json:
+        print(f"Not simulated: {', '.join(setting.left_out)}. (Labels are, with --label-share.)\n")
+    return setting
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -133,7 +133,7 @@ def _points(value: float | None) -> str:
 def _closing(plan: Plan) -> list[str]:
     harmed = ", ".join(f"{phase.harmed_requests:,.1f} at {phase.name}" for phase in plan.phases if phase.kind == "step")
     lines = [
-        "¹ smallest regression that is found in 80 % of the releases, within max wait; ² with what the phases before have seen of it.",
+        "¹ smallest regression that is found in 80 % of the releases within max wait; ² if the phases before had it, too.",
         "Times are those of half of the releases; expected ones are means, for a version like stable.",
         f"If it were worse by a step's margin, requests that go badly until it is found: {harmed}.",
         "Callers do not see a failure of the canary: stable answers instead.",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Outcome, Period
-from operators.rollout.judge import judge
-from operators.rollout.simulation.feeds import ARM_COLUMNS, CANARY_BAD, CANARY_REQUESTS, Feed
+from operators.rollout.evidence import Outcome, Period
+from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_REQUESTS, CANARY_UNITS, Feed
+from operators.rollout.simulation.judged import GO_ON, Clock, Judged, Look, Verdict
 from operators.rollout.simulation.labels import LabelFeed
 from operators.rollout.simulation.phases import Phase
+from operators.rollout.simulation.screen import first_verdict
 
 _FIRST_BLOCK, _LONGEST_BLOCK = 32, 1024
 End = Literal["promoted", "rolled back", "inconclusive"]
@@ -28,7 +29,7 @@ class Run:
     :param found_units: units that the judge had seen on it by then
     :param canary_requests: requests that the new version answered for callers, or would have without the fallback
     :param canary_bad: of these, failed or slow
-    :param guard: that failed
+    :param why: the guard that failed, or what was lacking
     """
 
     end: End
@@ -38,32 +39,17 @@ class Run:
     found_units: int | None
     canary_requests: int
     canary_bad: int
-    guard: str | None = None
-
-
-@dataclass
-class Clock:
-    """What the judge cost.
-
-    :param looks: how often it was asked
-    :param spent_s: in all
-    """
-
-    looks: int = 0
-    spent_s: float = 0.0
-
-    @property
-    def look_us(self) -> float:
-        """Mean time of one look."""
-        return 1e6 * self.spent_s / self.looks if self.looks else 0.0
+    why: str = ""
 
 
 @dataclass
 class Simulated:
     """A release under way.
 
+    :param policy: the part of the spec's judge that can be simulated
     :param labels: gives the pairs whose labels have arrived; None: no labels
     :param harm_from_share: share of the callers from which on the new version is bad, if it is
+    :param every_look: ask at every look, also where the answer can only be Continue
     """
 
     policy: Judge
@@ -72,6 +58,7 @@ class Simulated:
     labels: LabelFeed | None = None
     harm_from_share: float = 0.0
     clock: Clock = field(default_factory=Clock)
+    every_look: bool = False
     _now_s: float = 0.0
     _periods: list[Period] = field(default_factory=list)
     _harm_s: float | None = None
@@ -87,15 +74,15 @@ class Simulated:
                 promoted_s = self._now_s
             if self._harm_s is None and phase.exposed_share >= self.harm_from_share:
                 self._harm_s = self._now_s
-            outcome, guard = self._watch(phase)
-            if outcome is Outcome.FAILED:
-                return self._end("rolled back", phase, guard=guard)
-            if outcome is not Outcome.SUCCESSFUL and phase.kind != "watch":
-                return self._end("inconclusive", phase)
+            verdict = self._watch(phase)
+            if verdict.outcome is Outcome.FAILED:
+                return self._end("rolled back", phase, why=verdict.why)
+            if verdict.outcome is not Outcome.SUCCESSFUL and phase.kind != "watch":
+                return self._end("inconclusive", phase, why=verdict.why)
         return self._end("promoted", phases[-1], lasted_s=promoted_s)
 
-    def _end(self, end: End, phase: Phase, *, guard: str | None = None, lasted_s: float | None = None) -> Run:
-        found = guard is not None
+    def _end(self, end: End, phase: Phase, *, why: str = "", lasted_s: float | None = None) -> Run:
+        found = end == "rolled back"
         return Run(
             end=end,
             phase=phase.name,
@@ -104,84 +91,43 @@ class Simulated:
             found_units=self._units if found else None,
             canary_requests=self._requests,
             canary_bad=self._bad,
-            guard=guard,
+            why=why,
         )
 
-    def _watch(self, phase: Phase) -> tuple[Outcome, str | None]:
+    def _watch(self, phase: Phase) -> Verdict:
         """Look at one phase until its verdict, as `JudgeTrigger` does."""
         self.feed.enter(phase)
-        began_s, seen, row = self._now_s, None, (0,) * (2 * ARM_COLUMNS + 2)
-        outcome, guard = Outcome.CONTINUE, None
-        period = _period(phase, row)
-        for row in self._rows(phase):
-            elapsed_s = round(self._now_s - began_s, 3)
-            last = elapsed_s + self.look_s > phase.max_wait_s
-            period = _period(phase, row)
-            if seen != row or elapsed_s >= phase.bake_s or last:
-                outcome, guard = self._look(phase, period, elapsed_s)
-                seen = row
-            if self._ends(phase, outcome, elapsed_s):
+        judged = Judged(self.policy, phase, tuple(self._periods), self.clock)
+        began_s, verdict, last = self._now_s, GO_ON, None
+        for looks in self._looks(phase, began_s):
+            index, verdict = judged.first(looks) if self.every_look else first_verdict(judged, looks)
+            last = looks[index]
+            if verdict is not GO_ON:
+                self.feed.leave(index + 1)
                 break
+        assert last is not None
+        self._now_s = began_s + last.elapsed_s
+        self._periods.append(judged.period(last))
         if self._harm_s is not None:
-            self._units += period.canary.requests
-        self._periods.append(period)
+            self._units += last.row[CANARY_UNITS]
         if phase.kind == "shadow":
             if self.labels:
                 self.labels.stop(self._now_s)
         else:
-            self._requests += row[CANARY_REQUESTS]
-            self._bad += row[CANARY_BAD]
-        return outcome, guard
+            self._requests += last.row[CANARY_REQUESTS]
+            self._bad += last.row[CANARY_BAD]
+        return verdict
 
-    @staticmethod
-    def _ends(phase: Phase, outcome: Outcome, elapsed_s: float) -> bool:
-        if phase.kind == "watch":
-            return outcome is Outcome.FAILED or elapsed_s >= phase.bake_s
-        return outcome is not Outcome.CONTINUE
-
-    def _rows(self, phase: Phase) -> Iterator[tuple[int, ...]]:
-        """Give the counts of one look after another, to one look after the longest wait."""
-        left = int(phase.max_wait_s / self.look_s) + 2
+    def _looks(self, phase: Phase, began_s: float) -> Iterator[list[Look]]:
+        """Give the looks of a phase, many at a time, to one look after the longest wait."""
+        total = ceil(phase.bake_s / self.look_s) if phase.kind == "watch" else int(phase.max_wait_s / self.look_s) + 1
         size = min(max(_FIRST_BLOCK, int(phase.bake_s / self.look_s) + 1), _LONGEST_BLOCK)
-        while left > 0:
-            block = self.feed.block(self._now_s, min(size, left), self.look_s)
-            for row in block.tolist():
-                self._now_s += self.look_s
-                yield tuple(row)
-            left -= size
+        done = 0
+        while done < total:
+            count = min(size, total - done)
+            rows = self.feed.block(began_s + done * self.look_s, count, self.look_s).tolist()
+            times_s = [round((done + number) * self.look_s, 3) for number in range(1, count + 1)]
+            pairs = [self.labels.at(began_s + at_s) if self.labels else None for at_s in times_s]
+            yield [Look(*look) for look in zip(rows, times_s, pairs, strict=True)]
+            done += count
             size = min(2 * size, _LONGEST_BLOCK)
-
-    def _look(self, phase: Phase, period: Period, elapsed_s: float) -> tuple[Outcome, str | None]:
-        periods = (*self._periods, period)
-        pairs = self.labels.at(self._now_s) if self.labels else None
-        evidence = Evidence.model_construct(periods=periods, pairs=pairs)
-        begun = time.perf_counter()
-        judgement = judge(
-            self.policy if phase.late else self.policy.without_late(),
-            evidence,
-            elapsed_s=elapsed_s,
-            bake_s=phase.bake_s,
-            min_requests=phase.min_requests,
-            harm_weight=phase.harm_weight,
-        )
-        self.clock.spent_s += time.perf_counter() - begun
-        self.clock.looks += 1
-        if judgement.outcome is not Outcome.FAILED:
-            return judgement.outcome, None
-        return judgement.outcome, max(
-            judgement.guards, key=lambda name: judgement.guards[name].e / judgement.guards[name].threshold
-        )
-
-
-def _period(phase: Phase, row: Sequence[int]) -> Period:
-    """Return one phase's evidence. The counts are known to be sound; checking them again would cost more than the judge."""
-    return Period.model_construct(
-        weight=phase.weight, stable=_arm(row[:ARM_COLUMNS]), canary=_arm(row[ARM_COLUMNS : 2 * ARM_COLUMNS])
-    )
-
-
-def _arm(counts: Sequence[int]) -> Arm:
-    requests, failed, slow, failed_first, slow_first = counts
-    return Arm.model_construct(
-        requests=requests, failed=failed, slow=slow, failed_first=failed_first, slow_first=slow_first
-    )

@@ -15,6 +15,7 @@ ARM_COLUMNS = 5
 REQUESTS, FAILED, SLOW, FAILED_FIRST, SLOW_FIRST = range(ARM_COLUMNS)
 CANARY_REQUESTS, CANARY_BAD = 2 * ARM_COLUMNS, 2 * ARM_COLUMNS + 1
 COLUMNS = 2 * ARM_COLUMNS + 2
+CANARY_UNITS = ARM_COLUMNS + REQUESTS
 
 _OUTAGE_S, _OUTAGE_FAILS = 10.0, 0.2
 
@@ -24,6 +25,10 @@ class Feed(Protocol):
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase: its counts start at 0."""
+        ...
+
+    def leave(self, looks: int) -> None:
+        """End a phase: only so many looks of the last block have happened."""
         ...
 
     def block(self, at_s: float, looks: int, look_s: float) -> Any:
@@ -97,6 +102,9 @@ class CountFeed:
     def enter(self, phase: Phase) -> None:
         """Begin a phase."""
         self._phase, self._total = phase, None
+
+    def leave(self, looks: int) -> None:
+        """End a phase; nothing is remembered."""
 
     def block(self, at_s: float, looks: int, look_s: float) -> Any:
         """Draw Poisson arrivals, and binomial bad events of them."""

@@ -50,6 +50,9 @@ class Summary(_Fact):
     :param harmed_requests: of these, failed or slow, more than stable would have had
     :param promoted_after_s: of those that were promoted
     :param ends: where and by which guard the rollbacks came, and where the others stopped
+    :param looks: moments that were looked at
+    :param asked: how often the judge was asked for that, because elsewhere it could only have said Continue
+    :param judge_us: what that cost each time
     """
 
     scenario: str
@@ -66,7 +69,8 @@ class Summary(_Fact):
     promoted_after_s: Spread | None
     ends: dict[str, int]
     looks: int
-    look_us: float
+    asked: int
+    judge_us: float
     releases_per_minute: float
 
 
@@ -96,8 +100,9 @@ def summarise(batch: Batch, load: Load) -> Summary:
         harmed_requests=0.0 if batch.scenario.harmless else max(0.0, harmed / len(runs)),
         promoted_after_s=_spread([run.lasted_s for run in by_end["promoted"]]),
         ends=dict(Counter(_where(run) for run in runs if run.end != "promoted").most_common()),
-        looks=batch.looks,
-        look_us=round(batch.look_us, 1),
+        looks=batch.clock.looks,
+        asked=batch.clock.asked,
+        judge_us=round(1e6 * batch.clock.spent_s / batch.clock.asked, 1),
         releases_per_minute=round(60 * len(runs) / batch.wall_s),
     )
 
@@ -126,6 +131,6 @@ def _spread(numbers: Sequence[float]) -> Spread | None:
 
 def _where(run: Run) -> str:
     if run.end == "inconclusive":
-        return f"inconclusive at {run.phase}"
+        return f"inconclusive at {run.phase}: {run.why}"
     after = "after the promotion" if run.phase == "watch" else f"at {run.phase}"
-    return f"rolled back {after} by {run.guard}"
+    return f"rolled back {after} by {run.why}"

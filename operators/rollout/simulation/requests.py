@@ -149,6 +149,7 @@ class RequestFeed:
     _phase: Phase = field(init=False)
     _known: dict[tuple[int, int], Any] = field(init=False)
     _total: Any = field(init=False)
+    _marked: list[tuple[int, Any, Any]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -168,6 +169,11 @@ class RequestFeed:
             for column in (REQUESTS, FAILED, SLOW)
         }
 
+    def leave(self, looks: int) -> None:
+        """End a phase: bad events after it have not happened."""
+        for column, units, look in self._marked:
+            self._ever[column][units[look >= looks]] = False
+
     def block(self, at_s: float, looks: int, look_s: float) -> Any:
         """Assign, answer and count the requests of the next looks."""
         import numpy as np
@@ -177,6 +183,7 @@ class RequestFeed:
         arms = self._assign(requests)
         bad = [(requests.failed, requests.slow), self._canary_answers(requests)]
         gains = np.zeros((looks, COLUMNS), dtype=np.int64)
+        self._marked = []
         for arm, mine in enumerate(arms):
             failed, slow = bad[arm]
             for column, event in ((REQUESTS, mine), (FAILED, mine & failed), (SLOW, mine & slow)):
@@ -226,6 +233,7 @@ class RequestFeed:
         import numpy as np
 
         first = self._first(unit, events[0] | events[1], self._ever[column])
+        self._marked.append((column, unit[first], look[first]))
         on_canary = events[1][first]
         gains[:, column] += np.bincount(look[first[~on_canary]], minlength=len(gains))
         gains[:, ARM_COLUMNS + column] += np.bincount(look[first[on_canary]], minlength=len(gains))

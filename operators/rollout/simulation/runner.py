@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from operators.core.spec_release import Release
-from operators.rollout.simulation.engine import Clock, Run, Simulated
+from operators.core.spec_release import Judge, Release
+from operators.rollout.simulation.engine import Run, Simulated
 from operators.rollout.simulation.feeds import STEADY, CountFeed, Feed, Pattern
+from operators.rollout.simulation.judged import Clock
 from operators.rollout.simulation.labels import LabelFeed, Labelling
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import phases_of
@@ -29,6 +30,7 @@ class Setting:
     :param recording: traffic in place of what ``load`` and ``pattern`` would generate
     :param labelling: how labels come; None: they do not
     :param look_s: simulated time between two looks
+    :param every_look: ask the judge also where it can only go on; slower, the same result
     """
 
     release: Release
@@ -37,6 +39,23 @@ class Setting:
     recording: Recording | None = None
     labelling: Labelling | None = None
     look_s: float = 1.0
+    every_look: bool = False
+
+    @property
+    def policy(self) -> Judge:
+        """The judge without guards whose evidence is not simulated; alpha is split as before."""
+        judge = self.release.judge
+        nothing: dict[str, object] = {"loss": None, "prediction": None, "business": {}, "series": {}}
+        if self.labelling is None:
+            nothing["labels"] = None
+        kept = [name for name in judge.guards if name not in self.left_out]
+        return judge.model_copy(update={**nothing, "alpha": judge.alpha * len(kept) / len(judge.guards)})
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the guards that are not simulated."""
+        simulated = ("failures", "slow", *(("labels",) if self.labelling else ()))
+        return tuple(name for name in self.release.judge.guards if name not in simulated)
 
 
 @dataclass(frozen=True)
@@ -48,8 +67,7 @@ class Batch:
 
     scenario: Scenario
     runs: tuple[Run, ...]
-    looks: int
-    look_us: float
+    clock: Clock
     wall_s: float
 
 
@@ -68,13 +86,15 @@ def simulate(setting: Setting, scenario: Scenario, *, releases: int, seed: int =
             numbers = [range(first, releases, jobs) for first in range(jobs)]
             parts = list(pool.map(_some, [setting] * jobs, [scenario] * jobs, [seed] * jobs, numbers))
     ordered = sorted((number, run) for done, _ in parts for number, run in done)
-    looks = sum(clock.looks for _, clock in parts)
-    spent_s = sum(clock.spent_s for _, clock in parts)
+    clocks = [clock for _, clock in parts]
     return Batch(
         scenario=scenario,
         runs=tuple(run for _, run in ordered),
-        looks=looks,
-        look_us=Clock(looks, spent_s).look_us,
+        clock=Clock(
+            looks=sum(clock.looks for clock in clocks),
+            asked=sum(clock.asked for clock in clocks),
+            spent_s=sum(clock.spent_s for clock in clocks),
+        ),
         wall_s=time.perf_counter() - begun,
     )
 
@@ -90,12 +110,13 @@ def _some(
     for number in numbers:
         rng = np.random.default_rng([seed, name, number])
         simulated = Simulated(
-            policy=setting.release.judge,
+            policy=setting.policy,
             feed=_feed(setting, scenario, rng),
             look_s=setting.look_s,
             labels=_labels(setting, scenario, rng),
             harm_from_share=scenario.from_share,
             clock=clock,
+            every_look=setting.every_look,
         )
         done.append((number, simulated.run(phases)))
     return done, clock

@@ -55,13 +55,12 @@ def _notes(summaries: Sequence[Summary], alpha: float) -> list[str]:
                 f"False rollbacks, {one.scenario}: {one.false_alarms.count:,} of {one.releases:,} "
                 f"({_share(one.false_alarms)} %); alpha is {100 * alpha:g} %."
             )
-    looks = sum(one.looks for one in summaries)
-    spent_us = sum(one.looks * one.look_us for one in summaries)
     minutes = sum(one.releases / one.releases_per_minute for one in summaries if one.releases_per_minute)
-    releases = sum(one.releases for one in summaries)
+    releases, asked = sum(one.releases for one in summaries), sum(one.asked for one in summaries)
+    spent_us = sum(one.asked * one.judge_us for one in summaries)
     lines.append(
         f"{releases:,} releases, {releases / minutes if minutes else 0:,.0f} a minute; "
-        f"{looks:,} judgements, {spent_us / looks if looks else 0:,.0f} µs each."
+        f"{sum(one.looks for one in summaries):,} looks, {asked:,} judgements of {spent_us / asked if asked else 0:,.0f} µs."
     )
     return lines
 
