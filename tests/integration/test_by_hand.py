@@ -41,7 +41,7 @@ def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     model = f"m_{uuid.uuid4().hex[:8]}"
     monkeypatch.setenv("TAXIWAY_LEDGER_URL", url)
     ledger = Ledger(url)
-    agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3", model=model)
+    agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
     made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
     monkeypatch.setattr(connect, "controller", lambda _: made)
     known = load_specs()[0][0]

@@ -44,7 +44,7 @@ def agent(model: str) -> FakeAgent:
 
 @pytest.fixture
 def registry(model: str) -> FakeRegistry:
-    return FakeRegistry("1", "2", "3", model=model)
+    return FakeRegistry("1", "2", "3")
 
 
 @pytest.fixture

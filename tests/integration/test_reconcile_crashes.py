@@ -43,7 +43,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.agent = FakeAgent("1", "2", "3", model=self.model)
-        self.registry = FakeRegistry("1", "2", "3", model=self.model)
+        self.registry = FakeRegistry("1", "2", "3")
         known = load_specs()[0][0]
         release = known.release.model_copy(update={"watch_s": self.watch_s})
         self.spec: ModelSpec = known.model_copy(update={"name": self.model, "release": release})

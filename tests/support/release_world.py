@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from operators.core.errors import ServiceRefusedError
-from operators.registry.client import ModelVersion
+from operators.registry.client import ModelVersion, RegisteredModel
 from operators.rollout.client import AppState, JournalEntry, RolledBack, Route, RouteState
 from ray_jobs.agent import rules
 from ray_jobs.agent.state import Held
@@ -95,8 +95,7 @@ class FakeAgent:
 class FakeRegistry:
     """Versions with tags, and aliases, of one model."""
 
-    def __init__(self, *versions: str, model: str = "m") -> None:
-        self.model = model
+    def __init__(self, *versions: str) -> None:
         self.tags: dict[str, dict[str, str]] = {version: {} for version in versions}
         self.aliases: dict[str, str] = {}
 
@@ -104,6 +103,9 @@ class FakeRegistry:
         if version not in self.tags:
             raise ServiceRefusedError(f"RESOURCE_DOES_NOT_EXIST: {model} {version}")
         return ModelVersion(model=model, version=version, source="s", run_id="", tags=dict(self.tags[version]))
+
+    def model(self, model: str) -> RegisteredModel:
+        return RegisteredModel(name=model, created_ms=0, aliases=dict(self.aliases))
 
     def find(self, model: str, version: str) -> ModelVersion:
         return self.version(model, version)

@@ -1,0 +1,149 @@
+"use strict";
+// Everything that comes from a server is set as text, never as HTML.
+
+const EVERY_MS = 2000;
+const byId = (id) => document.getElementById(id);
+let chosen = null;
+
+function make(tag, text = "", className = "") {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+function table(rows, head = []) {
+  const element = make("table");
+  if (head.length) {
+    const line = element.createTHead().insertRow();
+    head.forEach((text) => line.append(make("th", text)));
+  }
+  const body = element.createTBody();
+  rows.forEach((cells) => {
+    const line = body.insertRow();
+    cells.forEach((cell) => line.append(cell instanceof Node ? cell : make("td", cell)));
+  });
+  return element;
+}
+
+const when = (text) => (text ? new Date(text).toLocaleString() : "");
+const number = (value) => (typeof value === "number" ? value.toPrecision(3) : String(value));
+
+function traffic(model) {
+  if (!model.stable) return "no traffic";
+  const parts = [`version ${model.stable} answers`];
+  if (model.canary) {
+    const share = model.weight_now_pct === model.weight_pct
+      ? `${model.weight_pct} %` : `${model.weight_now_pct} % (was ${model.weight_pct} %; its lease has ended)`;
+    parts.push(`${model.control ? "control" : "canary"} ${model.canary} has ${share}`);
+  }
+  if (model.shadow) parts.push(`shadow ${model.shadow} gets copies`);
+  return parts.join("; ");
+}
+
+function guards(release) {
+  const rows = Object.entries(release.guards).map(([name, reading]) => {
+    const failed = Number(reading.e) >= Number(reading.threshold);
+    const interval = reading.interval ? `${number(reading.interval[0])} … ${number(reading.interval[1])}` : "";
+    const state = failed ? "failed" : reading.refuted ? "harm refuted" : reading.missing || "open";
+    return [name, `${number(reading.e)} of ${number(reading.threshold)}`, interval, make("td", state, failed ? "bad" : "")];
+  });
+  return table(rows, ["guard", "e-value", "harm, always-valid interval", ""]);
+}
+
+function card(model) {
+  const element = make("article");
+  const head = make("header");
+  head.append(make("h2", model.name));
+  if (model.may_roll_back && model.stable) {
+    const button = make("button", "Roll back …");
+    button.addEventListener("click", () => ask(model));
+    head.append(button);
+  }
+  element.append(head, make("div", traffic(model)));
+  if (model.champion !== model.stable) {
+    element.append(make("div", `champion is ${model.champion || "nobody"}: \`reconcile\` mends it`, "bad"));
+  }
+  if (model.breaker_open) element.append(make("div", "the edge has taken the canary out: its breaker is open", "bad"));
+  if (model.canary) {
+    const bar = make("div", "", "bar");
+    const share = make("span");
+    share.style.width = `${model.weight_now_pct}%`;
+    bar.append(share);
+    element.append(bar);
+  }
+  if (model.release) {
+    const release = model.release;
+    const look = release.look ? `look ${release.look} at ${when(release.looked_at)}` : "no look yet";
+    element.append(
+      make("h3", `Release of version ${release.version || "?"}`),
+      make("div", `${release.step} since ${when(release.since)}; ${look}`),
+    );
+    if (Object.keys(release.guards).length) element.append(guards(release));
+  }
+  if (model.quarantine.length) {
+    element.append(make("h3", "In quarantine"), table(model.quarantine.map((one) => [`version ${one.version}`, one.reason])));
+  }
+  if (model.decisions.length) {
+    const rows = model.decisions.map((row) => [make("td", when(row.at), "when"), row.kind.replaceAll("_", " "), row.text]);
+    element.append(make("h3", "Last decisions"), table(rows));
+  }
+  return element;
+}
+
+function ask(model) {
+  chosen = model;
+  byId("title").textContent = `Roll back ${model.name}`;
+  byId("effect").textContent = model.canary && !model.control
+    ? `The canary, version ${model.canary}, loses its traffic and its release ends.`
+    : `Version ${model.stable} loses its traffic to the version before it.`;
+  byId("version").value = "";
+  byId("reason").value = "";
+  byId("problem").textContent = "";
+  byId("dialog").showModal();
+}
+
+async function said(response) {
+  const body = await response.json().catch(() => ({}));
+  const detail = body.error || body.detail || `answered with ${response.status}`;
+  return typeof detail === "string" ? detail : JSON.stringify(detail);
+}
+
+async function rollBack(event) {
+  event.preventDefault();
+  byId("go").disabled = true;
+  try {
+    const response = await fetch(`api/models/${encodeURIComponent(chosen.name)}/rollback`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Taxiway": "console" },
+      body: JSON.stringify({ reason: byId("reason").value, version: byId("version").value || null }),
+    });
+    if (!response.ok) throw new Error(await said(response));
+    const done = await response.json();
+    byId("dialog").close();
+    const late = done.unwritten ? `; not in the ledger yet: ${done.unwritten}` : "";
+    byId("state").textContent = `${chosen.name}: version ${done.stable} has all the traffic after ${done.traffic_s} s${late}`;
+    show(false);
+  } catch (error) {
+    byId("problem").textContent = error.message;
+  } finally {
+    byId("go").disabled = false;
+  }
+}
+
+async function show(speaks = true) {
+  try {
+    const response = await fetch("api/models", { headers: { Accept: "application/json" } });
+    if (!response.ok) throw new Error(await said(response));
+    const models = await response.json();
+    byId("models").replaceChildren(...models.map(card));
+    if (speaks) byId("state").textContent = models.length ? "" : "No model has been released yet.";
+  } catch (error) {
+    byId("state").textContent = error.message;
+  }
+}
+
+byId("form").addEventListener("submit", rollBack);
+byId("cancel").addEventListener("click", () => byId("dialog").close());
+show();
+setInterval(() => { if (!document.hidden && !byId("dialog").open) show(); }, EVERY_MS);
