@@ -33,6 +33,8 @@ def smaller(spec: str) -> str:
         "workers: 1,": "workers: 2,",
         "bake: 10s": "bake: 3s",
         "min_requests: 30": "min_requests: 15",
+        "failures: {margin_pct: 2}": "failures: {margin_pct: 5}",
+        "slow: {margin_pct: 5,": "slow: {margin_pct: 10,",
         "keep_warm: 10m": "keep_warm: 1s",
         "{min: 0.55}": "{min: 0.5}",
         "margin: 0.005": "margin: 0.5",
@@ -86,7 +88,7 @@ def system() -> Iterator[System]:
         airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
         view = View(lambda: "")
         play = Play(load_spec(spec_path), airflow, view, os.environ)
-        for dag_id in ("flight_delay.train", "flight_delay.release", "rollback", "retire"):
+        for dag_id in ("flight_delay.train", "flight_delay.release", "rollback", "retire", "reconcile"):
             airflow.wait_for_dag(dag_id)
         yield System(play, include, stack)
     finally:
