@@ -120,7 +120,7 @@ def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
 
     if options.traffic is not None:
         recording = read_recording(options.traffic, spec.release.judge.slow)
-        load, assumed = recording.load(), ()
+        load, assumed = recording.load(), tuple[str, ...]()
     else:
         recording = None
         load, assumed = load_of(options, spec)

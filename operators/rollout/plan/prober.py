@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from operators.core.spec_release import Judge
 from operators.rollout.evidence import Evidence, Period, Reading
@@ -38,7 +39,7 @@ class Prober:
     _alone: Judge = field(init=False)
 
     def __post_init__(self) -> None:
-        nothing = {
+        nothing: dict[str, object] = {
             "failures": None,
             "slow": None,
             "labels": None,
@@ -77,8 +78,12 @@ class Prober:
         """Return the chance that "worse by more than the margin" is refuted by then, for a canary like stable."""
         counts = self._clean(part)
         total, most = 0.0, -1
+
+        def clears(stable: int, canary: int) -> bool:
+            return self._read(part, counts, (canary, stable)).refuted
+
         for stable in strata(counts.stable_bad, _PARTS):
-            most = _last(lambda k, s=stable: self._read(part, counts, (k, s)).refuted, most, counts.canary)
+            most = _last(partial(clears, stable), most, counts.canary)
             total += at_most(most, counts.canary_bad, counts.canary)
         return total / _PARTS
 
@@ -127,13 +132,13 @@ class Prober:
         counts = expect(self.load, self.guard, before, part, effect)
         history = self._history(before, effect)
 
-        def passes(canary: int, stable: int) -> bool:
+        def passes(stable: int, canary: int) -> bool:
             said = self._read(part, counts, (canary, stable), history)
             return said.e < said.threshold
 
         needed, found = [], -1
         for stable in strata(counts.stable_first, _PARTS):
-            found = _last(lambda k, s=stable: passes(k, s), found, counts.canary)
+            found = _last(partial(passes, stable), found, counts.canary)
             needed.append(found + 1)
         return needed
 

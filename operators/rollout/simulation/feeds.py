@@ -118,7 +118,7 @@ class CountFeed:
         fails, slow = self.scenario.probabilities(
             load, since_s=times, share=phase.exposed_share, victim=self.scenario.victims
         )
-        gains = np.zeros((looks, COLUMNS), dtype=np.int64)
+        gains: Any = np.zeros((looks, COLUMNS), dtype=np.int64)
         for first, requests, p_fails, p_slow in (
             (0, stable, np.full(looks, load.error_rate), np.full(looks, load.slow_rate)),
             (ARM_COLUMNS, canary, fails, slow),

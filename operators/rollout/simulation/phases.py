@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from operators.core.spec_release import Release
-from operators.rollout.steps.watched import CONTROL_BP, canary_step, control_step, shadow_step
+from operators.rollout.routes import CONTROL_BP
+from operators.rollout.steps.watched import canary_step, control_step, shadow_step
 
 Kind = Literal["shadow", "step", "watch"]
 

@@ -70,10 +70,10 @@ class ZipfSource:
         import numpy as np
 
         rng, load = self._rng, self._load
-        edges = np.append(np.arange(begin_s, end_s, 1.0), end_s)
+        edges: Any = np.append(np.arange(begin_s, end_s, 1.0), end_s)
         factors, outages = self._weather.factors(edges[:-1])
         counts = rng.poisson(load.rate_per_s * np.diff(edges) * factors)
-        second = np.repeat(np.arange(len(counts)), counts)
+        second: Any = np.repeat(np.arange(len(counts)), counts)
         total = len(second)
         at_s = np.sort(edges[second] + rng.random(total) * np.diff(edges)[second])
         unit = np.minimum(np.searchsorted(self._below, rng.random(total)), self.units - 1)
@@ -124,7 +124,7 @@ class RecordedSource:
         pieces, times = [], []
         turn = int(begin // lasts_s)
         while turn * lasts_s < end:
-            low, high = np.searchsorted(recorded.at_s, [begin - turn * lasts_s, end - turn * lasts_s])
+            low, high = (int(np.searchsorted(recorded.at_s, at_s - turn * lasts_s)) for at_s in (begin, end))
             pieces.append(np.arange(low, high))
             times.append(recorded.at_s[low:high] + turn * lasts_s - self._offset_s)
             turn += 1
@@ -182,7 +182,7 @@ class RequestFeed:
         look = np.minimum(((requests.at_s - at_s) / look_s).astype(int), looks - 1)
         arms = self._assign(requests)
         bad = [(requests.failed, requests.slow), self._canary_answers(requests)]
-        gains = np.zeros((looks, COLUMNS), dtype=np.int64)
+        gains: Any = np.zeros((looks, COLUMNS), dtype=np.int64)
         self._marked = []
         for arm, mine in enumerate(arms):
             failed, slow = bad[arm]

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from functools import cache
+from math import log
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from operators.core.spec_release import Release
+from operators.rollout.plan import Plan, plan
+from operators.rollout.plan.advice import refused
+from operators.rollout.plan.chance import at_most, quantile
+from operators.rollout.plan.expected import Part, expect
+from operators.rollout.plan.outlook import Outlook
+from operators.rollout.plan.prober import Prober, smallest
+from operators.rollout.plan.search import duration, first_good, least_good, rounded_up
+from operators.rollout.plan.types import Remedy
+from operators.rollout.simulation.load import Load
+from operators.rollout.simulation.phases import phases_of
+
+
+def release(**changes: object) -> Release:
+    spec: dict[str, object] = {
+        "steps": [{"weight_pct": 5, "bake": "10s"}, {"weight_pct": 50, "bake": "10s"}],
+        "judge": {
+            "alpha": 0.01,
+            "confidence": 0.95,
+            "min_requests": 10,
+            "max_wait": "5m",
+            "failures": {"margin_pct": 2},
+            "slow": None,
+        },
+    }
+    return Release.model_validate({**spec, **changes})
+
+
+ONE = release()
+BUSY = Load(rate_per_s=40)
+QUIET = Load(rate_per_s=4)
+
+
+@cache
+def planned(load: Load) -> Plan:
+    return plan("m", ONE, load)
+
+
+@pytest.mark.parametrize(
+    ("count", "mean", "of"), [(0, 2.5, 1e9), (3, 2.5, 1e9), (190, 180, 1e9), (900, 1000, 1e9), (20100, 20000, 1e9)]
+)
+def test_chances_of_counts_are_those_of_poisson(count: int, mean: float, of: float) -> None:
+    assert at_most(count, mean, of) == pytest.approx(stats.poisson.cdf(count, mean), abs=2e-4)
+    assert quantile(mean, 0.8) == pytest.approx(stats.poisson.ppf(0.8, mean), abs=1 if mean > 200 else 0)
+
+
+def test_where_most_units_are_bad_their_number_is_binomial_and_never_more_than_all() -> None:
+    assert at_most(55, 60, 100) == pytest.approx(stats.binom.cdf(55, 100, 0.6), abs=0.01)
+    assert at_most(100, 99.9, 100) == 1
+    assert at_most(99, 100, 100) == 0
+
+
+def test_without_a_failure_the_margin_is_refuted_by_about_as_many_units_as_the_rule_says() -> None:
+    # P(no failure of n units | rate = margin) = (1 - margin)^n: log(1 / (1 - confidence)) / margin units. An answer that holds at
+    # all times together, whatever the rate is, costs up to twice as many.
+    load = Load(rate_per_s=10, error_rate=0)
+    step = phases_of(release())[1]
+    prober = Prober(ONE.judge, load, "failures")
+    lasts_s = smallest(lambda s: prober.refuted_usually(Part(step, s)), 1, 3600)
+    assert lasts_s is not None
+    units = load.seen(step.canary_share, lasts_s)
+    assert 1 <= units / (log(1 / 0.05) / 0.02) <= 2
+
+
+def test_the_margin_of_a_step_is_the_one_that_the_judge_takes() -> None:
+    first, last = planned(BUSY).phases
+    assert first.guards["failures"].margin_pct == pytest.approx(2 / 0.5)  # half of the callers come next
+    assert last.guards["failures"].margin_pct == pytest.approx(2)
+
+
+def test_a_version_that_fails_everything_is_found_within_a_few_units() -> None:
+    first, last = planned(BUSY).phases
+    assert first.dead_found_units is not None
+    assert first.dead_found_units <= 5
+    assert last.dead_found_s is not None
+    assert last.dead_found_s < 2
+
+
+def test_times_add_up_and_exposure_is_the_traffic_of_that_time() -> None:
+    made = planned(BUSY)
+    times = [phase.expected_s for phase in made.phases]
+    assert made.promoted_s == pytest.approx(sum(t for t in times if t is not None))
+    assert made.exposed_units == pytest.approx(sum(40 * p.weight_pct / 100 * (p.expected_s or 0) for p in made.phases))
+    assert not made.problems
+    assert not made.remedies
+
+
+def test_more_evidence_from_the_phases_before_finds_smaller_regressions() -> None:
+    guard = planned(BUSY).phases[1].guards["failures"]
+    assert guard.detects_pct is not None
+    assert guard.detects_with_earlier_pct is not None
+    assert guard.detects_with_earlier_pct <= guard.detects_pct < 2
+
+
+def test_a_plan_that_cannot_see_its_margin_is_refused_and_says_what_would_do() -> None:
+    made = planned(QUIET)
+    assert {problem.phase for problem in made.problems} == {"5 %", "50 %"}
+    for problem in made.problems:
+        assert "failures" in problem.text
+        keys = {key for remedy in problem.remedies for key in remedy.changes}
+        assert {"judge.max_wait", "judge.failures.margin_pct"} <= keys
+    assert any(remedy.rate_per_s for remedy in made.remedies)
+
+
+def changed(one: Release, remedy: Remedy) -> Release:
+    """Write a remedy into a spec, as a person would."""
+    spec = one.model_dump(mode="json", by_alias=True)
+    for path, value in remedy.changes.items():
+        *parents, key = path.split(".")
+        node = spec
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        node[key] = (
+            None
+            if value == "null"
+            else value
+            if key == "max_wait"
+            else int(value)
+            if key == "min_requests"
+            else float(value)
+        )
+    return Release.model_validate(spec)
+
+
+def test_each_change_that_is_said_to_mend_the_plan_does() -> None:
+    made = planned(QUIET)
+    assert len(made.remedies) == 3
+    for remedy in made.remedies:
+        load = QUIET if remedy.rate_per_s is None else QUIET.model_copy(update={"rate_per_s": remedy.rate_per_s})
+        assert not refused(changed(ONE, remedy), load), remedy
+
+
+def test_each_change_that_is_said_to_mend_a_phase_does_and_little_less_would_not() -> None:
+    made = planned(QUIET)
+    last = made.problems[1]
+    assert {key for remedy in last.remedies for key in remedy.changes} >= {"judge.alpha", "judge.max_wait"}
+    for remedy in last.remedies:
+        assert "50 %" not in [p.phase for p in plan("m", changed(ONE, remedy), QUIET).problems], remedy
+    waits = [remedy.changes["judge.max_wait"] for remedy in last.remedies if "judge.max_wait" in remedy.changes]
+    less = release(judge={**ONE.judge.model_dump(mode="json", by_alias=True), "max_wait": "6m"})
+    assert waits != ["6m"]
+    assert "50 %" in [p.phase for p in plan("m", less, QUIET).problems]
+
+
+def test_too_few_requests_for_the_least_evidence_is_refused() -> None:
+    judge = {**ONE.judge.model_dump(mode="json", by_alias=True), "min_requests": 5000}
+    first = plan("m", release(judge=judge), BUSY).problems[0]
+    assert first.text.startswith("about 600 units come to the smaller arm in 5m; min_requests is 5,000")
+    assert {"steps.0.min_requests": "480"} in [remedy.changes for remedy in first.remedies]
+
+
+def test_dropping_a_guard_that_shares_alpha_is_offered_only_where_it_is_another_one() -> None:
+    judge = {
+        **ONE.judge.model_dump(mode="json", by_alias=True),
+        "alpha": 0.0001,
+        "slow": {"margin_pct": 50},
+        "prediction": {"margin": 1},
+    }
+    made = plan("m", release(judge=judge), Load(rate_per_s=5.5))
+    changes = [remedy.changes for problem in made.problems for remedy in problem.remedies]
+    assert {"judge.failures": "null"} not in changes
+    assert made.unplanned.keys() == {"prediction"}
+
+
+def test_a_small_regression_that_was_asked_about_refuses_the_plan() -> None:
+    assert not plan("m", ONE, BUSY, effect=0.02).problems
+    made = plan("m", ONE, BUSY, effect=0.001)
+    assert made.effect is not None
+    assert [found.phase for found in made.effect.phases] == ["5 %", "50 %"]
+    assert "0.1 points more" in made.problems[0].text
+    assert made.remedies
+
+
+def test_shadow_exposes_nobody_and_the_watch_refuses_nothing() -> None:
+    whole = release(shadow={"sample_pct": 20, "bake": "30s"}, watch="1m", keep_warm="1h", holdout_pct=10)
+    made = plan("m", whole, BUSY)
+    shadow, *_, watch = made.phases
+    assert (shadow.kind, shadow.exposed_units, shadow.harmed_requests) == ("shadow", 0, 0)
+    assert (watch.kind, watch.expected_s, watch.weight_pct) == ("watch", 60, 99)
+    assert "watch" not in [problem.phase for problem in made.problems]
+    first, step = phases_of(whole)[:2]
+    assert first.weight == pytest.approx(0.2 / 1.2)
+    assert step.weight == pytest.approx(0.05 / 0.9)  # held-out units are compared with nobody
+
+
+def test_a_few_heavy_callers_are_worth_less_than_as_many_requests_of_many() -> None:
+    few = Load(rate_per_s=40, units=500, skew=1.2)
+    step = phases_of(ONE)[1]
+    assert few.seen(0.5, 300) < 250
+    assert BUSY.seen(0.5, 300) == 6000
+    detects = [Prober(ONE.judge, load, "failures").detectable(Part(step, 300), ()) for load in (few, BUSY)]
+    assert detects[0] is not None
+    assert detects[1] is not None
+    assert detects[0] > detects[1]
+
+
+def test_a_unit_that_was_bad_before_is_not_counted_as_a_first_again() -> None:
+    few = Load(rate_per_s=40, units=500, error_rate=0.02)
+    one, two = phases_of(ONE)
+    counts = expect(few, "failures", [Part(one, 100)], Part(two, 100), 0.0)
+    assert counts.stable_first < counts.stable_bad
+    assert counts.canary_first < counts.canary_bad
+    # The bucket decides who moves, so both arms have had the same past if the versions are equally good.
+    assert counts.canary_first / counts.canary == pytest.approx(counts.stable_first / counts.stable)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    rate=st.floats(1, 200),
+    factor=st.floats(1.5, 10),
+    error_rate=st.sampled_from([0.0, 0.002, 0.02]),
+    units=st.sampled_from([None, 3000]),
+)
+def test_more_traffic_never_makes_a_plan_worse(
+    rate: float, factor: float, error_rate: float, units: int | None
+) -> None:
+    less = Outlook(ONE, Load(rate_per_s=rate, error_rate=error_rate, units=units))
+    more_units = None if units is None else int(units * factor)
+    more = Outlook(ONE, Load(rate_per_s=rate * factor, error_rate=error_rate, units=more_units))
+    for index in range(2):
+        slow_s, fast_s = less.times_s(index)[0], more.times_s(index)[0]
+        assert slow_s is None or (fast_s is not None and fast_s <= 1.02 * slow_s)
+        part = Part(less.phases[index], 300)
+        few, many = less.probers["failures"], more.probers["failures"]
+        assert few.refuted(part) <= many.refuted(part) + 0.02
+        assert few.power(part, (), 0.03) <= many.power(part, (), 0.03) + 0.02
+
+
+def test_searches_give_the_first_value_that_will_do() -> None:
+    assert least_good(lambda x: x >= 7, 1, 100) == pytest.approx(7, rel=0.05)
+    assert least_good(lambda x: x >= 101, 1, 100) is None
+    assert first_good(lambda x: x >= 3, [1, 2, 3, 4]) == 3
+    assert first_good(lambda x: x >= 9, [1, 2, 3, 4]) is None
+    assert (rounded_up(7.21, 2, 100), rounded_up(0.0312, 2, 1), rounded_up(98.7, 1, 99)) == (7.3, 0.032, 99)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.25, "250ms"), (45, "45s"), (300, "5m"), (90, "1.5m"), (5400, "1.5h"), (86400, "1d")]
+)
+def test_durations_are_written_as_the_spec_reads_them(seconds: float, text: str) -> None:
+    from operators.core.durations import parse_duration_s
+
+    assert duration(seconds) == text
+    assert parse_duration_s(text) == seconds
