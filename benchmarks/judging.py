@@ -9,20 +9,19 @@ import numpy as np
 from operators.rollout.statistics import ownership
 
 Array = np.ndarray[Any, np.dtype[Any]]
-LIFTS = np.array([lift for lift, _, _ in ownership._PRIOR])
-MASSES = np.array([mass for _, _, mass in ownership._PRIOR])
 
 
-def log_ownership(canary: Array, weights: Array) -> Array:
+def log_ownership(canary: Array, weights: Array, prior: ownership.Prior = ownership.UNITS) -> Array:
     """Return the log e-value after each bad event, as `ownership.log_e` does for one moment.
 
     :param canary: whether each bad event was the canary's, in their order; releases × events
     :param weights: the canary's weight at each event; the same shape, or one for all releases
     """
     top = np.full(np.broadcast(canary, weights).shape, -np.inf)
-    for lift, mass in zip(LIFTS, MASSES / MASSES.sum(), strict=True):
+    total = sum(mass for _, _, mass in prior)
+    for lift, _, mass in prior:
         steps = np.where(canary, np.log(lift), 0.0) - np.log1p(weights * (lift - 1))
-        np.logaddexp(top, np.log(mass) + np.cumsum(steps, axis=-1), out=top)
+        np.logaddexp(top, np.log(mass / total) + np.cumsum(steps, axis=-1), out=top)
     return top
 
 

@@ -30,8 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Reads JSON lines of cumulative counts, one per look, and prints the verdict of each: Successful, Failed, "
         "Inconclusive or Continue. Look as often as you like. Count units of assignment (callers), each once; count "
         "requests only if each is assigned by itself. What was gained since the look before belongs to the look's weight. "
-        "Every key but t and weight may be left out; what is not known is never Successful. Pairs that are on the first "
-        "line are judged as labels.",
+        "Every key but t and weight may be left out; what is not known is never Successful. Pairs on the first line are "
+        "judged as labels; if nothing else is there, and without a policy, only they are.",
         epilog=f"example of a line: {_EXAMPLE}",
     )
     command.add_argument(
@@ -72,15 +72,26 @@ def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float =
         first = not looks.looked
         try:
             looks.add(_parsed(line))
+            if first:
+                policy = _settled(given, looks)
+            elif policy.failures is None and not given and looks.with_arms:
+                raise ConfigurationError(
+                    "the first line had pairs alone, so only they are judged; give the arms there, with zeros"
+                )
         except ConfigurationError as error:
             raise ConfigurationError(f"line {number}: {error}") from None
-        if first and looks.with_pairs and "labels" not in given:
-            # The guards share alpha from the first look on, so they are settled by it.
-            policy = Judge.model_validate({**given, "labels": {"within": "1d"}})
         said = judge(policy, looks.evidence(), elapsed_s=looks.t - looks.step_began, harm_weight=harm_weight)
         if said.outcome is Outcome.FAILED and not failed:
             failed = f"failed at t = {looks.t:g}: {said.reason}"
         yield _answer(looks, policy, said, failed)
+
+
+def _settled(given: dict[str, Any], looks: Looks) -> Judge:
+    """Return the policy after the first look. The guards share alpha from there on, so no guard can come later."""
+    if not looks.with_pairs or "labels" in given:
+        return Judge.model_validate(given)
+    alone: dict[str, Any] = {} if given or looks.with_arms else {"failures": None, "slow": None}
+    return Judge.model_validate({**given, **alone, "labels": {"within": "1d"}})
 
 
 def _answer(looks: Looks, policy: Judge, said: Judgement, failed: str) -> dict[str, Any]:

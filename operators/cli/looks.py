@@ -25,7 +25,8 @@ class Looks:
     def __init__(self) -> None:
         self.t = -math.inf
         self.step_began = 0.0
-        self.with_pairs = False
+        self.with_pairs = False  # at any look so far
+        self.with_arms = False
         self.weight = 0.0
         self._shown: dict[str, dict[str, int]] = {arm: {} for arm in _ARMS}  # the last that is known
         self._gained: dict[str, dict[str, int]] = {arm: {} for arm in _ARMS}  # at the weight that is in force
@@ -64,6 +65,7 @@ class Looks:
             self._fold()
             self.weight, self.step_began = weight, self.t if self.looked else t
         self.t = t
+        self.with_arms |= any(arms.values())
         for arm, counts in arms.items():
             self._take(arm, counts)
         self._take_pairs(pairs, given=look.get("pairs") is not None)

@@ -128,7 +128,7 @@ def _labels(policy: Judge, pairs: Pairs | None, rules: Rules) -> Said:
     total = max(pairs.total, worse + better)
     bounds = shares.interval(shares.Harms(worse, better, total - worse - better), rules.level)
     missing = _too_few(total, policy.labels.min_pairs, "labelled pairs") or _unproven(bounds[1], margin, points=True)
-    log_e = ownership.log_e([ownership.Events(worse, better, 0.5)])
+    log_e = ownership.log_e([ownership.Events(worse, better, 0.5)], prior=ownership.PAIRS)
     facts = f"of {total:,} labelled pairs only the canary was wrong in {worse:,}, only stable in {better:,}"
     return Said(_reading(rules, log_e, bounds, margin, missing), facts, points=True)
 

@@ -114,16 +114,31 @@ def test_what_is_missing_at_a_change_of_weight_belongs_to_neither() -> None:
     assert looks.evidence().periods[-1].canary.failed == 1
 
 
-def test_pairs_on_the_first_line_are_judged_and_later_ones_never_ignored() -> None:
-    nothing, bad = {"stable_only_wrong": 0, "canary_only_wrong": 0}, {"stable_only_wrong": 10, "canary_only_wrong": 60}
-    first, second = judged(look(0, 0.1, pairs=nothing), look(1, 0.1, pairs=bad))
+NOTHING, BAD = {"stable_only_wrong": 0, "canary_only_wrong": 0}, {"stable_only_wrong": 10, "canary_only_wrong": 60}
+
+
+def test_pairs_on_the_first_line_are_a_guard() -> None:
+    first, second = judged({**GOOD, "pairs": NOTHING}, {**GOOD, "pairs": BAD})
     assert (first["verdict"], second["verdict"]) == ("Continue", "Failed")
     assert second["guards"]["labels"]["threshold"] == 300
-    late = judged(look(0, 0.1), {**GOOD, "pairs": nothing})[1]
+    assert judged({**GOOD, "pairs": BAD}, policy={"slow": None})[0]["guards"]["labels"]["threshold"] == 200
+
+
+def test_pairs_alone_are_judged_alone() -> None:
+    _, second = judged(look(0, 0.1, pairs=NOTHING), look(1, 0.1, pairs=BAD))
+    assert second["verdict"] == "Failed"
+    assert set(second["guards"]) == {"labels"}
+    assert second["guards"]["labels"]["threshold"] == 100
+    good = {"stable_only_wrong": 300, "canary_only_wrong": 300, "total": 20000}
+    assert judged(look(0, 0.1, pairs=good))[0]["verdict"] == "Continue"  # no unit of the canary was seen
+    with pytest.raises(ConfigurationError, match="line 2: the first line had pairs alone"):
+        judged(look(0, 0.1, pairs=NOTHING), GOOD)
+
+
+def test_pairs_that_come_later_are_not_ignored_in_silence() -> None:
+    late = judged(look(0, 0.1), {**GOOD, "pairs": NOTHING})[1]
     assert late["verdict"] == "Inconclusive"
     assert "pairs are not judged" in late["reason"]
-    only = {"failures": None, "slow": None, "labels": {"within": "1d"}}
-    assert judged(look(1, 0.1, pairs=bad), policy=only)[0]["guards"]["labels"]["threshold"] == 100
 
 
 def test_pairs_that_grow_slowly_keep_what_was_shown() -> None:

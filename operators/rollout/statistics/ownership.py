@@ -28,7 +28,11 @@ _LIFTS = (
     (1.25, 1.0), (1.6, 1.5), (2.0, 2.5), (2.6, 1.0), (4.0, 1.0), (7.0, 1.5), (11.0, 2.5), (18.0, 1.5), (50.0, 1.0),
     (1000.0, 1.0),
 )  # fmt: skip
-_PRIOR = tuple((lift, log(lift), mass) for lift, mass in _LIFTS)
+# Of pairs: two models that are worth comparing rarely differ by more than a few times, and labels are dear.
+_LIFTS_OF_PAIRS = ((1.4, 1.0), (1.8, 2.0), (2.3, 2.0), (3.2, 1.5), (6.0, 0.7), (30.0, 0.7))
+Prior = tuple[tuple[float, float, float], ...]
+UNITS: Prior = tuple((lift, log(lift), mass) for lift, mass in _LIFTS)
+PAIRS: Prior = tuple((lift, log(lift), mass) for lift, mass in _LIFTS_OF_PAIRS)
 _FURTHEST = log(1e6)  # of a lift that an interval may reach
 
 
@@ -45,11 +49,12 @@ class Events(NamedTuple):
     weight: float
 
 
-def log_e(events: Sequence[Events], *, null_lift: float = 1.0) -> float:
+def log_e(events: Sequence[Events], *, null_lift: float = 1.0, prior: Prior = UNITS) -> float:
     """Return the log e-value against "the canary's bad events are at most ``null_lift`` times as frequent as stable's".
 
     :param events: of each period; the order does not matter
     :param null_lift: 1: no worse
+    :param prior: (lift, its logarithm, mass) of each that is mixed
     """
     canary = sum(period.canary for period in events)
     pooled = [
@@ -58,7 +63,7 @@ def log_e(events: Sequence[Events], *, null_lift: float = 1.0) -> float:
     ]
     return log_mean(
         (mass, canary * log_lift - sum(n * log1p(share * (lift - 1)) for share, n in pooled))
-        for lift, log_lift, mass in _PRIOR
+        for lift, log_lift, mass in prior
     )
 
 
