@@ -58,3 +58,29 @@ core.register_action("mirror", { "http-req" }, function(txn)
         under_way[model] = under_way[model] - 1
     end)
 end)
+
+-- End a request whose body turns out too large: one that is sent in chunks does not say so beforehand.
+local most_bytes = tonumber(os.getenv("TAXIWAY_EDGE_MAX_BODY_BYTES"))
+local Limit = { flags = filter.FLT_CFG_FL_HTX }
+Limit.__index = Limit
+
+function Limit:new()
+    return setmetatable({ bytes = 0 }, Limit)
+end
+
+function Limit:start_analyze(_, channel)
+    if not channel:is_resp() then
+        filter.register_data_filter(self, channel)
+    end
+end
+
+function Limit:http_payload(_, message)
+    self.bytes = self.bytes + message:input()
+    if self.bytes > most_bytes + 1 then -- HAProxy counts the end of the message as a byte
+        error("too large") -- the only way to end it: HAProxy makes a 400 of it, and the backend a 413
+    end
+end
+
+core.register_filter("limit", Limit, function(limit)
+    return limit
+end)
