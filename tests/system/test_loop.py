@@ -93,9 +93,8 @@ def test_first_version_gets_all_traffic(system: Any) -> None:
     state, _ = train_and_release(system.play, "2013-01-20T00:00:00")
     assert state == "success"
     assert system.play.champion() == "1"
-    assert rows_of(system.play, "weight_set") == [
-        {"stable": "1", "canary": None, "weight_bp": 0, "step": "promote"},
-    ]  # fmt: skip
+    moves = [(row["step"], row["stable"], row["weight_bp"]) for row in rows_of(system.play, "weight_set")]
+    assert moves == [("begin", None, 0), ("promote", "1", 0)]
     assert rows_of(system.play, "gate")[0]["champion"] is None
 
 
@@ -163,8 +162,9 @@ def test_challenger_is_promoted_under_traffic_without_a_failed_request(system: A
     assert tally.failed == 0, tally.failures
     assert set(tally.answered) == {"1", "2"}
     assert system.play.champion() == "2"
-    weights = [row["weight_bp"] for row in rows_of(system.play, "weight_set")]
-    assert weights[-5:] == [0, 500, 2500, 5000, 0]
+    moves = [(row["step"], row["weight_bp"]) for row in rows_of(system.play, "weight_set")]
+    steps = [("canary_5_pct", 500), ("canary_25_pct", 2500), ("canary_50_pct", 5000)]
+    assert moves[2:] == [("begin", 0), *steps, ("promote", 0)]
     verdicts = rows_of(system.play, "verdict")
     assert [v["judgement"]["outcome"] for v in verdicts] == ["Successful"] * 3
     assert all(v["evidence"]["periods"][-1]["canary"]["requests"] >= 15 for v in verdicts)
