@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from operators.rollout.statistics.numeric import first_above, log_mean
 
-_BETS = tuple((bet, -log1p(-bet) - bet) for bet in (0.9, 0.7, 0.5, 0.3, 0.15, 0.08, 0.04, 0.02, 0.01, 0.005))
+_BETS = tuple((bet, -log1p(-bet) - bet) for bet in (0.9, 0.6, 0.3, 0.15, 0.07, 0.03, 0.01))
 # What is taken off the numbers before they are weighted, as a share of their range. Close to the mean the noise is
 # least; which is close is not known beforehand, and so they are mixed.
 _CENTRES = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
