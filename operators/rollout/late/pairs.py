@@ -72,7 +72,7 @@ def right_or_wrong(pairs: Iterable[Pair], threshold: float, *, before: Pairs | N
     total, stable_only, canary_only = known.total, known.stable_only_wrong, known.canary_only_wrong
     for pair in pairs:
         yes = _label(pair) >= 0.5
-        stable_wrong, canary_wrong = (pair.stable >= threshold) is not yes, (pair.canary >= threshold) is not yes
+        stable_wrong, canary_wrong = (pair.stable >= threshold) != yes, (pair.canary >= threshold) != yes
         total += 1
         stable_only += stable_wrong and not canary_wrong
         canary_only += canary_wrong and not stable_wrong
