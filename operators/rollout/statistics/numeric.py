@@ -33,10 +33,11 @@ def significant(value: float) -> float:
     return float(f"{value:.6g}") + 0.0
 
 
-def first_above(function: Callable[[float], float], level: float, low: float, high: float, *, steps: int = 40) -> float:
+def first_above(function: Callable[[float], float], level: float, low: float, high: float) -> float:
     """Return where a rising function reaches a level, from above: an interval's end that errs to the wide side.
 
-    Bisection, sped up by the secant's guess (Illinois). ``high`` is returned when the level is not reached below it.
+    The secant's guess, weighted as by Anderson and Björck ("A new high order method of regula falsi type", BIT 13, 1973), and the
+    middle where that is slow: about eight calls. ``high`` is returned when the level is not reached below it.
 
     :param low: where the search begins
     :param high: where it ends
@@ -46,20 +47,24 @@ def first_above(function: Callable[[float], float], level: float, low: float, hi
         return low
     if above < 0:
         return high
-    tolerance = 1e-7 * (high - low)
-    side = 0
-    for step in range(steps):
+    tolerance, width, last_was_above = 1e-6 * (high - low), high - low, None
+    for step in range(100):
         if high - low <= tolerance:
             break
-        guess = low - below * (high - low) / (above - below) if above < inf and step % 3 < 2 else (low + high) / 2
-        guess = min(max(guess, low + tolerance / 4), high - tolerance / 4)
+        slow = step % 3 == 0 and step > 0 and high - low > width / 4
+        width = high - low if step % 3 == 0 else width
+        guess = (low + high) / 2 if slow or above == inf else low - below * (high - low) / (above - below)
+        guess = min(max(guess, low + tolerance / 2), high - tolerance / 2)
         value = function(guess) - level
         if value >= 0:
-            high, above = guess, value
-            below = below / 2 if side > 0 else below
-            side = 1
+            below *= _weight(value, above) if last_was_above is True else 1.0
+            high, above, last_was_above = guess, value, True
         else:
-            low, below = guess, value
-            above = above / 2 if side < 0 else above
-            side = -1
+            above *= _weight(value, below) if last_was_above is False else 1.0
+            low, below, last_was_above = guess, value, False
     return high
+
+
+def _weight(new: float, old: float) -> float:
+    """Return by how much the end that stays is pulled in, when the other end moved twice."""
+    return 1 - new / old if new / old < 1 else 0.5
