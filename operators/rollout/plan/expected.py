@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from operators.rollout.evidence import Arm, Period
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase
 
-KINDS = {"failures": "failed", "slow": "slow"}  # guard → the count of an arm that it looks at
+PLANNED = ("failures", "slow")  # guards whose evidence depends on the traffic alone
 
 
 class Counts(NamedTuple):
@@ -68,22 +67,3 @@ def _moved(load: Load, parts: Sequence[Part], base: float, bad: float) -> float:
         total += load.bad(phase.canary_share - share, bad, parts[-1].lasts_s, as_stable + as_canary)
         share = phase.canary_share
     return total
-
-
-def period(phase: Phase, guard: str, counts: Counts, *, bad: tuple[int, int] | None = None) -> Period:
-    """Return evidence with these counts, and none for other guards.
-
-    :param bad: bad units of the canary and of stable, in place of the expected numbers
-    """
-    kind = KINDS[guard]
-    canary, stable = (counts.canary_bad, counts.stable_bad) if bad is None else bad
-    firsts = (counts.canary_first, counts.stable_first) if bad is None else bad
-
-    def arm(units: float, bad_units: float, first: float) -> Arm:
-        rounded = round(bad_units)
-        counted = {kind: rounded, f"{kind}_first": round(first)}
-        return Arm.model_validate({"requests": max(round(units), rounded), **counted})
-
-    return Period(
-        weight=phase.weight, stable=arm(counts.stable, stable, firsts[1]), canary=arm(counts.canary, canary, firsts[0])
-    )

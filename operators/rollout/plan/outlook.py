@@ -8,7 +8,7 @@ from math import inf
 
 from operators.core.spec_release import Release
 from operators.rollout.plan.chance import at_most
-from operators.rollout.plan.expected import KINDS, Part
+from operators.rollout.plan.expected import PLANNED, Part
 from operators.rollout.plan.prober import SURE, Prober, smallest
 from operators.rollout.plan.types import Effect, Found, GuardPlan, PhasePlan
 from operators.rollout.simulation.load import Load
@@ -29,7 +29,7 @@ class Outlook:
     def __init__(self, release: Release, load: Load, *, like: Outlook | None = None) -> None:
         self.release, self.load = release, load
         self.phases: tuple[Phase, ...] = phases_of(release)
-        self.probers = {name: Prober(release.judge, load, name) for name in release.judge.guards if name in KINDS}
+        self.probers = {name: Prober(release.judge, load, name) for name in release.judge.guards if name in PLANNED}
         self._times: dict[int, tuple[float | None, float | None]] = dict(like._times) if like else {}
 
     @cached_property
@@ -41,7 +41,7 @@ class Outlook:
             if name in late
             else "its noise is not known before"
             for name in self.release.judge.guards
-            if name not in KINDS
+            if name not in PLANNED
         }
 
     def times_s(self, index: int) -> tuple[float | None, float | None]:

@@ -145,10 +145,13 @@ def _closing(plan: Plan) -> list[str]:
             f"{plan.exposed_units:,.0f} units have met it by then."
         )
     if plan.effect is not None:
-        seen = "; ".join(f"{one.phase}: {100 * one.chance:.3g} %, {seconds(one.found_s)}" for one in plan.effect.phases)
-        lines.append(
-            f"Failures {plan.effect.points:g} points above stable's are found by the end of a phase, and so soon in it: {seen}."
+        seen = "; ".join(
+            f"{one.phase}: {100 * one.chance:.3g} % ({seconds(one.found_s)})" for one in plan.effect.phases
         )
+        lines.append(
+            f"Failures {plan.effect.points:g} points above stable's are found by the end of a phase (and so soon in it):"
+        )
+        lines.append(f"{seen}.")
     return lines + _refusal(plan)
 
 
