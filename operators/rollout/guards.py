@@ -143,7 +143,7 @@ def _loss(policy: Judge, differences: tuple[float, ...], rules: Rules) -> Said:
         lacking = "an error is not a finite number"
         return Said(_reading(rules, 0.0, None, margin, lacking), lacking)
     scaled = [min(max(d / largest, -1.0), 1.0) for d in differences]
-    sums = means.Sums(len(scaled), fsum(scaled), fsum(x * x for x in scaled), -1.0, 1.0)
+    sums = means.Sums(len(scaled), fsum(scaled), fsum([x * x for x in scaled]), -1.0, 1.0)
     log_e = means.log_e_above([[sums]], 0.0)
     low, high = (end * largest for end in means.interval([[sums]], rules.level))
     missing = _too_few(len(scaled), policy.loss.min_pairs, "labelled pairs") or _unproven(high, margin)

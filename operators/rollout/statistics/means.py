@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import log, log1p
 from typing import NamedTuple
 
-from operators.rollout.statistics.numeric import first_above, log_mean
+from operators.rollout.statistics.numeric import first_above, log_average
 
 _BETS = tuple((bet, -log1p(-bet) - bet) for bet in (0.9, 0.6, 0.3, 0.15, 0.07, 0.03, 0.01))
 # What is taken off the numbers before they are weighted, as a share of their range. Close to the mean the noise is
@@ -86,7 +86,7 @@ def log_e_above(choices: Sequence[Sequence[Sums]], bound: float) -> float:
     is averaged
     :param bound: -1 to 1
     """
-    return log_mean((1.0, _log_e(groups, bound)) for groups in choices)
+    return log_average([log_e for groups in choices for log_e in _log_capitals(groups, bound)])
 
 
 def interval(choices: Sequence[Sequence[Sums]], level: float) -> tuple[float, float]:
@@ -102,11 +102,11 @@ def interval(choices: Sequence[Sequence[Sums]], level: float) -> tuple[float, fl
     return -low, high
 
 
-def _log_e(groups: Sequence[Sums], bound: float) -> float:
+def _log_capitals(groups: Sequence[Sums], bound: float) -> list[float]:
     gain = loss = 0.0
-    for group in groups:
+    for size, total, squares, low, _ in groups:
         # x - bound is never below -room. For bounds below 0 it stays as at 0: with ever less room the e-value would fall again.
-        room = max(bound, 0.0) - group.low
-        gain += (group.total - group.size * bound) / room
-        loss += (group.squares - 2 * bound * group.total + group.size * bound * bound) / room**2
-    return log_mean((1.0, bet * gain - psi * loss) for bet, psi in _BETS)
+        room = max(bound, 0.0) - low
+        gain += (total - size * bound) / room
+        loss += (squares - 2 * bound * total + size * bound * bound) / room**2
+    return [bet * gain - psi * loss for bet, psi in _BETS]

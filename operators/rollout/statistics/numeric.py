@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import exp, fsum, inf, log
 
 _LARGEST_LOG = 690.0  # e to it is about 1e299: JSON has no infinity
@@ -18,6 +18,15 @@ def log_mean(terms: Iterable[tuple[float, float]]) -> float:
     if top == -inf:
         return -inf
     return top + log(fsum(w * exp(v - top) for w, v in weighted)) - log(fsum(w for w, _ in weighted))
+
+
+def log_average(values: Sequence[float]) -> float:
+    """Return the logarithm of the plain mean of exponentials.
+
+    :param values: logarithms
+    """
+    top = max(values)
+    return top + log(fsum([exp(value - top) for value in values])) - log(len(values)) if top > -inf else -inf
 
 
 def e_value(log_e: float) -> float:
