@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import getpass
 import os
+from typing import TYPE_CHECKING
 
 from operators.cli import environment
 from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError
-from operators.core.ledger import Ledger
 from operators.core.settings import setting
-from operators.rollout.controller import Controller
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
+    from operators.rollout.controller import Controller
 
 
 def use_stack() -> None:
@@ -25,12 +28,16 @@ def use_stack() -> None:
 
 def ledger() -> Ledger:
     """Open the ledger."""
+    from operators.core.ledger import Ledger
+
     use_stack()
     return Ledger(setting("TAXIWAY_LEDGER_URL", "SQLAlchemy URL of the ledger's PostgreSQL database"))
 
 
 def controller(model: str) -> Controller:
     """Open what moves a model."""
+    from operators.rollout.controller import Controller
+
     use_stack()
     return Controller(model)
 

@@ -19,14 +19,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Roll back; return 1 if ledger or alias could not be written."""
     from operators.cli import connect
+    from operators.rollout.at_once import move_back
+    from operators.rollout.client import Agent
 
-    reason, to = connect.require_reason(options.reason), connect.controller(options.model)
+    reason, actor = connect.require_reason(options.reason), connect.actor()
+    connect.use_stack()
+    done = move_back(Agent(), options.model, options.to, reason=reason, actor=actor)
+    left = f"; version {done.left} has none" if done.left else ""
+    print(
+        f"version {done.stable} of {options.model} has all the traffic after {done.traffic_s:.2f} s{left}", flush=True
+    )
+    to = connect.controller(options.model)
     try:
-        done = to.return_now(options.to, reason=reason, actor=connect.actor())
+        done = to.write_down(done, reason, actor)
     finally:
         to.close()
-    left = f"; version {done.left} has none" if done.left else ""
-    print(f"version {done.stable} of {options.model} has all the traffic after {done.traffic_s:.2f} s{left}")
     if done.unwritten:
         print(f"ledger or alias do not say so yet, the DAG `reconcile` will make up for it: {done.unwritten}")
         return 1

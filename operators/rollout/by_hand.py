@@ -2,68 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from operators.core.errors import RejectedError, ServiceError, ServiceRefusedError
 from operators.registry.client import CHALLENGER, CHAMPION
+from operators.rollout.at_once import Returned, move_back
 from operators.rollout.moves import Moves
-
-
-@dataclass(frozen=True)
-class Returned:
-    """A rollback that a person asked for.
-
-    :param stable: the version that has the traffic now
-    :param left: the version that lost it
-    :param traffic_s: seconds until the edge had it
-    :param unwritten: why ledger or alias do not say so yet; empty: they do. `reconcile` makes up for it
-    """
-
-    stable: str
-    left: str | None
-    traffic_s: float
-    unwritten: str = ""
 
 
 class ByHand(Moves):
     """Return to a version, withdraw a model, delete a version."""
 
     def return_now(self, version: str | None, *, reason: str, actor: str) -> Returned:
-        """Move the traffic first, through the agent alone; then the ledger and the alias. Needs no scheduler.
+        """Move the traffic first, then the ledger and the alias. Needs no scheduler.
 
         :param version: where to; None: a canary loses its traffic, and without one the version before takes over
         :raises RejectedError: the version has the traffic already, or is not deployed any more
         """
-        began, run = time.monotonic(), f"by-hand-{uuid4().hex}"
-        stable, left = self._at_once(version, run, reason, actor)
-        traffic_s = time.monotonic() - began
-        try:
-            self.return_to(run, stable, reason, actor, left=left)
-        except (ServiceError, ServiceRefusedError) as error:
-            return Returned(stable, left, traffic_s, unwritten=str(error))
-        return Returned(stable, left, traffic_s)
+        return self.write_down(move_back(self.agent, self.model, version, reason=reason, actor=actor), reason, actor)
 
-    def _at_once(self, version: str | None, run: str, reason: str, actor: str) -> tuple[str, str | None]:
+    def write_down(self, done: Returned, reason: str, actor: str) -> Returned:
+        """Let ledger and alias follow traffic that a person has moved back."""
         try:
-            if version is None:
-                done = self.agent.roll_back(self.model, reason=reason, actor=actor)
-                return done.stable, done.left
-            route = self.agent.route(self.model)
-            if route is not None and route.stable == version and route.canary is None:
-                raise RejectedError(f"version {version} of {self.model} has all the traffic already")
-            # A holder of its own, so that a release that is under way cannot move it back before the ledger stops it.
-            self.agent.set_route(self.alone(version, f"{self.model}/{run}"), force=True)
-            left = route.canary if route and route.stable == version else route.stable if route else None
-            return version, left
-        except ServiceRefusedError as error:
-            to = f" with version {version}" if version else ""
-            raise RejectedError(
-                f"{error}. If the version is not deployed any more, the DAG `rollback`{to} deploys it first: "
-                f"taxiway airflow dags trigger rollback"
-            ) from error
+            self.return_to(done.run, done.stable, reason, actor, left=done.left)
+        except (ServiceError, ServiceRefusedError) as error:
+            return replace(done, unwritten=str(error))
+        return done
 
     def earlier(self, version: str | None) -> str:
         """Return the version to go back to: the one named, else the one that the last promotion replaced.

@@ -86,7 +86,7 @@ def require_same_site(request: Request) -> None:
 
 def _allowed(method: str, model: str, request: Request, user: GetUserDep) -> bool:
     try:
-        requires_access_dag(method=method, param_dag_id=f"{model}.release")(request, user)  # type: ignore[arg-type]
+        requires_access_dag(method=method, param_dag_id=f"{model}.release")(request, user)
     except HTTPException as error:
         if error.status_code == 403:
             return False

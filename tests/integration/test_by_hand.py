@@ -44,6 +44,7 @@ def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
     made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
     monkeypatch.setattr(connect, "controller", lambda _: made)
+    monkeypatch.setattr("operators.rollout.client.Agent", lambda: agent)
     known = load_specs()[0][0]
     release = known.release.model_copy(update={"watch_s": None})
     spec: ModelSpec = known.model_copy(update={"name": model, "release": release})
@@ -155,7 +156,7 @@ def test_rollback_takes_a_canary_out_and_ends_its_release(to: Controller) -> Non
 def test_what_is_not_deployed_any_more_is_explained(to: Controller) -> None:
     to.agent.retire(to.model, "1")
     for words in ((), ("--to", "1")):
-        with pytest.raises(RejectedError, match=r"the DAG `rollback`.* deploys it first"):
+        with pytest.raises(RejectedError, match=r"is deployed first by the DAG `rollback`"):
             command(rollback, to.model, *words, "--reason", "wrong prices")
     with pytest.raises(RejectedError, match="has all the traffic already"):
         command(rollback, to.model, "--to", "2", "--reason", "wrong prices")

