@@ -37,7 +37,7 @@ def test_good_canary_succeeds_after_the_bake_and_not_before() -> None:
     assert verdict(good, elapsed_s=59).outcome is Outcome.CONTINUE
     said = verdict(good)
     assert said.outcome is Outcome.SUCCESSFUL
-    assert "2 of 1,000 canary units failed, 20 of 9,000 on stable; harm below 0.69 points, 1 allowed" in said.reason
+    assert "2 of 1,000 canary units failed, 20 of 9,000 on stable; harm below 0.667 points, 1 allowed" in said.reason
 
 
 def test_canary_that_fails_everything_is_caught_within_five_requests() -> None:
@@ -57,7 +57,7 @@ def test_failures_that_stable_has_too_are_not_the_canarys() -> None:
 def test_silence_of_few_units_is_not_success() -> None:
     said = verdict(period(100, 0, 900, 0))
     assert said.outcome is Outcome.CONTINUE
-    assert "harm below 4.38 points, 1 allowed" in said.reason
+    assert "harm below 3.85 points, 1 allowed" in said.reason
     assert verdict(period(100, 0, 900, 0), elapsed_s=1801).outcome is Outcome.INCONCLUSIVE
 
 

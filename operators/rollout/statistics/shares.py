@@ -8,7 +8,9 @@ betting", JRSS B 86, 2024), mixed over λ. As X has three values and each λ is 
 alone.
 
 If the harm differs from unit to unit, "harm" is their mean: for fixed means δ_i the expected capital is Π(1 + λ (δ - δ_i)),
-at most (1 + λ (δ - mean))^n by the inequality of means, at each look.
+at most (1 + λ (δ - mean))^n by the inequality of means, at each look. A unit counts once it was seen, and may turn
+bad later: each look is exact for what the units were by then, and all looks together are where a unit makes one
+request.
 """
 
 from __future__ import annotations
@@ -19,10 +21,7 @@ from typing import NamedTuple
 from operators.rollout.statistics.numeric import first_above, log_mean
 
 # (bet as a share of the largest that cannot ruin, mass). The best is about δ / (δ + share of bad units): mostly high.
-_BETS = (
-    (0.95, 3.0), (0.8, 3.0), (0.6, 3.0), (0.4, 2.0), (0.25, 2.0), (0.15, 1.0), (0.08, 1.0), (0.04, 1.0), (0.02, 1.0),
-    (0.01, 1.0),
-)  # fmt: skip
+_BETS = ((0.97, 4.0), (0.85, 4.0), (0.65, 3.0), (0.4, 2.5), (0.2, 1.5), (0.08, 0.8), (0.03, 0.4), (0.01, 0.3))
 
 
 class Harms(NamedTuple):
