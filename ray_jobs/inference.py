@@ -9,11 +9,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from operators.core.spec import FeatureKind
 
@@ -49,10 +50,9 @@ class BadRequestError(ValueError):
     """The caller's request is wrong; the message is the answer to a 400."""
 
 
-class Request(BaseModel):
-    """A request that was read: each feature's values, all of one length."""
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that was read: each feature's values, all of one length. Not pydantic: it would check every value again."""
 
     id: str | None
     unit: str | None
@@ -162,7 +162,7 @@ def _plain(value: Any, kind: str) -> Any:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body, parse_constant=_not_finite)
+        document = _load(body)
     except BadRequestError:
         raise
     except (ValueError, RecursionError) as error:
@@ -172,6 +172,14 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document.get("parameters", {}), dict):
         raise BadRequestError("`parameters` must be an object")
     return document
+
+
+def _load(body: bytes) -> Any:
+    """Parse JSON. pydantic's parser takes a quarter of the time; the other one says what is wrong."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError:
+        return json.loads(body, parse_constant=_not_finite)
 
 
 def _not_finite(token: str) -> None:
