@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from operators.core.errors import RejectedError, ServiceError
-from operators.core.ledger import Ledger
+from operators.core.ledger import BusyError, Ledger
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,50 @@ def test_nobody_claims_while_a_release_moves_something(ledger: Ledger, url: str)
     with pytest.raises(RejectedError), ledger.holding("f", "f/1"):
         pytest.fail("the release was put aside")
     other.close()
+
+
+def test_the_second_waits_where_it_may_not_supersede(ledger: Ledger) -> None:
+    ledger.claim("g", "g/1", {})
+    with pytest.raises(BusyError, match="release g/1 of g is under way") as caught:
+        ledger.claim("g", "g/2", {}, supersede=False)
+    assert (caught.value.model, caught.value.holder) == ("g", "g/1")
+    assert ledger.claim("g", "g/1", {}, supersede=False) is None  # its own
+    ledger.finish("g", "g/1", "promoted", {"version": "1"})
+    assert ledger.claim("g", "g/2", {}, supersede=False) is None
+    assert ledger.end("g/2") is None
+
+
+@pytest.mark.parametrize("number", [1e300, 1e22, -0.0, 5e-324, 0.1 + 0.2, 1e-7, 2**70, 12345678901234567890.0])
+def test_numbers_come_back_as_they_were_hashed(ledger: Ledger, number: float) -> None:
+    model = f"h{number!r}"
+    ledger.append(model, "verdict", {"e": number}, key=f"{model}/1")
+    assert repr(ledger.entries(model)[0].payload["e"]) == repr(number)
+    assert ledger.broken_links(model) == []
+
+
+def test_looks_are_numbered_also_by_two_at_once(url: str, ledger: Ledger) -> None:
+    def write() -> None:
+        mine = Ledger(url)
+        for _ in range(10):
+            mine.record_look("i", "i/1", "canary", {"e": 1.5})
+        mine.close()
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(look.n for look in ledger.looks("i/1", "canary")) == list(range(1, 31))
+    assert ledger.record_look("i", "i/1", "canary", {"e": 2}) == 31
+    assert ledger.looks("i/1", last=1)[0].n == 31
+    assert ledger.look_numbers("i/1", "canary", {"e": 1.5})[:2] == [1, 2]
+    assert ledger.look_numbers("i/1", "canary", {"e": 1.25}) == []
+
+
+def test_rows_by_key_and_kind(ledger: Ledger) -> None:
+    for key, kind in (("j/a_b#1/x", "gate"), ("j/aXb#1/y", "edge"), ("j/a_b#1/z", "edge")):
+        ledger.append("j", kind, {}, key=key)
+    assert [e.key for e in ledger.entries("j", key_prefix="j/a_b#1/")] == ["j/a_b#1/x", "j/a_b#1/z"]  # _ is no wildcard
+    assert [e.key for e in ledger.entries("j", kind=("edge", "gate"), last=2)] == ["j/aXb#1/y", "j/a_b#1/z"]
+    assert "j" in ledger.models()
+    assert ledger.entry("j/none") is None
