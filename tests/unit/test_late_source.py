@@ -13,6 +13,7 @@ from operators.core.errors import RejectedError, ServiceError
 from operators.rollout.evidence import Evidence, Pairs, Period
 from operators.rollout.late.facts import Late, Numbers, Span
 from operators.rollout.late.source import LateSource, facts_of
+from operators.rollout.reading import Counters, Tally
 from operators.rollout.steps.watched import Watched
 from tests.support.late_world import BEGIN, spec_with
 
@@ -143,3 +144,11 @@ def test_the_facts_of_a_step() -> None:
         "canary",
         "control",
     ]
+
+
+@pytest.mark.parametrize("kind", ["shadow", "canary", "control"])
+def test_every_period_of_a_step_has_its_facts(kind: str) -> None:
+    step = watched(kind=kind, pool_bp=9700, shadow_bp=5000)
+    periods = step.periods(Tally.begin(Counters(since="1")))
+    assert periods
+    assert {period.weight for period in periods} <= {span.share for span in facts_of(step, SPEC).spans}
