@@ -77,23 +77,25 @@ def _bad_units(policy: Judge, evidence: Evidence, rules: Rules, kind: str) -> Sa
         if (canary := _first(period.canary, kind)) is not None and (stable := _first(period.stable, kind)) is not None
     ]
     log_e = ownership.log_e(events)
+    owned = _owned(events, rules.level) if e_value(log_e) >= rules.threshold else ""
     newest = evidence.periods[-1] if evidence.periods else None
     lacking = _uncountable(newest, kind)
     if lacking or newest is None:
-        return Said(_reading(rules, log_e, None, margin, lacking), lacking)
+        return Said(_reading(rules, log_e, None, margin, lacking), owned or lacking)
     canary, stable = getattr(newest.canary, kind), getattr(newest.stable, kind)
     harms = shares.of_units(canary, newest.canary.requests, stable, newest.stable.requests, newest.weight)
     verb = "failed" if kind == "failed" else "were slow"
     facts = f"{canary:,} of {newest.canary.requests:,} canary units {verb}, {stable:,} of {newest.stable.requests:,} on stable"
     bounds = shares.interval(harms, rules.level)
     reading = _reading(rules, log_e, bounds, margin, _unproven(bounds[1], margin, points=True))
-    lift = ownership.lift_interval(events, rules.level)[0] if reading.e >= rules.threshold else 0.0
-    if lift > 1:
-        total = sum(event.canary for event in events)
-        facts += (
-            f"; {total:,} bad units of the canary's in the release, at least {lift:.1f} times as often as on stable"
-        )
-    return Said(reading, facts, points=True)
+    return Said(reading, f"{facts}; {owned}" if owned else facts, points=True)
+
+
+def _owned(events: list[ownership.Events], level: float) -> str:
+    """Say whose bad events were, over all periods."""
+    canary, stable = sum(event.canary for event in events), sum(event.stable for event in events)
+    lift = ownership.lift_interval(events, level)[0]
+    return f"in the whole release {canary:,} of the canary's and {stable:,} of stable's: at least {lift:.1f} times as often"
 
 
 def _first(arm: Arm, kind: str) -> int | None:

@@ -103,6 +103,13 @@ def test_evidence_of_all_periods_counts_together() -> None:
     assert verdict(first, second, policy=FAILURES_ONLY).guards["failures"].e > alone
 
 
+def test_what_was_proven_stands_when_the_newest_counts_are_missing() -> None:
+    said = verdict(period(500, 60, 9500, 40, 0.05), period(600, None, 1400, 7, 0.3))
+    assert said.outcome is Outcome.FAILED
+    assert "60 of the canary's and 40 of stable's: at least " in said.reason
+    assert said.guards["failures"].missing == "failures of the canary are not known"
+
+
 def test_importing_the_judge_is_cheap() -> None:
     code = "import sys, operators.rollout.judge; print(*(m for m in ('numpy','scipy','pandas','airflow','ray') if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
