@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from operators.cli.traffic import add_arguments, load_of, spec_of
+from operators.cli.traffic import add_arguments, labelling_of, load_of, spec_of
 from operators.core.errors import ConfigurationError
 from operators.core.spec import ModelSpec
 
@@ -41,13 +41,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--burst", type=float, default=0.0, metavar="V", help="variance of the rate over its mean's square"
     )
     simulate.add_argument("--daily", type=float, default=0.0, metavar="PCT", help="swing of the rate over a day")
-    simulate.add_argument("--label-share", type=float, metavar="PCT", help="requests that get a label (default: none)")
-    simulate.add_argument(
-        "--label-delay", type=float, default=60.0, metavar="S", help="until the label comes (default: 60)"
-    )
-    simulate.add_argument(
-        "--disagree", type=float, default=6.0, metavar="PCT", help="pairs with one wrong answer (default: 6)"
-    )
     simulate.add_argument(
         "--look", type=float, default=1.0, metavar="S", help="between two looks of the judge (default: 1)"
     )
@@ -70,7 +63,7 @@ def run_plan(options: argparse.Namespace) -> int:
     if options.effect is not None and not 0 < options.effect <= 100:
         raise ConfigurationError(f"--effect {options.effect:g}: percentage points above 0 and up to 100")
     effect = None if options.effect is None else options.effect / 100
-    made = plan(spec.name, spec.release, load, assumed=assumed, effect=effect)
+    made = plan(spec.name, spec.release, load, labelling=labelling_of(options), assumed=assumed, effect=effect)
     print(made.model_dump_json(indent=2) if options.json else rendered(made, width=_width()))
     return _EXIT_REFUSED if made.problems else 0
 
@@ -114,7 +107,6 @@ def run_simulate(options: argparse.Namespace) -> int:
 def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
     from operators.rollout.plan.text import traffic
     from operators.rollout.simulation.feeds import Pattern
-    from operators.rollout.simulation.labels import Labelling
     from operators.rollout.simulation.recorded import read_recording
     from operators.rollout.simulation.runner import Setting
 
@@ -126,17 +118,12 @@ def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
         load, assumed = load_of(options, spec)
     if not options.json:
         print(f"{spec.name}: {options.releases:,} releases of each scenario. Traffic: {traffic(load, assumed)}\n")
-    labelling = None
-    if options.label_share is not None:
-        labelling = Labelling(
-            share=options.label_share / 100, delay_s=options.label_delay, disagree=options.disagree / 100
-        )
     setting = Setting(
         release=spec.release,
         load=load,
         pattern=Pattern(options.burst, options.daily / 100),
         recording=recording,
-        labelling=labelling,
+        labelling=labelling_of(options),
         look_s=options.look,
     )
     if setting.left_out and not options.json:
@@ -154,9 +141,6 @@ def _check(options: argparse.Namespace) -> None:
         "seed": (0, 2**63),
         "burst": (0, 100),
         "daily": (0, 100),
-        "label_share": (0, 100),
-        "label_delay": (0, 1e9),
-        "disagree": (0.001, 100),
         "look": (0.01, 3600),
         "jobs": (1, 1024),
     }

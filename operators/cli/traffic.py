@@ -17,6 +17,7 @@ from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError, TaxiwayError
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
+from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 
 _MEASURED_FOR_S = 3.0
@@ -39,6 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--like", type=Path, metavar="FILE", help="the ledger's record of a verdict: traffic as there was then"
+    )
+    parser.add_argument(
+        "--label-share", type=float, metavar="PCT", help="%% of the requests that get a label (default: none)"
+    )
+    parser.add_argument(
+        "--label-delay", type=float, default=60.0, metavar="S", help="until the label comes (default: 60)"
+    )
+    parser.add_argument(
+        "--disagree", type=float, default=6.0, metavar="PCT", help="%% of pairs with one wrong answer (default: 6)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -80,6 +90,20 @@ def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[s
         raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}; got {first['input']}") from None
     assumed = sorted(wanted - known.keys())
     return load, (*assumed, *(["units"] if load.units is None and spec.release.unit is not None else []))
+
+
+def labelling_of(options: argparse.Namespace) -> Labelling | None:
+    """Return how labels come; None: nobody has said it.
+
+    :raises ConfigurationError: an option is out of its range
+    """
+    if options.label_share is None:
+        return None
+    try:
+        return Labelling(share=options.label_share / 100, delay_s=options.label_delay, disagree=options.disagree / 100)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigurationError(f"labels, {first['loc'][0]}: {first['msg']}; got {first['input']}") from None
 
 
 def _share(percent: float | None) -> float | None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 from functools import cache
 from math import log
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from operators.core.spec_release import Release, Slow
-from operators.rollout.evidence import Arm, Evidence, Period
+from operators.rollout.evidence import Arm, Evidence, Pairs, Period
 from operators.rollout.judge import judge
 from operators.rollout.plan import Plan, plan
 from operators.rollout.plan.advice import refused, shortcomings
@@ -19,6 +20,7 @@ from operators.rollout.plan.outlook import Outlook
 from operators.rollout.plan.prober import Prober, smallest
 from operators.rollout.plan.search import duration, first_good, least_good, rounded_up
 from operators.rollout.plan.types import Remedy
+from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
 from operators.rollout.statistics.ownership import Events
@@ -285,3 +287,47 @@ def test_durations_are_written_as_the_spec_reads_them(seconds: float, text: str)
 
     assert duration(seconds) == text
     assert parse_duration_s(text) == seconds
+
+
+def labelled(**shadow: object) -> Release:
+    judge = {
+        **ONE.judge.model_dump(mode="json", by_alias=True),
+        "labels": {"margin_pct": 2, "min_pairs": 50, "within": "1d"},
+    }
+    return release(judge=judge, shadow={"sample_pct": 50, "bake": "30s", **shadow}, watch="1h", keep_warm="1h")
+
+
+def test_labelled_pairs_are_few_and_the_time_until_they_come_is_known() -> None:
+    whole = labelled(await_labels=True)
+    shadow, watch = plan("m", whole, BUSY, labelling=Labelling(share=0.5, delay_s=100, disagree=0.06)).labels
+    assert (shadow.phase, watch.phase) == ("shadow", "watch")
+    assert (shadow.margin_pct, watch.margin_pct) == (pytest.approx(40), pytest.approx(2))
+    assert shadow.proven_s == pytest.approx(100 + shadow.prove_pairs / (40 * 0.5 * 0.5))
+    assert watch.proven_s is None  # nothing is copied any more
+
+
+def test_the_pairs_that_are_planned_find_a_worse_version() -> None:
+    made = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(disagree=0.06)).labels[1]
+    rng = np.random.default_rng(1)
+    policy = labelled().judge
+    found = proven = 0
+    for _ in range(200):
+        worse, better = rng.poisson(made.find_pairs * 0.05), rng.poisson(made.find_pairs * 0.03)
+        pairs = Pairs(total=made.find_pairs, canary_only_wrong=worse, stable_only_wrong=better)
+        said = judge(policy, Evidence(pairs=pairs), elapsed_s=1).guards["labels"]
+        found += said.e >= said.threshold
+        worse, better = rng.poisson(made.prove_pairs * 0.03, size=2)
+        pairs = Pairs(total=made.prove_pairs, canary_only_wrong=worse, stable_only_wrong=better)
+        proven += judge(policy, Evidence(pairs=pairs), elapsed_s=1).guards["labels"].refuted
+    assert 0.7 <= found / 200 <= 0.9
+    assert 0.7 <= proven / 200 <= 0.9
+
+
+def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> None:
+    late = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=3600))
+    assert "pairs are needed; that takes" in late.problems[0].text
+    assert late.problems[0].remedies[0].changes == {"judge.max_wait": "61m"}
+    nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
+    assert "no phase is held to them" in nobody.problems[0].text
+    early = plan("m", labelled(await_labels=True).model_copy(update={"watch_s": None}), BUSY)
+    assert "refute harm over 40 points only" in early.problems[0].text

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from operators.core.spec_release import Release
 from operators.rollout.plan.advice import Advice
+from operators.rollout.plan.labelled import label_plans, label_problems
 from operators.rollout.plan.outlook import Outlook, total_s
 from operators.rollout.plan.prober import SURE
 from operators.rollout.plan.types import Effect, Plan, Problem
+from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 
 
 def plan(
-    model: str, release: Release, load: Load, *, assumed: tuple[str, ...] = (), effect: float | None = None
+    model: str,
+    release: Release,
+    load: Load,
+    *,
+    labelling: Labelling | None = None,
+    assumed: tuple[str, ...] = (),
+    effect: float | None = None,
 ) -> Plan:
     """Return what a release takes, exposes and detects, and why it should not start like this, if so.
 
     :param model: its name
     :param load: the traffic, and how bad stable is
+    :param labelling: how labels come; None: not known
     :param assumed: which fields of the load nobody gave or measured
     :param effect: share of the requests that fail on top; must be found before the promotion
     """
@@ -24,6 +33,8 @@ def plan(
     phases = tuple(outlook.describe(index) for index in range(len(outlook.phases)))
     found = None if effect is None else outlook.found(effect)
     advice = Advice(outlook)
+    known = labelling is not None
+    labels = tuple(label_plans(release, outlook.phases, load, labelling or Labelling(), known=known))
     problems = advice.problems() + _unseen(found, outlook)
     return Plan(
         model=model,
@@ -36,7 +47,8 @@ def plan(
         exposed_units=sum(phase.exposed_units for phase in phases if phase.kind == "step"),
         unplanned=outlook.unplanned,
         effect=found,
-        problems=problems,
+        labels=labels,
+        problems=(*problems, *label_problems(release, outlook.phases, labels)),
         remedies=tuple(advice.for_all(effect=effect)) if problems else (),
     )
 

@@ -35,13 +35,13 @@ class Outlook:
     @cached_property
     def unplanned(self) -> dict[str, str]:
         """Guards that this cannot plan, and why."""
-        late = ("labels", "loss", *self.release.judge.business)
+        late = ("loss", *self.release.judge.business)
         return {
             name: "its evidence comes later, with the labels or values"
             if name in late
             else "its noise is not known before"
             for name in self.release.judge.guards
-            if name not in PLANNED
+            if name not in (*PLANNED, "labels")
         }
 
     def times_s(self, index: int) -> tuple[float | None, float | None]:

@@ -22,7 +22,7 @@ from operators.rollout.statistics import ownership, shares
 from operators.rollout.statistics.numeric import e_value
 from operators.rollout.statistics.ownership import Events
 
-_PARTS = 5
+PARTS = 5
 SURE = 0.8  # the chance that a plan asks for
 _HALVINGS = 24
 
@@ -88,10 +88,10 @@ class Prober:
         def clears(stable: int, canary: int) -> bool:
             return self.clears(part, counts[:2], (canary, stable))
 
-        for stable in strata(counts.stable_bad, _PARTS):
-            most = _last(partial(clears, stable), most, counts.canary)
+        for stable in strata(counts.stable_bad, PARTS):
+            most = last_count(partial(clears, stable), most, counts.canary)
             total += at_most(most, counts.canary_bad, counts.canary)
-        return total / _PARTS
+        return total / PARTS
 
     def refuted_usually(self, part: Part) -> bool:
         """Return whether it is refuted by then when the counts are the middle ones."""
@@ -132,7 +132,7 @@ class Prober:
         return expect(self.load, self.guard, (), part, 0.0)
 
     def _chance(self, counts: Counts, needed: Sequence[int]) -> float:
-        return sum(1 - at_most(k - 1, counts.canary_first, counts.canary) for k in needed) / _PARTS
+        return sum(1 - at_most(k - 1, counts.canary_first, counts.canary) for k in needed) / PARTS
 
     def _needed(self, part: Part, before: Sequence[Part], effect: float) -> list[int]:
         """Return how many bad units of the canary fail it, for each part of what stable may have."""
@@ -143,8 +143,8 @@ class Prober:
             return not self.fails([*history, Events(canary, stable, part.phase.weight)])
 
         needed, found = [], -1
-        for stable in strata(counts.stable_first, _PARTS):
-            found = _last(partial(passes, stable), found, counts.canary)
+        for stable in strata(counts.stable_first, PARTS):
+            found = last_count(partial(passes, stable), found, counts.canary)
             needed.append(found + 1)
         return needed
 
@@ -169,7 +169,7 @@ def smallest(holds: Callable[[float], bool], low: float, high: float, *, steps: 
     return high
 
 
-def _last(holds: Callable[[int], bool], known: int, end: float) -> int:
+def last_count(holds: Callable[[int], bool], known: int, end: float) -> int:
     """Return the last count at which something holds that holds up to some count.
 
     :param known: it holds there; -1: nothing is known

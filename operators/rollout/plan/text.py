@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from operators.rollout.plan.types import Plan, Remedy
+from operators.rollout.plan.types import LabelPlan, Plan, Remedy
 from operators.rollout.simulation.load import Load
 
 
@@ -139,6 +139,7 @@ def _closing(plan: Plan) -> list[str]:
         "Callers do not see a failure of the canary: stable answers instead.",
     ]
     lines += [f"{name} is not in this plan: {why}." for name, why in plan.unplanned.items()]
+    lines += [_labels(one) for one in plan.labels]
     if plan.promoted_s is not None:
         lines.append(
             f"\nA version like stable is promoted after {seconds(plan.promoted_s)}; "
@@ -155,6 +156,14 @@ def _closing(plan: Plan) -> list[str]:
     return lines + _refusal(plan)
 
 
+def _labels(made: LabelPlan) -> str:
+    when = "" if made.proven_s is None else f" ({seconds(made.proven_s)} and {seconds(made.found_s)} after its start)"
+    return (
+        f"Labels at {made.phase}: {made.prove_pairs:,} pairs prove an accuracy not worse by {made.margin_pct:.3g} points,"
+        f"\n  {made.find_pairs:,} find it if it is{when}, where {made.disagree_pct:g} % of the pairs differ."
+    )
+
+
 def _refusal(plan: Plan) -> list[str]:
     if not plan.problems:
         return []
@@ -164,10 +173,8 @@ def _refusal(plan: Plan) -> list[str]:
         lines += _choices(
             problem.remedies, "One of these would mend it:", "No single change of the spec would mend it."
         )
-    lines += [
-        "",
-        *_choices(plan.remedies, "One of these would mend the whole plan:", "No single change mends the whole plan."),
-    ]
+    if plan.remedies:
+        lines += ["", *_choices(plan.remedies, "One of these would mend the whole plan:", "")]
     return lines
 
 

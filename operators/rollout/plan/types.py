@@ -82,6 +82,26 @@ class Effect(_Fact):
     phases: tuple[Found, ...]
 
 
+class LabelPlan(_Fact):
+    """What the guard ``labels`` needs in one phase, in four of five releases.
+
+    :param margin_pct: of accuracy
+    :param disagree_pct: pairs in which equally good versions differ in being right; assumed or given
+    :param prove_pairs: labelled pairs until a version that is as good has proven it
+    :param find_pairs: until a version that is worse by the margin has failed
+    :param proven_s: when they have come; None: not known how labels come, or what the shadow copied has to do
+    :param found_s: likewise
+    """
+
+    phase: str
+    margin_pct: float
+    disagree_pct: float
+    prove_pairs: int
+    find_pairs: int
+    proven_s: float | None
+    found_s: float | None
+
+
 class Remedy(_Fact):
     """A change with which the problem is gone.
 
@@ -124,5 +144,6 @@ class Plan(_Fact):
     exposed_units: float
     unplanned: dict[str, str] = Field(default_factory=dict)
     effect: Effect | None = None
+    labels: tuple[LabelPlan, ...] = ()
     problems: tuple[Problem, ...] = ()
     remedies: tuple[Remedy, ...] = ()
