@@ -207,7 +207,7 @@ class Ledger:
                 number = n if n is not None else int(connection.execute(taken).scalar_one())
                 fresh = insert(LOOKS).values(**row, n=number, digest=digest).on_conflict_do_nothing()
                 # Somebody else may have taken the next number at the same moment.
-                if connection.execute(fresh).rowcount or n is not None:
+                if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None or n is not None:
                     return number
 
     def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[Look]:
