@@ -76,6 +76,11 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
             runtime_env["env_vars"] = {**runtime_env.get("env_vars", {}), "TAXIWAY_CALL_RESULT": address}
         return {**found, "entrypoint": f"python -m {package}"}
 
+    @property
+    def reports_result(self) -> bool:
+        """Every function returns something."""
+        return True
+
     def job_result(self, job_id: str, ending: Ending) -> Any:
         """Return what the function returned."""
         from operators.compute.calls import unpack

@@ -51,6 +51,10 @@ class RayJobLostError(TransientRayJobError):
     """Ray no longer knows the job, as after a restart of the cluster; a retry submits it again."""
 
 
+class RayLogUnreadError(TransientRayJobError):
+    """The job succeeded, but the end of its log, and with it the result, could not be read: a retry reads it again."""
+
+
 class RayUnreachableError(TransientRayJobError):
     """The cluster did not answer for too long. The job may be running: a retry finds it."""
 

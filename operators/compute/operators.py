@@ -18,6 +18,7 @@ from operators.compute.errors import (
     RayJobError,
     RayJobLostError,
     RayJobTimeoutError,
+    RayLogUnreadError,
     RayResultError,
     RayUnreachableError,
 )
@@ -216,6 +217,11 @@ class SubmitRayJobOperator(BaseOperator):
                 submission_id=job_id,
             ) from None
 
+    @property
+    def reports_result(self) -> bool:
+        """Whether the job must report a result in its log."""
+        return self.result_type is not None
+
     @cached_property
     def _jobs(self) -> RayJobs:
         found: RayJobs = RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path).get_conn()
@@ -271,6 +277,12 @@ class SubmitRayJobOperator(BaseOperator):
 
     def _finish(self, context: Any, job_id: str, ending: Ending, *, cleared: bool) -> Any:
         if ending.status == "SUCCEEDED":
+            if self.reports_result and not ending.has_result and not ending.log_is_whole:
+                raise RayLogUnreadError(
+                    f"Ray job {job_id} succeeded, but its log could not be read to its end, where the result is; a retry "
+                    "reads it again",
+                    submission_id=job_id,
+                )
             return self.job_result(job_id, ending)
         if ending.status == "STOPPED" and cleared:
             # Clearing stops the job; that takes Ray some seconds, in which this try found it running.

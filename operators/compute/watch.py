@@ -24,6 +24,7 @@ _LAST_LINES = 200
 _SAY_AGAIN_S = 60.0
 _EVENT_LINE_CHARS = 500
 _REREAD_BYTES_PER_S = 1_000_000  # opening a log anew reads it from its beginning: rarely, if it is large
+_LOG_READS = 3  # of a job that is over: what it reports is at its log's end
 _MOST_UNKNOWN = 3  # a dashboard that has just come back does not know its jobs yet
 
 
@@ -35,6 +36,7 @@ class Ending(BaseModel):
     :param reason: what Ray, or the last error, said
     :param last_lines: the end of the job's log
     :param has_result: whether the job reported a result
+    :param log_is_whole: whether the log was read to its end; if not, there may be a result that is not known
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +48,7 @@ class Ending(BaseModel):
     last_lines: tuple[str, ...] = ()
     has_result: bool = False
     result: Any = None
+    log_is_whole: bool = True
 
 
 class Watch:
@@ -130,10 +133,7 @@ class Watch:
 
     async def _ended(self, job: RayJob) -> Ending:
         await self._stop_following()
-        try:
-            await self._complete(job)
-        except ServiceError as error:  # the driver's node may be gone; how the job ended is known all the same
-            self._say(f"the log is not complete: {error}")
+        log_is_whole = await self._complete_or_say(job)
         copy = self._copy
         return Ending(
             status=job.status,
@@ -143,10 +143,24 @@ class Watch:
             last_lines=self._last_lines(),
             has_result=copy.has_result,
             result=copy.result,
+            log_is_whole=log_is_whole,
         )
 
     def _last_lines(self) -> tuple[str, ...]:
         return tuple(line[:_EVENT_LINE_CHARS] for line in self._copy.last_lines)
+
+    async def _complete_or_say(self, job: RayJob) -> bool:
+        for left in reversed(range(_LOG_READS)):
+            try:
+                await self._complete(job)
+            except ServiceError as error:
+                if not left:  # the driver's node may be gone; how the job ended is known all the same
+                    self._say(f"the log is not complete: {error}")
+                    return False
+                await asyncio.sleep(self._poll_s)
+            else:
+                break
+        return True
 
     async def _complete(self, job: RayJob) -> None:
         """Read what the copy lacks; of a very large log only the end, where the result is."""

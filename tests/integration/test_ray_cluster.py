@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -17,53 +16,30 @@ import pytest
 from pydantic import BaseModel
 
 from operators.compute import errors
-from operators.compute.address import RayAddress
-from operators.compute.client import RayJobs
 from operators.compute.cluster import local
 from operators.compute.decorators import RayDecoratedOperator
 from operators.compute.operators import SubmitRayJobOperator
-from operators.core import processes
 from tests.support.killed_task import POINTS
-from tests.support.ray_dashboard import agrees
 from tests.support.tasks import TaskInstance, context, run
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTOR = 7
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[local.LocalCluster]:
-    folder = local.folder_for(f"test-{os.getpid()}")
-    try:
-        yield local.start(folder, num_cpus=2)
-    finally:
-        local.stop(folder)
-    assert not folder.exists()
-    assert not processes.marked(f"TAXIWAY_LOCAL_RAY={folder}", processes.table())
-
-
 @pytest.fixture
-def to_cluster(cluster: local.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def to_cluster(ray_cluster: local.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "TAXIWAY_STORAGE_URL"):
         monkeypatch.delenv(name, raising=False)
-    return {"ray_conn_id": None, "address": cluster.address, "token_path": cluster.token_path, "poll_s": 0.3}
+    return {"ray_conn_id": None, "address": ray_cluster.address, "token_path": ray_cluster.token_path, "poll_s": 0.3}
 
 
 class Answer(BaseModel):
     a: int
 
 
-def test_the_fake_is_like_ray(cluster: local.LocalCluster) -> None:
-    jobs = RayJobs(RayAddress(cluster.address, Path(cluster.token_path).read_text()))
-    agrees(jobs)
-    strangers = RayJobs(RayAddress(cluster.address, "wrong"))
-    with pytest.raises(Exception, match=r"40[13]"):
-        strangers.get("none")
-
-
-def test_a_second_start_finds_the_cluster(cluster: local.LocalCluster) -> None:
-    assert local.start(Path(cluster.token_path).parent) == cluster
-    assert Path(cluster.token_path).stat().st_mode & 0o077 == 0
+def test_a_second_start_finds_the_cluster(ray_cluster: local.LocalCluster) -> None:
+    assert local.start(Path(ray_cluster.token_path).parent) == ray_cluster
+    assert Path(ray_cluster.token_path).stat().st_mode & 0o077 == 0
 
 
 # Each job starts a process and waits for it: all at once, they take little longer than one.
@@ -129,19 +105,23 @@ def test_a_function_runs_on_the_cluster(to_cluster: dict[str, Any], tmp_path: Pa
         call(returns_much)
 
 
-@pytest.mark.parametrize("deferrable", ["0", "1"], ids=["sync", "deferrable"])
-def test_whatever_is_killed_the_job_runs_once(to_cluster: dict[str, Any], tmp_path: Path, deferrable: str) -> None:
+def test_whatever_is_killed_the_job_runs_once(to_cluster: dict[str, Any], tmp_path: Path) -> None:
     env = {**os.environ, "TAXIWAY_RAY_URL": to_cluster["address"], "RAY_AUTH_TOKEN_PATH": to_cluster["token_path"]}
-    file = tmp_path / "ran"
 
-    def attempt(point: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tests.support.killed_task", str(tmp_path / "state"), str(file), deferrable]
-        command += [point] if point else []
+    def attempt(place: Path, deferrable: str, *point: str) -> subprocess.CompletedProcess[str]:
+        given = [str(place / "state"), str(place / "ran"), deferrable, *point]
+        command = [sys.executable, "-m", "tests.support.killed_task", *given]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
-    codes = [attempt(point).returncode for point in POINTS]
-    assert codes == [-9] * len(POINTS)
-    last = attempt("")
-    assert re.search(r"^result 42$", last.stdout, re.MULTILINE), last.stdout + last.stderr
-    assert file.read_text() == "job\n"
-    assert json.loads((tmp_path / "state").read_text())["ray_job"]["epoch"] == 0
+    def one(deferrable: str) -> None:
+        place = tmp_path / deferrable
+        place.mkdir()
+        codes = [attempt(place, deferrable, point).returncode for point in POINTS]
+        assert codes == [-9] * len(POINTS)
+        last = attempt(place, deferrable)
+        assert re.search(r"^result 42$", last.stdout, re.MULTILINE), last.stdout + last.stderr
+        assert (place / "ran").read_text() == "job\n"
+        assert json.loads((place / "state").read_text())["ray_job"]["epoch"] == 0
+
+    with ThreadPoolExecutor(2) as pool:  # a task that waits in its worker, and one that is deferred
+        list(pool.map(one, ("0", "1")))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -21,13 +20,13 @@ from operators.compute.operators import GPU_POOL, SubmitRayJobOperator
 from operators.compute.retries import JOB_RETRIES
 from operators.compute.triggers import RayJobTrigger
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
-from tests.support.ray_dashboard import Dashboard, agrees
+from tests.support.ray_dashboard import Dashboard
 from tests.support.tasks import Store, TaskInstance, context, restored, run
 
 
 @pytest.fixture
 def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
-    server = Dashboard()
+    server = Dashboard("secret")
     monkeypatch.setenv(
         "AIRFLOW_CONN_RAY_DEFAULT", json.dumps({"conn_type": "ray", "host": server.url, "password": "secret"})
     )
@@ -50,19 +49,6 @@ def operator(**more: Any) -> SubmitRayJobOperator:
 
 def jobs_at(dashboard: Dashboard, token: str = "secret") -> RayJobs:
     return RayJobs(RayAddress(dashboard.url, token))
-
-
-def test_the_fake_is_like_ray(dashboard: Dashboard) -> None:
-    agrees(jobs_at(dashboard))
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(401, ServiceRefusedError), (400, ServiceRefusedError), (503, ServiceError)]
-)
-def test_what_a_failing_dashboard_means_for_a_retry(dashboard: Dashboard, status: int, kind: type[Exception]) -> None:
-    dashboard.failure = (status, "no")
-    with pytest.raises(kind, match=f"with {status}: no"):
-        jobs_at(dashboard).submit("tw-1", "true")
 
 
 class Trained(BaseModel):
@@ -126,26 +112,6 @@ def test_which_failures_are_tried_again(error: Exception, action: str) -> None:
     assert operator(retry_policy=None).retry_policy is None
 
 
-def test_an_answer_that_was_lost_starts_no_second_job(dashboard: Dashboard) -> None:
-    store, ti = Store(), TaskInstance()
-    real = RayJobs.get
-    with pytest.MonkeyPatch.context() as patch:
-
-        def get_then_drop(self: RayJobs, job_id: str) -> Any:
-            found = real(self, job_id)
-            dashboard.drop_answers = True
-            return found
-
-        patch.setattr(RayJobs, "get", get_then_drop)
-        with pytest.raises(ServiceError):
-            operator().execute(context(ti, store))
-    dashboard.drop_answers = False
-    assert store.values["ray_job"]["epoch"] == 0
-    dashboard.end(next(iter(dashboard.jobs)))
-    assert run(operator(), context(ti, store)) == {"submission_id": next(iter(dashboard.jobs))}
-    assert dashboard.submissions == 1
-
-
 def test_a_try_after_a_failed_job_submits_a_new_one_and_a_try_after_success_does_not(dashboard: Dashboard) -> None:
     store, ti = Store(), TaskInstance()
     dashboard.plan("FAILED", driver_exit_code=1)
@@ -184,18 +150,6 @@ def test_two_processes_of_one_try_share_a_job(dashboard: Dashboard) -> None:
     assert dashboard.submissions == 1
 
 
-def test_a_job_that_ray_lost_is_submitted_again_by_the_next_try(dashboard: Dashboard, deferrable: bool) -> None:
-    store, ti = Store(), TaskInstance()
-
-    dashboard.after_submit = lambda job_id: dashboard.jobs.clear()
-    with pytest.raises(errors.RayJobLostError):
-        run(operator(deferrable=deferrable), context(ti, store))
-    dashboard.after_submit = lambda job_id: None
-    dashboard.plan()
-    run(operator(deferrable=deferrable), context(ti, store))
-    assert dashboard.submissions == 2
-
-
 def test_the_deadline_counts_from_the_first_try(dashboard: Dashboard, deferrable: bool) -> None:
     store, ti = Store(), TaskInstance()
     late = {"deferrable": deferrable, "timeout": timedelta(seconds=0)}
@@ -211,38 +165,10 @@ def test_the_deadline_counts_from_the_first_try(dashboard: Dashboard, deferrable
     assert dashboard.submissions == 1
 
 
-def test_a_lost_job_gets_its_whole_time_again(dashboard: Dashboard) -> None:
-    store, ti = Store(), TaskInstance()
-    late = operator(timeout=timedelta(seconds=0))
-    with pytest.raises(TaskDeferred):
-        late.execute(context(ti, store))
-    dashboard.jobs.clear()
-    dashboard.plan()
-    run(operator(timeout=timedelta(hours=1)), context(ti, store))
-    assert dashboard.submissions == 2
-
-
 def test_execution_timeout_limits_a_deferred_job_too(dashboard: Dashboard) -> None:
     with pytest.raises(errors.RayJobTimeoutError):
         run(operator(execution_timeout=timedelta(seconds=0), timeout=timedelta(hours=1)), context())
     assert next(iter(dashboard.jobs.values()))["status"] == "STOPPED"
-
-
-def test_a_cluster_that_is_away_for_too_long_leaves_the_job_alone(dashboard: Dashboard) -> None:
-    dashboard.after_submit = lambda job_id: setattr(dashboard, "failure", (503, "restarting"))
-    with pytest.raises(errors.RayUnreachableError, match="503: restarting"):
-        run(operator(unreachable_s=0.05), context())
-    assert next(iter(dashboard.jobs.values()))["status"] == "RUNNING"
-
-
-def test_a_cluster_that_comes_back_is_waited_for(dashboard: Dashboard, deferrable: bool) -> None:
-    def restart(job_id: str) -> None:
-        dashboard.failure = (503, "restarting")
-        dashboard.end(job_id)
-        threading.Timer(0.1, lambda: setattr(dashboard, "failure", None)).start()
-
-    dashboard.after_submit = restart
-    run(operator(deferrable=deferrable), context())
 
 
 def test_on_kill_stops_the_job_in_the_worker_and_in_the_triggerer(dashboard: Dashboard) -> None:
@@ -258,14 +184,6 @@ def test_on_kill_stops_the_job_in_the_worker_and_in_the_triggerer(dashboard: Das
         ended.execute(context())
     ended.on_kill()
     assert {job["status"] for job in dashboard.jobs.values()} == {"STOPPED"}
-
-
-def test_a_trigger_keeps_no_secret_and_is_made_again_from_what_it_keeps() -> None:
-    trigger = RayJobTrigger(submission_id="tw-1", ray_conn_id="ray_default", deadline=5.5)
-    path, arguments = trigger.serialize()
-    assert path == "operators.compute.triggers.RayJobTrigger"
-    assert restored(trigger).serialize() == (path, arguments)
-    assert "secret" not in json.dumps(arguments)
 
 
 def test_waits_share_their_connections(dashboard: Dashboard) -> None:
