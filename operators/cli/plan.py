@@ -82,7 +82,9 @@ def run_simulate(options: argparse.Namespace) -> int:
     spec = spec_of(options.model)
     setting = _setting(options, spec)
     summaries = []
-    for text in options.scenario or DEFAULT_SCENARIOS:
+    # A recording has its own outages.
+    usual = [name for name in DEFAULT_SCENARIOS if options.traffic is None or name != "outages"]
+    for text in options.scenario or usual:
         batch = simulate(setting, scenario(text), releases=options.releases, seed=options.seed, jobs=options.jobs)
         summaries.append(summarise(batch, setting.load))
     alpha = spec.release.judge.alpha

@@ -94,6 +94,16 @@ def test_a_simulation_as_json_is_the_same_for_the_same_seed(capsys: pytest.Captu
     assert shown[0]["scenarios"][0]["rolled_back"]["count"] == 5
 
 
+def test_recorded_traffic_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "traffic.csv"
+    file.write_text("t,failed\n" + "\n".join(f"{n / 40},{n % 200 == 0}" for n in range(4000)))
+    assert taxiway("simulate", "flight_delay", "--traffic", str(file), "--releases", "2", "--jobs", "1") == 0
+    printed = capsys.readouterr().out
+    assert "Traffic: 40 requests/s, 0.5 % fail, 0 % are slow" in printed
+    assert "crash: fails every request; 2 rolled back at 5 % by failures." in printed
+    assert "outages" not in printed
+
+
 def test_more_false_rollbacks_than_alpha_fail_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,8 +72,8 @@ def label_problems(release: Release, phases: tuple[Phase, ...], plans: tuple[Lab
         worst = max(made.margin_pct for made in plans)
         yield Problem(
             phase="labels",
-            text=f"labels: the shadow's refute harm over {worst:.3g} points only, as few callers come next; nothing after it is held "
-            "to them, so a version that is worse by less is promoted",
+            text=f"labels: the shadow's refute harm over {worst:.3g} points only, as few callers come next; nothing after it is "
+            "held to them, so a version that is worse by less is promoted",
             remedies=(Remedy(changes={"watch": "1d"}),),
         )
     for phase in phases:

@@ -12,8 +12,8 @@ _COLUMNS = (
     "promoted",
     "rolled back",
     "inconclusive",
-    "found after: median, p90",
-    "units by then",
+    "found: median, p90",
+    "by then, units",
     "answers given",
     "harmed",
     "promoted after",
@@ -31,7 +31,7 @@ def rendered(summaries: Sequence[Summary], *, alpha: float, width: int) -> str:
             one.scenario,
             _share(one.promoted),
             _share(one.rolled_back),
-            _share(one.inconclusive),
+            f"{100 * one.inconclusive.share:.1f}",
             "" if one.found_s is None else f"{seconds(one.found_s.median)}, {seconds(one.found_s.p90)}",
             _pair(one.found_units),
             f"{one.exposed_requests.mean:,.0f}",
@@ -45,7 +45,7 @@ def rendered(summaries: Sequence[Summary], *, alpha: float, width: int) -> str:
 
 def _notes(summaries: Sequence[Summary], alpha: float) -> list[str]:
     lines = [
-        "Shares in %, with their 95 % interval. Answers given by the new version, and harmed requests (failed or slow, more than",
+        "Shares in %, in brackets their 95 % interval. Answers given by the new version, and harmed requests (failed or slow, more than",
         "stable would have had; the fallback hides the failed ones from the caller): mean of a release.",
     ]
     lines += [f"{one.scenario}: {one.meaning}{_ends(one)}." for one in summaries]
