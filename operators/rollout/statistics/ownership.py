@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 from operators.rollout.statistics.numeric import first_above, log_mean
 
-# (lift, mass). Dense where releases go wrong slowly (1.6 to 2.6), a seventh at 50 and beyond: a canary that fails
-# everything at 10 % weight must be caught within five of its requests.
+# (lift, mass). Dense at 2 and about 10; a tenth at 50 and beyond: a canary that fails everything at 10 % weight must be
+# caught within five of its requests.
 _LIFTS = (
-    (1.25, 1.0), (1.6, 1.5), (2.0, 2.5), (2.6, 1.0), (4.0, 1.0), (7.0, 1.5), (11.0, 2.5), (18.0, 1.5), (50.0, 1.0),
-    (1000.0, 1.0),
+    (1.25, 0.7), (1.6, 1.2), (2.0, 2.2), (2.6, 0.8), (4.0, 0.8), (7.0, 2.5), (11.0, 4.0), (18.0, 1.5), (50.0, 0.8),
+    (1000.0, 0.9),
 )  # fmt: skip
 # Of pairs: two models that are worth comparing rarely differ by more than a few times, and labels are dear.
 _LIFTS_OF_PAIRS = ((1.4, 1.0), (1.8, 2.0), (2.3, 2.0), (3.2, 1.5), (6.0, 0.7), (30.0, 0.7))
