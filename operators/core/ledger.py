@@ -25,8 +25,7 @@ __all__ = ["BusyError", "Entry", "Ledger", "Look"]
 _SCHEMA_LOCK = 0x7A71_0001  # two processes must not create the tables at once
 
 
-# A client that vanished without a word must not hold its model for ever. Longer than any call that a lock is held for.
-_ABANDONED_S = 120
+_ABANDONED_S = 120  # a client that vanished must not hold its model for ever; longer than any call under a lock
 
 
 class BusyError(TaxiwayError):

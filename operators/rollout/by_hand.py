@@ -26,7 +26,7 @@ class ByHand(Moves):
         """Let ledger and alias follow traffic that a person has moved back."""
         try:
             self.return_to(done.run, done.stable, reason, actor, left=done.left)
-        except (ServiceError, ServiceRefusedError) as error:
+        except (RejectedError, ServiceError, ServiceRefusedError) as error:
             return replace(done, unwritten=str(error))
         return done
 
@@ -127,3 +127,10 @@ class ByHand(Moves):
         self.ledger.append(self.model, "retired", {"version": version}, key=f"{self.model}/{run}/retired/{version}")
         self.agent.retire(self.model, version, drain_s=drain_s)
         return True
+
+    def drop_orphan(self, version: str) -> None:
+        """Delete what a release that was put aside had deployed, unless it has traffic or is being released again."""
+        holder = self.ledger.holder(self.model)
+        started = self.ledger.entry(f"{holder}/started") if holder else None
+        if started is None or started.payload.get("version") != version:
+            self.delete_unless_used(version)

@@ -13,6 +13,7 @@ from operators.core.spec_release import Judge, Release
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
 from operators.rollout import routes
 from operators.rollout.by_hand import ByHand
+from operators.rollout.client import Route
 from operators.rollout.evidence import Evidence, Judgement, Outcome
 from operators.rollout.moves import Move, route_of
 from operators.rollout.reconcile import PROMOTE, ROLL_BACK
@@ -69,10 +70,12 @@ class Controller(ByHand):
         begun = self.move(release_id, "begin", self.alone(stable, release_id), force=True)
         with self.ledger.holding(self.model, release_id):
             self.follow(begun.route.stable)  # the release before may have been killed between traffic and alias
+        if begun.route.stable == version.version:
+            said = {"did": "follow", "stable": version.version, "why": "there was nothing to release"}
+            self.ledger.finish(self.model, release_id, "reconciled", said)
+            raise RejectedError(f"version {version.version} of {self.model} has all the traffic already")
         if left is not None:
-            kept = {begun.route.stable, version.version}
-            for version_left in {left.shadow, None if left.from_top else left.canary} - {None, *kept}:
-                self.delete_unless_used(str(version_left))
+            self._clear(left, keep=version.version)
         return Begun(release_id, begun.route.stable, superseded, begun.at)
 
     def _require_news(self, version: ModelVersion) -> None:
@@ -81,17 +84,17 @@ class Controller(ByHand):
         if route is not None and route.stable == version.version and champion and champion.version == route.stable:
             raise RejectedError(f"version {route.stable} of {self.model} has all the traffic already")
 
+    def _clear(self, left: Route, *, keep: str) -> None:
+        """Delete what the release before has left without traffic, but for the old version that a watch has kept."""
+        for version in {left.shadow, None if left.from_top else left.canary} - {None, left.stable, keep}:
+            self.delete_unless_used(str(version))
+
     def start_shadow(
         self, release_id: str, release: Release, *, stable: str, version: str, slow_us: int | None = None
     ) -> Move:
         """Copy requests to the version, whose answers nobody sees."""
         route = routes.shadow(self.model, release, stable=stable, version=version, slow_us=slow_us, holder=release_id)
         return self.move(release_id, "shadow", route)
-
-    def stop_shadow(self, release_id: str, release: Release, *, stable: str) -> Move:
-        """End the copies."""
-        route = routes.only(self.model, stable, unit=release.unit, holder=release_id)
-        return self.move(release_id, "shadow_end", route)
 
     def set_route(
         self,
@@ -287,10 +290,3 @@ class Controller(ByHand):
             return otherwise
         step, found = bad[-1]
         return f"{step}: {found['outcome']}: {found['reason']}"
-
-    def drop_orphan(self, version: str) -> None:
-        """Delete what a release that was put aside had deployed, unless it has traffic or is being released again."""
-        holder = self.ledger.holder(self.model)
-        started = self.ledger.entry(f"{holder}/started") if holder else None
-        if started is None or started.payload.get("version") != version:
-            self.delete_unless_used(version)

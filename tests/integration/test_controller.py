@@ -289,3 +289,17 @@ def test_looks_are_numbered_and_told_apart(controller: Controller) -> None:
     assert controller.record_look("r", "canary", seen, n=2) == 2
     assert [look.n for look in controller.ledger.looks("r")] == [1, 2]
     assert controller.ledger.look_numbers("r", "canary", seen.model_dump(mode="json")) == [1, 2]
+
+
+def test_what_has_the_traffic_is_not_released(controller: Controller, spec: ModelSpec, registry: FakeRegistry) -> None:
+    first_release(controller, spec)
+    with pytest.raises(RejectedError, match="has all the traffic already"):
+        controller.begin("r", controller.find("1"))
+    assert controller.ledger.entry(f"{controller.model}/r#1/started") is None
+    registry.aliases["champion"] = (
+        "3"  # somebody has moved it: then it is mended, and still there is nothing to release
+    )
+    with pytest.raises(RejectedError, match="has all the traffic already"):
+        controller.begin("r", controller.find("1"))
+    assert state(controller) == ("1", "1")
+    assert controller.ledger.holder(controller.model) is None
