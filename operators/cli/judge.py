@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if not 0 < options.harm_weight <= 1:
         raise ConfigurationError(f"--harm-weight is {options.harm_weight:g}; it is a share, above 0 and at most 1")
+    # What is not UTF-8 is no JSON either, and is said so with its line.
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     for answer in answers(sys.stdin, read_policy(options.policy), harm_weight=options.harm_weight):
         print(json.dumps(answer), flush=True)
     return 0
@@ -118,7 +120,7 @@ def _answer(looks: Looks, policy: Judge, said: Judgement, failed: str) -> dict[s
 def _parsed(line: str) -> object:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"not JSON ({error}); a line looks like {_EXAMPLE}") from None
 
 

@@ -13,6 +13,8 @@ from operators.rollout.evidence import Arm, Evidence, Pairs, Period
 _ARMS = ("stable", "canary")
 _COUNTS = ("requests", "failed", "slow", "failed_first", "slow_first")
 _PAIRS = ("stable_only_wrong", "canary_only_wrong", "total")
+_LEAST = 1e-6  # of a weight that is not 0
+_MOST = 10**15  # of what can be counted
 _KEYS = ("t", "weight", *_ARMS, "pairs")
 
 
@@ -56,7 +58,7 @@ class Looks:
             raise ConfigurationError(
                 f"`t` is {t:g}, before the look above it at {self.t:g}; looks come in order of time"
             )
-        if not 0 <= weight < 1:
+        if weight != 0 and not _LEAST <= weight <= 1 - _LEAST:
             hint = f"; for {weight:g} % write {weight / 100:g}" if 1 < weight < 100 else ""
             raise ConfigurationError(f"`weight` is {weight:g}; it is the canary's share, from 0 to below 1{hint}")
         arms = {arm: _counts(look.get(arm), f"`{arm}`", _COUNTS) for arm in _ARMS}
@@ -158,13 +160,14 @@ def _counts(value: object, where: str, allowed: Iterable[str]) -> dict[str, int]
 def _count(number: object, where: str) -> int | None:
     if number is None or (isinstance(number, float) and not math.isfinite(number)):
         return None
-    if isinstance(number, bool) or not isinstance(number, int | float) or number < 0 or number != int(number):
+    whole = isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= _MOST
+    if not isinstance(number, int | float) or not whole or number != int(number):
         raise ConfigurationError(f"{where} is {number!r}; it counts from the start, so write a whole number from 0 on")
     return int(number)
 
 
 def _number(look: Mapping[str, Any], key: str) -> float:
     number = look.get(key)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not -_MOST <= number <= _MOST:
         raise ConfigurationError(f"`{key}` is {'missing' if number is None else repr(number)}; write a number")
     return float(number)

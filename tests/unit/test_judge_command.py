@@ -152,6 +152,8 @@ def test_pairs_that_grow_slowly_keep_what_was_shown() -> None:
     ("line", "message"),
     [
         ("{", "line 2: not JSON"),
+        ("9" * 5000, "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
         ("[]", "line 2: the line is not a JSON object"),
         ('{"weight": 0.1}', "line 2: `t` is missing"),
         ('{"t": 1}', "line 2: `weight` is missing"),
@@ -159,6 +161,9 @@ def test_pairs_that_grow_slowly_keep_what_was_shown() -> None:
         ('{"t": 1, "weight": 5}', "for 5 % write 0.05"),
         ('{"t": 1, "weight": -0.1}', "line 2: `weight` is -0.1"),
         ('{"t": 1, "weight": NaN}', "line 2: `weight` is nan"),
+        ('{"t": 1, "weight": 1e-300}', "line 2: `weight` is 1e-300"),
+        ('{"t": 1' + "0" * 400 + ', "weight": 0.1}', "line 2: `t` is 1000"),
+        ('{"t": 1, "weight": 0.1, "canary": {"requests": 1' + "0" * 400 + "}}", "line 2: `canary`: `requests` is 1000"),
         ('{"t": -1, "weight": 0.1}', "before the look above it"),
         ('{"t": 1, "weight": 0.1, "canry": {}}', "did you mean `canary`"),
         ('{"t": 1, "weight": 0.1, "canary": {"errors": 1}}', "`canary` has the key `errors`; known are requests"),
