@@ -9,14 +9,14 @@ from operators.rollout.simulation.report import Share, Spread, Summary
 
 _COLUMNS = (
     "scenario",
-    "promoted",
-    "rolled back",
+    "promoted, %",
+    "rolled back, %",
     "inconclusive",
-    "found: median, p90",
-    "by then, units",
-    "answers given",
+    "found after",
+    "units by then",
+    "exposed",
     "harmed",
-    "promoted after",
+    "promoted in",
 )
 
 
@@ -45,8 +45,8 @@ def rendered(summaries: Sequence[Summary], *, alpha: float, width: int) -> str:
 
 def _notes(summaries: Sequence[Summary], alpha: float) -> list[str]:
     lines = [
-        "Shares in %, in brackets their 95 % interval. Answers given by the new version, and harmed requests (failed or slow, more than",
-        "stable would have had; the fallback hides the failed ones from the caller): mean of a release.",
+        "In brackets: 95 % interval. Found after: half of the rollbacks, nine of ten. Exposed: requests that the new version",
+        "answered; harmed: failed or slow, more than on stable; means of a release. The fallback hides the failed ones.",
     ]
     lines += [f"{one.scenario}: {one.meaning}{_ends(one)}." for one in summaries]
     for one in summaries:
