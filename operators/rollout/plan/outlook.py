@@ -15,7 +15,7 @@ from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
 
 _SOONEST_S = 1.0  # the judge looks once a second
-_ROUGH, _FINE = 1.6, 1.2  # factors from one time to the next
+_STEP = 1.15  # factor from one time to the next
 _ALMOST = 0.99
 
 
@@ -58,17 +58,16 @@ class Outlook:
     def _passed(self, phase: Phase) -> list[tuple[float, float]]:
         """Return (time, chance to have passed by then), rising, until that is almost sure or the wait is over."""
         steps: list[tuple[float, float]] = []
-        now_s = _SOONEST_S
+        now_s, best = _SOONEST_S, 0.0
         while True:
             now_s = min(now_s, phase.max_wait_s)
-            # While the middle counts do not pass, a rough step will do: asking for the chance costs a hundred judgements.
-            near = all(prober.refuted_usually(Part(phase, _FINE * now_s)) for prober in self.probers.values())
-            least = self.least_chance(phase, now_s) if near else 0.0
-            chance = least * self.refuted_chance(phase, now_s) if least > 1 - _ALMOST else 0.0
-            steps.append((now_s, chance))
-            if now_s >= phase.max_wait_s or (chance > _ALMOST and now_s >= phase.bake_s):
+            least = self.least_chance(phase, now_s)
+            if least > 1 - _ALMOST:
+                best = max(best, least * self.refuted_chance(phase, now_s))
+            steps.append((now_s, best))
+            if now_s >= phase.max_wait_s or (best > _ALMOST and now_s >= phase.bake_s):
                 return steps
-            now_s *= _FINE if near else _ROUGH
+            now_s *= _STEP
 
     def before(self, index: int) -> list[Part]:
         """Return the phases before, as long as they are expected to take."""

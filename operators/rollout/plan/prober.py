@@ -23,6 +23,7 @@ from operators.rollout.statistics.numeric import e_value
 from operators.rollout.statistics.ownership import Events
 
 PARTS = 5
+_LOOKED_AT = (1.0, 0.9, 0.8)  # of a time, when the judge is asked
 SURE = 0.8  # the chance that a plan asks for
 _HALVINGS = 24
 
@@ -82,6 +83,9 @@ class Prober:
 
     def refuted(self, part: Part) -> float:
         """Return the chance that "worse by more than the margin" is refuted by then, for a canary like stable."""
+        return max(self._refuted_at(earlier) for earlier in _until(part))
+
+    def _refuted_at(self, part: Part) -> float:
         counts = self._clean(part)
         total, most = 0.0, -1
 
@@ -104,7 +108,10 @@ class Prober:
 
         :param before: phases whose evidence counts too: what is expected of them
         """
-        return self._chance(expect(self.load, self.guard, before, part, effect), self._needed(part, before, effect))
+        return max(
+            self._chance(expect(self.load, self.guard, before, at, effect), self._needed(at, before, effect))
+            for at in _until(part)
+        )
 
     def detectable(self, part: Part, before: Sequence[Part]) -> float | None:
         """Return the smallest effect that is detected with a chance of ``SURE``; None: none is."""
@@ -155,6 +162,15 @@ class Prober:
             Events(round(counts.canary_first), round(counts.stable_first), part.phase.weight)
             for part, counts in zip(before, counted, strict=True)
         ]
+
+
+def _until(part: Part) -> list[Part]:
+    """Return the phase as it stands at some times.
+
+    Between two whole numbers of bad units the chance at one moment falls with time. The chance of having got there by then does
+    not: it is at least the largest so far.
+    """
+    return [Part(part.phase, share * part.lasts_s) for share in _LOOKED_AT]
 
 
 def smallest(holds: Callable[[float], bool], low: float, high: float, *, steps: int = _HALVINGS) -> float | None:
