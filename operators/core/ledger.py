@@ -239,7 +239,8 @@ class Ledger:
         with self._begin() as connection:
             # Locked, so that no row is added between the two readings.
             head = _lock_head(connection, model)
-            found = connection.execute(_rows_of(model)).mappings().all()
+            rows = sa.select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.seq)
+            found = connection.execute(rows).mappings().all()
         broken, previous = [], ""
         for entry in (Entry.model_validate(dict(row)) for row in found):
             if entry.previous_hash != previous or entry_hash(entry.model_dump()) != entry.hash:
@@ -254,14 +255,13 @@ class Ledger:
         self._engine.dispose()
 
 
-def _rows_of(model: str) -> sa.Select[Any]:
-    return sa.select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.seq)
-
-
 def _lock_head(connection: sa.Connection, model: str) -> sa.Row[Any]:
-    fresh = insert(HEADS).values(model=model, seq=0, hash="").on_conflict_do_nothing()
-    connection.execute(fresh)
-    return connection.execute(sa.select(HEADS).where(HEADS.c.model == model).with_for_update()).one()
+    locked = sa.select(HEADS).where(HEADS.c.model == model).with_for_update()
+    known = connection.execute(locked).one_or_none()
+    if known is not None:
+        return known
+    connection.execute(insert(HEADS).values(model=model, seq=0, hash="").on_conflict_do_nothing())
+    return connection.execute(locked).one()
 
 
 def _must_hold(connection: sa.Connection, model: str, release_id: str) -> None:

