@@ -206,6 +206,10 @@ class Reconciler:
         release_id = to.next_id(f"reconcile-{began}")
         said = {"version": version, "kind": "reconciliation", "why": action.why}
         self._ledger.claim(self._model, release_id, said, supersede=False)
+        if decide(self.facts().model_copy(update={"open": None})) != action:  # somebody was here before the claim
+            why = "it was no longer needed"
+            self._ledger.finish(self._model, release_id, "abandoned", {"by": "reconcile", "why": why})
+            return
         done: dict[str, Any] = {"did": action.do, "version": version, "why": action.why}
         if action.do == "retire":
             to.delete_unless_used(version)

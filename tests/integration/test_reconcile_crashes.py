@@ -19,6 +19,7 @@ from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.rollout.client import Route
 from operators.rollout.controller import Controller
+from operators.rollout.reconcile import Facts
 from operators.rollout.reconciler import Reconciler, copy_journal, models, recorded
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 
@@ -284,3 +285,28 @@ def test_an_agent_that_lost_its_journal_is_copied_anew(ledger: Ledger) -> None:
     assert ledger.entries(world.model, kind="edge")[-1].payload["kind"] == "breaker_opened"
     assert world.model in models(ledger, world.agent)  # type: ignore[arg-type]
     assert "*" not in models(ledger, world.agent)  # type: ignore[arg-type]
+
+
+def test_what_is_decided_is_looked_at_again_once_the_model_is_held(ledger: Ledger) -> None:
+    world = World(ledger)
+    promote(world.controller(), world)
+    world.registry.aliases["champion"] = "3"
+
+    class Late(Reconciler):
+        """Somebody returns to version 1 just after the facts were gathered."""
+
+        def facts(self) -> Facts:
+            found = super().facts()
+            if not returned:
+                returned.append(True)
+                return_to(world.controller(), world)
+            return found
+
+    returned: list[bool] = []
+    found = Late(world.controller(), alive=lambda _: False).run()
+    assert [action.do for action in found.actions] == ["follow"]
+    assert ledger.entries(world.model, last=1)[0].kind == "abandoned"
+    world.check()
+    route = world.agent.route(world.model)
+    assert route is not None
+    assert route.stable == "1"
