@@ -1,7 +1,8 @@
 """The console's routes, mounted below Airflow's API server. Airflow closes none of them by itself: each asks here.
 
-Who may read a model's release DAG sees the model; who may edit the DAG may roll the model back. Airflow's session is a
-cookie, so a request that changes something must be one that no other site's page can send: JSON, with a header of ours.
+Who may read a model's release DAG sees the model; who may edit the DAG may roll the model back and lift a quarantine.
+Airflow's session is a cookie, so a request that changes something must be one that no other site's page can send: JSON,
+with a header of ours.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path as File
 from typing import Annotated
+from uuid import uuid4
 
 from airflow.api_fastapi.core_api.security import (
     GetUserDep,
@@ -26,6 +28,7 @@ from operators.core.settings import Settings
 from operators.registry.client import Registry
 from operators.rollout.by_hand import ByHand
 from operators.rollout.client import Agent
+from operators.rollout.quarantine import Quarantine
 from operators.ui.view import Console, ModelView
 
 _STATIC = File(__file__).resolve().parent / "static"
@@ -40,6 +43,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 Model = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Version = Annotated[str, Path(pattern=r"^[0-9]{1,9}$")]
 
 
 class Row(ModelView):
@@ -48,12 +52,17 @@ class Row(ModelView):
     may_roll_back: bool
 
 
-class RollbackOrder(BaseModel):
-    """What the button sends."""
+class Reason(BaseModel):
+    """Why, for the ledger."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     reason: str = Field(min_length=3, max_length=500)
+
+
+class RollbackOrder(Reason):
+    """What the button sends."""
+
     version: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="null: the version before")
 
 
@@ -92,6 +101,11 @@ def _allowed(method: str, model: str, request: Request, user: GetUserDep) -> boo
             return False
         raise
     return True
+
+
+def _require_edit(model: str, request: Request, user: GetUserDep) -> None:
+    if not _allowed("PUT", model, request, user):
+        raise HTTPException(403, f"this needs the right to edit the DAG {model}.release")
 
 
 def create_app(connect: Callable[[], tuple[Ledger, Registry, Agent]] = services) -> FastAPI:
@@ -136,14 +150,21 @@ def create_app(connect: Callable[[], tuple[Ledger, Registry, Agent]] = services)
 
     @app.post("/api/models/{model}/rollback", dependencies=[Depends(require_same_site)])
     def roll_back(model: Model, order: RollbackOrder, request: Request, user: GetUserDep) -> RollbackDone:
-        if not _allowed("PUT", model, request, user):
-            raise HTTPException(403, f"a rollback of {model} needs the right to edit the DAG {model}.release")
+        _require_edit(model, request, user)
         ledger, registry, agent = connect()
         hand = ByHand(model, ledger=ledger, registry=registry, agent=agent)
         done = hand.return_now(order.version, reason=order.reason, actor=user.get_name())
         return RollbackDone(
             stable=done.stable, left=done.left, traffic_s=round(done.traffic_s, 4), unwritten=done.unwritten
         )
+
+    @app.post("/api/models/{model}/quarantine/{version}/lift", dependencies=[Depends(require_same_site)])
+    def lift(model: Model, version: Version, order: Reason, request: Request, user: GetUserDep) -> dict[str, bool]:
+        _require_edit(model, request, user)
+        ledger, registry, _ = connect()
+        key = f"{model}/lifted/{uuid4().hex}"
+        row = Quarantine(model, ledger, registry).lift(version, by=user.get_name(), reason=order.reason, key=key)
+        return {"lifted": row is not None}
 
     return app
 

@@ -179,3 +179,15 @@ def test_a_service_that_is_away_is_named(client: TestClient, to: Controller, mon
     monkeypatch.setattr(to.agent, "routes", away)
     answered = as_user(client, "admin").get("/api/models")
     assert (answered.status_code, answered.json()) == (503, {"error": "the agent did not answer"})
+
+
+def test_a_quarantine_is_lifted_by_name(client: TestClient, to: Controller) -> None:
+    to.quarantine.put("1", "bad", key=f"{to.model}/q")
+    path = f"/api/models/{to.model}/quarantine/1/lift"
+    body = {"reason": "the labels were wrong"}
+    assert as_user(client, "viewer").post(path, json=body, headers=OURS).status_code == 403
+    assert as_user(client, "user").post(path, json=body).status_code == 403
+    assert client.post(path, json=body, headers=OURS).json() == {"lifted": True}
+    assert client.post(path, json=body, headers=OURS).json() == {"lifted": False}
+    (row,) = to.ledger.entries(to.model, kind="quarantine_lifted")
+    assert (row.payload["by"], row.payload["reason"]) == ("ada", "the labels were wrong")

@@ -3,7 +3,7 @@
 
 const EVERY_MS = 2000;
 const byId = (id) => document.getElementById(id);
-let chosen = null;
+let order = null; // what the dialog asks about: {path, withVersion, done}
 
 function make(tag, text = "", className = "") {
   const element = document.createElement(tag);
@@ -57,7 +57,7 @@ function card(model) {
   head.append(make("h2", model.name));
   if (model.may_roll_back && model.stable) {
     const button = make("button", "Roll back …");
-    button.addEventListener("click", () => ask(model));
+    button.addEventListener("click", () => askRollback(model));
     head.append(button);
   }
   element.append(head, make("div", traffic(model)));
@@ -82,7 +82,8 @@ function card(model) {
     if (Object.keys(release.guards).length) element.append(guards(release));
   }
   if (model.quarantine.length) {
-    element.append(make("h3", "In quarantine"), table(model.quarantine.map((one) => [`version ${one.version}`, one.reason])));
+    const rows = model.quarantine.map((one) => [`version ${one.version}`, one.reason, lifting(model, one)]);
+    element.append(make("h3", "In quarantine"), table(rows));
   }
   if (model.decisions.length) {
     const rows = model.decisions.map((row) => [make("td", when(row.at), "when"), row.kind.replaceAll("_", " "), row.text]);
@@ -91,12 +92,44 @@ function card(model) {
   return element;
 }
 
-function ask(model) {
-  chosen = model;
-  byId("title").textContent = `Roll back ${model.name}`;
-  byId("effect").textContent = model.canary && !model.control
-    ? `The canary, version ${model.canary}, loses its traffic and its release ends.`
-    : `Version ${model.stable} loses its traffic to the version before it.`;
+function lifting(model, one) {
+  const cell = make("td");
+  if (!model.may_roll_back) return cell;
+  const button = make("button", "Lift …");
+  button.addEventListener("click", () => ask({
+    title: `Let version ${one.version} of ${model.name} be released again`,
+    effect: `It was kept out because: ${one.reason}`,
+    go: "Lift the quarantine",
+    path: `api/models/${encodeURIComponent(model.name)}/quarantine/${encodeURIComponent(one.version)}/lift`,
+    withVersion: false,
+    done: () => `${model.name}: version ${one.version} may be released again`,
+  }));
+  cell.append(button);
+  return cell;
+}
+
+function askRollback(model) {
+  ask({
+    title: `Roll back ${model.name}`,
+    effect: model.canary && !model.control
+      ? `The canary, version ${model.canary}, loses its traffic and its release ends.`
+      : `Version ${model.stable} loses its traffic to the version before it.`,
+    go: "Roll back",
+    path: `api/models/${encodeURIComponent(model.name)}/rollback`,
+    withVersion: true,
+    done: (answer) => {
+      const late = answer.unwritten ? `; not in the ledger yet: ${answer.unwritten}` : "";
+      return `${model.name}: version ${answer.stable} has all the traffic after ${answer.traffic_s} s${late}`;
+    },
+  });
+}
+
+function ask(wanted) {
+  order = wanted;
+  byId("title").textContent = order.title;
+  byId("effect").textContent = order.effect;
+  byId("go").textContent = order.go;
+  byId("which").hidden = !order.withVersion;
   byId("version").value = "";
   byId("reason").value = "";
   byId("problem").textContent = "";
@@ -109,20 +142,20 @@ async function said(response) {
   return typeof detail === "string" ? detail : JSON.stringify(detail);
 }
 
-async function rollBack(event) {
+async function send(event) {
   event.preventDefault();
   byId("go").disabled = true;
+  const body = { reason: byId("reason").value };
+  if (order.withVersion) body.version = byId("version").value || null;
   try {
-    const response = await fetch(`api/models/${encodeURIComponent(chosen.name)}/rollback`, {
+    const response = await fetch(order.path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Taxiway": "console" },
-      body: JSON.stringify({ reason: byId("reason").value, version: byId("version").value || null }),
+      body: JSON.stringify(body),
     });
     if (!response.ok) throw new Error(await said(response));
-    const done = await response.json();
+    byId("state").textContent = order.done(await response.json());
     byId("dialog").close();
-    const late = done.unwritten ? `; not in the ledger yet: ${done.unwritten}` : "";
-    byId("state").textContent = `${chosen.name}: version ${done.stable} has all the traffic after ${done.traffic_s} s${late}`;
     show(false);
   } catch (error) {
     byId("problem").textContent = error.message;
@@ -143,7 +176,7 @@ async function show(speaks = true) {
   }
 }
 
-byId("form").addEventListener("submit", rollBack);
+byId("form").addEventListener("submit", send);
 byId("cancel").addEventListener("click", () => byId("dialog").close());
 show();
 setInterval(() => { if (!document.hidden && !byId("dialog").open) show(); }, EVERY_MS);
