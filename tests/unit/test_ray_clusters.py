@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from operators.compute.cluster.operators import (
 from operators.compute.cluster.policy import KubeRayCluster, is_deleted, manifest, readiness
 from operators.compute.operators import SubmitRayJobOperator
 from operators.core.errors import ConfigurationError, ServiceError
+from tests.support.kubernetes_api import Kubernetes
 from tests.support.tasks import TaskInstance, context, run
 
 TOKEN = "a-token-of-some-length"
@@ -158,49 +157,6 @@ def test_scope_makes_setup_and_teardown() -> None:
     assert stop.cleanup == "on_exception"
 
 
-class Kubernetes(ThreadingHTTPServer):
-    """The few calls of Kubernetes' API that matter here, as its documentation describes them."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.objects: dict[str, Any] = {}
-        self.status: dict[str, Any] = {}
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Kubernetes
-
-    def do_GET(self) -> None:
-        found = self.server.objects.get(self.path)
-        self._say(200, {**found, "status": self.server.status}) if found else self._say(404, {"reason": "NotFound"})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        path = f"{self.path}/{body['metadata']['name']}"
-        if path in self.server.objects:
-            return self._say(409, {"reason": "AlreadyExists"})
-        self.server.objects[path] = body
-        self._say(201, body)
-
-    def do_DELETE(self) -> None:
-        found = self.server.objects.pop(self.path, None)
-        self._say(200 if found else 404, {"reason": "" if found else "NotFound"})
-
-    def _say(self, status: int, body: Any) -> None:
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
-
-
 CLUSTER = "/apis/ray.io/v1/namespaces/ml/rayclusters/train-1"
 SECRET = "/api/v1/namespaces/ml/secrets/train-1-token"
 
@@ -208,18 +164,9 @@ SECRET = "/api/v1/namespaces/ml/secrets/train-1-token"
 @pytest.fixture
 def kubernetes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kubernetes]:
     server = Kubernetes()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }
-    kube_config = json.dumps(config)
     monkeypatch.setenv(
         "AIRFLOW_CONN_KUBERNETES_DEFAULT",
-        json.dumps({"conn_type": "kubernetes", "extra": {"kube_config": kube_config}}),
+        json.dumps({"conn_type": "kubernetes", "extra": {"kube_config": server.kube_config}}),
     )
     monkeypatch.setenv(
         "AIRFLOW_CONN_RAY_DEFAULT", json.dumps({"conn_type": "ray", "host": "unused", "password": TOKEN})

@@ -1,0 +1,50 @@
+"""Clusters of a DAG run's own: one on this machine, and one that KubeRay makes."""
+
+from __future__ import annotations
+
+from airflow.sdk import dag, task
+
+from operators.compute.cluster.operators import CreateKubeRayClusterOperator, StartLocalRayOperator
+from operators.compute.operators import SubmitRayJobOperator
+
+# Connections that the test makes.
+KUBERNETES, RAY = "kubernetes_alone", "ray_alone"
+
+
+@dag(schedule=None, catchup=False)
+def ray_local() -> None:
+    ray = StartLocalRayOperator(task_id="ray", num_cpus=1)
+    with ray.scope(cleanup="always"):
+        SubmitRayJobOperator(
+            task_id="job",
+            entrypoint="""echo '::taxiway:: {"result": 7}'""",
+            deferrable=True,
+            poll_s=1.0,
+            **ray.connection,
+        )
+
+
+@dag(schedule=None, catchup=False)
+def kuberay_alone() -> None:
+    @task
+    def used(address: str) -> str:
+        return address
+
+    ray = CreateKubeRayClusterOperator(
+        task_id="ray",
+        cluster={
+            "name": "alone",
+            "namespace": "ml",
+            "image": "rayproject/ray:2.60.0-py311",
+            "workers": [{"name": "cpu", "replicas": 1}],
+        },
+        kubernetes_conn_id=KUBERNETES,
+        ray_conn_id=RAY,
+        poll_s=1.0,
+    )
+    with ray.scope(cleanup="always"):
+        used(ray.connection["address"])
+
+
+ray_local()
+kuberay_alone()
