@@ -193,6 +193,11 @@ class Controller(ByHand):
         key = f"{release_id}/{step}/approval"
         return self.ledger.append(self.model, "approval", payload, key=key, release_id=release_id)
 
+    def approval(self, release_id: str, step: str) -> dict[str, Any] | None:
+        """Return what was decided at a step, or None."""
+        entry = self.ledger.entry(f"{release_id}/{step}/approval")
+        return entry.payload if entry else None
+
     def promote(
         self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, slow_us: int | None = None
     ) -> bool:

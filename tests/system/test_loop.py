@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -55,7 +56,19 @@ def train_and_release(play: Any, as_of: str) -> tuple[str, str]:
     trained, tasks, _ = play.follow(f"{MODEL}.train", conf={"as_of": as_of})
     assert trained == "success", tasks
     released, tasks, run_id = play.follow(f"{MODEL}.release", since=since)
+    print_lost_tries(play, f"{MODEL}.release", run_id)
     return released, run_id
+
+
+def print_lost_tries(play: Any, dag_id: str, run_id: str) -> None:
+    """Show why a task needed more than one try: that is no failure, and yet nobody should have to guess."""
+    tasks = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
+    for task in play.airflow._call("GET", tasks)["task_instances"]:
+        for number in range(1, task["try_number"]):
+            print(task["task_id"], "try", number)
+            log = play.airflow._call("GET", f"{tasks}/{task['task_id']}/logs/{number}?full_content=true")
+            for line in log["content"][-40:]:
+                print("   ", json.dumps(line)[:1500])
 
 
 def test_nothing_is_released_yet(edge: httpx.Client) -> None:
@@ -166,7 +179,8 @@ def test_challenger_is_promoted_under_traffic_without_a_failed_request(system: A
     steps = [("canary_5_pct", 500), ("canary_25_pct", 2500), ("canary_50_pct", 5000)]
     assert moves[2:] == [("begin", 0), *steps, ("promote", 0)]
     verdicts = rows_of(system.play, "verdict")
-    assert [v["judgement"]["outcome"] for v in verdicts] == ["Successful"] * 3
+    # By step: a try that Airflow lost between verdict and success is made again, and has another.
+    assert {v["step"]: v["judgement"]["outcome"] for v in verdicts} == {step: "Successful" for step, _ in steps}
     assert all(v["evidence"]["periods"][-1]["canary"]["requests"] >= 15 for v in verdicts)
     assert system.play.controller.ledger.broken_links(MODEL) == []
     assert run_id in system.play.controller.ledger.entries(MODEL, kind="promoted")[-1].key

@@ -82,6 +82,9 @@ class World:
     def end_watch(self, release_id: str, version: str, release: Any) -> None:
         self.told.append(("end_watch", version))
 
+    def approval(self, _release_id: str, _step: str) -> dict[str, str] | None:
+        return next(({"answer": told[1], "by": told[2]} for told in self.told if told[0] == "approval"), None)
+
     def verdicts(self, _release_id: str) -> list[Any]:
         return []
 
@@ -286,9 +289,14 @@ class TestApproval:
         if chosen == GO_ON:
             assert operator.answered(self.given(), event, **(step.kwargs or {}))["by"] == "eve"
         else:
-            with pytest.raises(AirflowFailException, match="eve decided"):
+            with pytest.raises(AirflowFailException, match="eve decided to roll back"):
                 operator.answered(self.given(), event, **(step.kwargs or {}))
         assert world.told[-1] == ("approval", "go_on" if chosen == GO_ON else "roll_back", "eve")
+
+    def test_an_answer_that_was_given_stands(self, world: World, form: list[dict[str, Any]]) -> None:
+        world.told.append(("approval", "go_on", "eve"))
+        assert self.operator().execute(self.given()) == {"answer": "go_on", "by": "eve"}
+        assert not form
 
     def test_a_canary_that_turns_bad_meanwhile_waits_for_nobody(
         self, world: World, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from operators.rollout.controller import Controller
 
 GO_ON, ROLL_BACK = "Go on", "Roll back"
+Answer = Literal["go_on", "roll_back"]
 
 
 class ApproveOperator(StepTask, HITLOperator):
@@ -51,13 +52,16 @@ class ApproveOperator(StepTask, HITLOperator):
         self.verdict = verdict
         self.index = index
 
-    def execute(self, context: Any) -> None:
+    def execute(self, context: Any) -> dict[str, Any]:
         """Show the evidence, and wait for an answer."""
         if not self.verdict:
             raise AirflowSkipException("the first release has nothing to compare with, and asks nobody")
         if self.spec.release.approval.mode == "ask" and self.verdict["outcome"] == Outcome.SUCCESSFUL:
             raise AirflowSkipException("the judge has decided; nobody need be asked")
         controller = self.controller()
+        given = controller.approval(self.release["release_id"], self.task_id)
+        if given is not None:  # this task was run before, and lost after the answer: nobody is asked twice
+            return self._obey(given["answer"], given["by"])
         self.subject = f"Release version {self.release['version']} of {self.spec.name}? {self.verdict['reason']}"
         self.body = as_markdown(self.release, controller.verdicts(self.release["release_id"]))
         # The operator's own `execute` would park the task; nobody would watch the canary then, and it would lose its traffic.
@@ -72,9 +76,9 @@ class ApproveOperator(StepTask, HITLOperator):
             assigned_users=self.assigned_users,
         )
         self.tell("pause", self.subject, context)
-        self._wait(controller, context)
+        return self._wait(controller, context)
 
-    def _wait(self, controller: Controller, context: Any) -> None:
+    def _wait(self, controller: Controller, context: Any) -> NoReturn:
         release = self.spec.release
         weights = tuple(step.weight_bp for step in release.steps[: self.index + 1])
         watched = self.watched(
@@ -104,12 +108,14 @@ class ApproveOperator(StepTask, HITLOperator):
         answer = self.execute_complete(context, event)
         chosen, user = answer["chosen_options"][0], answer["responded_by_user"]
         by = user["name"] if user else "timeout"
-        self.controller().approve(
-            self.release["release_id"], self.task_id, answer="go_on" if chosen == GO_ON else "roll_back", by=by
-        )
-        if chosen != GO_ON:
-            raise AirflowFailException(f"{by} decided: {chosen}")
-        return {"answer": chosen, "by": by}
+        answered: Answer = "go_on" if chosen == GO_ON else "roll_back"
+        self.controller().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
+        return self._obey(answered, by)
+
+    def _obey(self, answer: str, by: str) -> dict[str, Any]:
+        if answer != "go_on":
+            raise AirflowFailException(f"{by} decided to roll back")
+        return {"answer": answer, "by": by}
 
 
 def _users(spec: ModelSpec) -> list[HITLUser] | None:

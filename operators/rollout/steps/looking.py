@@ -41,6 +41,9 @@ class Source(Protocol):
     async def add(self, evidence: Evidence, watched: Watched) -> Evidence:
         """Return the evidence with what this source knows by now."""
 
+    async def close(self) -> None:
+        """Close what is open."""
+
 
 class Looker:
     """Looks at one step.
@@ -96,6 +99,11 @@ class Looker:
             await asyncio.to_thread(self._write_down, look.evidence)
             self._written = look
         return look
+
+    async def close(self) -> None:
+        """Close the sources."""
+        for source in self._sources:
+            await source.close()
 
     async def _renew(self) -> None:
         now = self._clock()

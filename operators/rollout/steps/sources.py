@@ -15,6 +15,8 @@ from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Series
 from operators.rollout.evidence import Evidence, Point
+from operators.rollout.late.facts import needs_late
+from operators.rollout.late.source import LateSource
 from operators.rollout.steps.looking import Source
 from operators.rollout.steps.watched import Watched
 
@@ -24,7 +26,9 @@ _SERVICE = "Prometheus"
 def sources_for(spec: ModelSpec) -> tuple[Source, ...]:
     """Return the sources that a spec's guards need."""
     judge = spec.release.judge
-    return (SeriesSource(judge.series),) if judge.series else ()
+    series = [SeriesSource(judge.series)] if judge.series else []
+    late = [LateSource(spec)] if needs_late(judge) else []
+    return (*series, *late)
 
 
 class SeriesSource:
@@ -54,6 +58,9 @@ class SeriesSource:
             return evidence
         longer = {name: (*evidence.series.get(name, ()), point) for name, point in fresh.items()}
         return evidence.model_copy(update={"series": {**evidence.series, **longer}})
+
+    async def close(self) -> None:
+        """Nothing is kept open between two questions that are minutes apart."""
 
     async def _point(self, series: Series, watched: Watched, now: float) -> Point:
         http = async_client(setting("TAXIWAY_PROMETHEUS_URL", "address of Prometheus, for the series guards"))

@@ -79,6 +79,7 @@ class Watch:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._looker.close()
         await self._agent.close()
         if self._controller is not None:
             await asyncio.to_thread(self._controller.close)
