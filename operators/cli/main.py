@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from operators.cli import environment, status, suite, supervisor
+from operators.cli import environment, explain, judge, plan, quarantine, rollback, status, suite, supervisor, verify
 from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError, SpecError, TaxiwayError
 
@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="say what is wrong with the specs of models")
     check.add_argument("paths", nargs="*", type=Path, metavar="SPEC", help="default: all of include/models")
     check.set_defaults(run=_check)
-    suite.add_parser(commands)
+    for room in (suite, plan, judge, rollback, quarantine, verify, explain):
+        room.add_parser(commands)
     commands.add_parser("airflow", help="run Airflow's own command line against this stack")
     return parser
 
