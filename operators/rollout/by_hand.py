@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from operators.core.errors import RejectedError, ServiceError, ServiceRefusedError
 from operators.registry.client import CHALLENGER, CHAMPION
@@ -49,7 +50,7 @@ class ByHand(Moves):
     ) -> str | None:
         """Send all traffic to a version that is deployed, because a person said so. Ends a release that is under way.
 
-        The version that is left goes into quarantine if it is the newer one; the one that comes back leaves it.
+        The version that is left goes into quarantine if it was on trial or is the newer one; the one that comes back leaves it.
 
         :param run: names the wish: the same one is fulfilled once
         :param left: the version that had the traffic, where the agent has moved it already
@@ -60,9 +61,9 @@ class ByHand(Moves):
         route = self.agent.route(self.model)
         left = left or (route.stable if route else None)
         said = {"version": version, "stable": left, "by": actor, "reason": reason, "kind": "return", "run": run}
+        said["on_trial"] = self._started(self.ledger.holder(self.model)).get("version")
         self.ledger.claim(self.model, release_id, said, supersede=supersede)
-        started = self.ledger.entry(f"{release_id}/started")
-        left = started.payload["stable"] if started else left  # after the traffic has moved, it is another one
+        left = self._started(release_id)["stable"]  # after the traffic has moved, another one would be found
         self.move(release_id, "manual_rollback", self.alone(version, release_id), force=True)
         self.finish_return(release_id, version, left, reason, actor)
         return left if left != version else None
@@ -72,11 +73,17 @@ class ByHand(Moves):
         with self.ledger.holding(self.model, release_id):
             self.make_champion(version)
         self.quarantine.lift(version, by=actor, reason=reason, key=f"{release_id}/lifted")
-        if left is not None and int(left) > int(version):
+        on_trial = self._started(release_id).get("on_trial")
+        if left is not None and left != version and (left == on_trial or int(left) > int(version)):
             self.quarantine.put(left, f"rolled back by {actor}: {reason}", key=f"{release_id}/quarantined")
             self.drop_challenger(left)
         said = {"version": version, "left": left, "reason": reason, "actor": actor}
         self.ledger.finish(self.model, release_id, "manual_rollback", said)
+
+    def _started(self, release_id: str | None) -> dict[str, Any]:
+        """Return what was written when a release, or a return, began; nothing for none."""
+        row = self.ledger.entry(f"{release_id}/started") if release_id else None
+        return row.payload if row else {}
 
     def finish_promotion(self, release_id: str, version: str, previous: str | None, *, watched: bool) -> None:
         """Do what follows the traffic: the alias, then the row.
@@ -130,7 +137,5 @@ class ByHand(Moves):
 
     def drop_orphan(self, version: str) -> None:
         """Delete what a release that was put aside had deployed, unless it has traffic or is being released again."""
-        holder = self.ledger.holder(self.model)
-        started = self.ledger.entry(f"{holder}/started") if holder else None
-        if started is None or started.payload.get("version") != version:
+        if self._started(self.ledger.holder(self.model)).get("version") != version:
             self.delete_unless_used(version)

@@ -153,6 +153,17 @@ def test_rollback_takes_a_canary_out_and_ends_its_release(to: Controller) -> Non
     assert [one.version for one in to.quarantine.standing()] == ["3"]
 
 
+def test_an_older_version_on_trial_is_rejected_too(to: Controller) -> None:
+    to.return_to("hand", "1", "first", "ada")
+    to.quarantine.lift("2", by="ada", reason="all well", key=f"{to.model}/l")
+    to.return_to("hand2", "2", "second", "ada")
+    release_id = to.begin("again", to.find("1")).release_id
+    to.set_route(release_id, "canary", load_specs()[0][0].release, stable="2", version="1", weight_bp=500)
+    assert command(rollback, to.model, "--reason", "complaints") == 0
+    assert champion(to) == "2"
+    assert [one.version for one in to.quarantine.standing()] == ["1"]
+
+
 def test_what_is_not_deployed_any_more_is_explained(to: Controller) -> None:
     to.agent.retire(to.model, "1")
     for words in ((), ("--to", "1")):
