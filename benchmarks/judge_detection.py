@@ -176,7 +176,7 @@ def ours_in_pairs(rng: np.random.Generator, delta: float, runs: int, *, longest:
         n = np.arange(1, longest + 1)
         up, down = worse_.cumsum(axis=1), better.cumsum(axis=1)
         bets = [
-            np.log(mass) + up * np.log1p(bet) + down * np.log1p(-bet) + 0 * n for bet, mass in normalised(shares._BETS)
+            np.log(mass) + up * np.log1p(bet) + down * np.log1p(-bet) + 0 * n for bet, mass in normalised(shares.UNITS)
         ]
         quantile, mean = worse((quantile, mean), stopped(np.logaddexp.reduce(bets), 0.05))
     return quantile, mean

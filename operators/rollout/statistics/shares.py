@@ -20,8 +20,11 @@ from typing import NamedTuple
 
 from operators.rollout.statistics.numeric import first_above, log_mean
 
+Bets = tuple[tuple[float, float], ...]
 # (bet as a share of the largest that cannot ruin, mass). The best is about δ / (δ + share of bad units): mostly high.
-_BETS = ((0.97, 4.0), (0.85, 4.0), (0.65, 3.0), (0.4, 2.5), (0.2, 1.5), (0.08, 0.8), (0.03, 0.4), (0.01, 0.3))
+UNITS: Bets = ((0.97, 4.0), (0.85, 4.0), (0.65, 3.0), (0.4, 2.5), (0.2, 1.5), (0.08, 0.8), (0.03, 0.4), (0.01, 0.3))
+# Of pairs, of which some in a hundred differ, the best bet on a point or so is lower.
+PAIRS: Bets = ((0.8, 0.5), (0.5, 1.0), (0.3, 2.0), (0.18, 2.5), (0.1, 2.0), (0.05, 1.0), (0.02, 0.5))
 
 
 class Harms(NamedTuple):
@@ -30,6 +33,7 @@ class Harms(NamedTuple):
     :param worse: how many gave X = ``up``
     :param better: how many gave X = ``-down``
     :param same: how many gave 0
+    :param bets: what is mixed
     """
 
     worse: int
@@ -37,6 +41,7 @@ class Harms(NamedTuple):
     same: int
     up: float = 1.0
     down: float = 1.0
+    bets: Bets = PAIRS
 
     @property
     def mean(self) -> float:
@@ -46,7 +51,7 @@ class Harms(NamedTuple):
 
     def mirrored(self) -> Harms:
         """The same with the arms exchanged."""
-        return Harms(self.better, self.worse, self.same, self.down, self.up)
+        return Harms(self.better, self.worse, self.same, self.down, self.up, self.bets)
 
 
 def of_units(canary_bad: int, canary: int, stable_bad: int, stable: int, weight: float) -> Harms:
@@ -57,7 +62,7 @@ def of_units(canary_bad: int, canary: int, stable_bad: int, stable: int, weight:
     :param weight: chance of the canary, above 0 and below 1
     """
     same = canary + stable - canary_bad - stable_bad
-    return Harms(canary_bad, stable_bad, same, 1 / weight, 1 / (1 - weight))
+    return Harms(canary_bad, stable_bad, same, 1 / weight, 1 / (1 - weight), UNITS)
 
 
 def log_e_below(harms: Harms, delta: float) -> float:
@@ -75,7 +80,7 @@ def log_e_below(harms: Harms, delta: float) -> float:
             + harms.same * log1p(bet * delta / room)
             + harms.better * log1p(bet * (delta + harms.down) / room),
         )
-        for bet, mass in _BETS
+        for bet, mass in harms.bets
     )
 
 
