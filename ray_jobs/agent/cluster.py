@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.core.settings import setting
+from ray_jobs.edge import Edge, EdgeConfig
 
 NAME, NAMESPACE = "taxiway-agent", "taxiway"
 _KEEPER = "taxiway-keeper-"
@@ -37,7 +39,7 @@ class Settings:
     :param agent_url: where the agent is reached, by the keepers too
     :param agent_bind: where it listens, ``host:port``
     :param edge_bind: where each edge listens, ``host:port``
-    :param edge_settings: fields of the edge's config that are not the default
+    :param edge: what else is said of every edge: fields of its config
     :param state_dir: folder for their files, on each node
     :param runtime_env: what brings the code to the replicas; empty where they have it
     """
@@ -50,6 +52,7 @@ class Settings:
     state_dir: str
     token: str
     runtime_env: dict[str, Any]
+    edge: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls) -> Settings:
@@ -59,7 +62,7 @@ class Settings:
         """
         agent_url = setting("TAXIWAY_AGENT_URL", "address of the agent's admin API")
         edge_url = setting("TAXIWAY_EDGE_URL", "address of the edge that callers use")
-        return cls(
+        found = cls(
             agent_url=agent_url,
             agent_bind=_bind("TAXIWAY_AGENT_BIND", agent_url),
             edge_url=edge_url,
@@ -68,7 +71,41 @@ class Settings:
             state_dir=setting("TAXIWAY_EDGE_STATE_DIR", "folder of the edge's state"),
             token=setting("TAXIWAY_AGENT_TOKEN", "token of the agent's API"),
             runtime_env=json.loads(os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}")),
+            edge={name: read for name, kind in _EDGE.items() if (read := _read(name, kind)) is not None},
         )
+        found.edge_config()  # what is wrong is said here, and not in a log on some node
+        return found
+
+    def edge_config(self) -> EdgeConfig:
+        """Return the config of each edge.
+
+        :raises ConfigurationError: it is not valid
+        """
+        upstream = urlsplit(self.serve_url).netloc
+        return EdgeConfig(bind=self.edge_bind, upstream=upstream, state_dir=Path(self.state_dir), **self.edge)
+
+
+# Each may be set for all edges, as TAXIWAY_EDGE_<NAME>; `EdgeConfig` says what it means.
+_EDGE: Mapping[str, Callable[[str], Any]] = {
+    "stable_timeout_s": float,
+    "fallback_body_bytes": int,
+    "max_body_bytes": int,
+    "units": int,
+    "breaker_failures": int,
+    "breaker_s": int,
+    "certificate": Path,
+    "tokens": Path,
+    "requests_per_s": int,
+}
+
+
+def _read(name: str, kind: Callable[[str], Any]) -> Any:
+    variable = f"TAXIWAY_EDGE_{name.upper()}"
+    text = os.environ.get(variable)
+    try:
+        return kind(text) if text else None
+    except ValueError:
+        raise ConfigurationError(f"{variable}={text!r} is not a number") from None
 
 
 def _bind(variable: str, url: str) -> str:
@@ -145,13 +182,9 @@ class KeeperActor:
     def __init__(self, settings: Settings, edge_id: str) -> None:
         from ray_jobs.agent.keeper import Keeper
         from ray_jobs.agent.link import Link
-        from ray_jobs.edge import Edge, EdgeConfig
 
-        config = EdgeConfig(
-            bind=settings.edge_bind, upstream=urlsplit(settings.serve_url).netloc, state_dir=Path(settings.state_dir)
-        )
         link = Link(settings.agent_url, settings.token, edge_id)
-        Keeper(Edge(config), link, url=_url_of(settings, edge_id)).start()
+        Keeper(Edge(settings.edge_config()), link, url=_url_of(settings, edge_id)).start()
 
     def ping(self) -> None:
         """Answer once the constructor is through."""
@@ -201,7 +234,7 @@ def main() -> int:
     actor = ray.remote(AgentActor).options(
         name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1, max_concurrency=2
     )
-    ray.get(actor.remote(replace(settings)).ping.remote(), timeout=_READY_S)
+    ray.get(actor.remote(settings).ping.remote(), timeout=_READY_S)
     _wait_for_edge(settings)
     return 0
 

@@ -24,6 +24,7 @@ from ray_jobs.edge.process import recorded_pid
 
 _WATCH_S = 0.25
 _PAUSE_S = 0.2
+_REFRESH_S = 5.0
 # So long an edge that does not run waits for the agent's routes. Then those that it had are better than nothing.
 _PATIENCE_S = 3.0
 _EVENTS = 500
@@ -93,11 +94,12 @@ class Keeper:
         """Bring HAProxy up, and again whenever it ends."""
         if not self._started.wait(_PATIENCE_S) and not self._has.models:
             return  # it would only say 404
-        self._bring_up(recorded_pid(self._folder))
+        refresh_at = 0.0
         while not self._stopping.is_set():
             pid = recorded_pid(self._folder)
-            if pid is None:
+            if pid is None or time.monotonic() >= refresh_at:  # callers' tokens and the certificate may have changed
                 self._bring_up(pid)
+                refresh_at = time.monotonic() + _REFRESH_S
                 pid = recorded_pid(self._folder)
             self._is_well()
             self._wait_for_end(pid)

@@ -16,7 +16,7 @@ import pytest
 from operators.core.errors import ConfigurationError, ServiceError
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
-from ray_jobs.agent.cluster import _bind
+from ray_jobs.agent.cluster import Settings, _bind
 from ray_jobs.agent.guard import Guard
 from ray_jobs.agent.wire import AppState
 
@@ -223,3 +223,26 @@ def test_nothing_listens_beyond_this_machine_unless_told(monkeypatch: pytest.Mon
         _bind("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300")
     monkeypatch.setenv("TAXIWAY_AGENT_BIND", "0.0.0.0:8300")
     assert _bind("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300") == "0.0.0.0:8300"
+
+
+def test_an_edge_is_set_up_by_variables_that_are_checked_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {
+        "AGENT_URL": "http://127.0.0.1:8201",
+        "EDGE_URL": "http://127.0.0.1:8200",
+        "SERVE_URL": "http://127.0.0.1:8000",
+        "EDGE_STATE_DIR": str(tmp_path),
+        "AGENT_TOKEN": "t0ken",
+        "EDGE_REQUESTS_PER_S": "50",
+    }.items():
+        monkeypatch.setenv(f"TAXIWAY_{name}", value)
+    settings = Settings.load()
+    config = settings.edge_config()
+    assert (config.bind, config.upstream, config.requests_per_s) == ("127.0.0.1:8200", "127.0.0.1:8000", 50)
+    assert "t0ken" not in repr(settings)
+    for name, value, words in (("UNITS", "many", "is not a number"), ("TOKENS", "/nowhere", "there is no file")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"TAXIWAY_EDGE_{name}", value)
+            with pytest.raises(ConfigurationError, match=words):
+                Settings.load()
