@@ -46,7 +46,7 @@ class EdgeConfig:
     upstream: str
     state_dir: Path
     stable_timeout_s: float = 30.0
-    fallback_body_bytes: int = 262_144
+    fallback_body_bytes: int = 131_072
     max_body_bytes: int = 16_777_216
     units: int = 500_000
     breaker_failures: int = 10

@@ -103,7 +103,7 @@ def test_copies_are_bounded_and_stop_nobody(edge: Edge, versions: Versions) -> N
 
     def ask() -> None:
         caller = Caller(edge)
-        answers.extend(caller(body=b"x" * 200_000) for _ in range(10))
+        answers.extend(caller(body=b"x" * 100_000) for _ in range(10))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
