@@ -194,12 +194,14 @@ class Watch:
         while True:
             async with turns:
                 try:
-                    await self._one_turn(job, turns)
+                    gave_way = await self._one_turn(job, turns)
                 except ServiceError:
                     return  # silent for long, or the dashboard is away: the wait opens it anew
-            await asyncio.sleep(0)
+            # A log that ended by itself would end again at once.
+            await asyncio.sleep(0 if gave_way else self._poll_s)
 
-    async def _one_turn(self, job: RayJob, turns: asyncio.Semaphore) -> None:
+    async def _one_turn(self, job: RayJob, turns: asyncio.Semaphore) -> bool:
+        """Follow the log; return whether it was left to others, rather than ended."""
         copy = self._copy
         patience_s = copy.offset / _REREAD_BYTES_PER_S
         copy.restart()
@@ -213,7 +215,8 @@ class Watch:
                 # A large log arrives without a pause: let the other waits have the loop.
                 await asyncio.sleep(0)
                 if time.monotonic() > until and turns.locked():
-                    return
+                    return True
+        return False
 
     async def _stop_following(self) -> None:
         if self._follower is not None and not self._follower.done():

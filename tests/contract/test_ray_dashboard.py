@@ -179,4 +179,8 @@ def test_every_answer_of_the_fake_is_rays(ray_cluster: LocalCluster, fake: Dashb
     assert real["submit it again"][0] == real["submit what is over again"][0] == 500
     assert real["deleted"][0] == 404
     assert {real[f"{who} GET /api/jobs/x"][0] for who in ("nobody", "somebody")} == {401, 403}
-    assert answers(fake.url, TOKEN, plan) == real
+    said = answers(fake.url, TOKEN, plan)
+    # Of a log that is not there Ray says so, or sends nothing and ends it: which, is a race in Ray.
+    followed = real.pop("log that is not there, followed")
+    assert followed in (said.pop("log that is not there, followed"), (200, "text/plain", True, []))
+    assert said == real

@@ -182,6 +182,13 @@ def test_a_followed_log_that_says_nothing_is_opened_anew(dashboard: Dashboard, m
     assert dashboard.connections - opened > 4
 
 
+def test_a_followed_log_that_ends_is_not_opened_again_and_again(dashboard: Dashboard) -> None:
+    dashboard.log_ends = True
+    dashboard.after_submit = lambda job_id: threading.Timer(0.5, dashboard.end, (job_id,)).start()
+    run(operator(poll_s=0.2), context())
+    assert dashboard.log_reads <= 6
+
+
 def test_a_job_that_ray_lost_is_submitted_again_by_the_next_try(dashboard: Dashboard, deferrable: bool) -> None:
     store, ti = Store(), TaskInstance()
     dashboard.after_submit = lambda job_id: dashboard.forget()

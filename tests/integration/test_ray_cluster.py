@@ -97,19 +97,23 @@ def test_a_function_runs_on_the_cluster(to_cluster: dict[str, Any], tmp_path: Pa
         task = RayDecoratedOperator(task_id=name, python_callable=function, op_args=args, **given)
         return run(task, context(TaskInstance(task_id=name, run_id=str(more)), ds="2026-01-01"))
 
-    found = call(on_ray, 3)
-    assert (found["sum"], found["ds"]) == (26, "2026-01-01")
-    assert found["pid"] != os.getpid()
-    assert call(returns_much, storage=tmp_path.as_uri()) == b"x" * 200_000
+    with ThreadPoolExecutor(3) as pool:
+        found = pool.submit(call, on_ray, 3)
+        much = pool.submit(call, returns_much, storage=tmp_path.as_uri())
+        too_much = pool.submit(call, returns_much)
+    assert (found.result()["sum"], found.result()["ds"]) == (26, "2026-01-01")
+    assert found.result()["pid"] != os.getpid()
+    assert much.result() == b"x" * 200_000
     with pytest.raises(errors.RayJobRejectedError, match="without `storage` the limit is"):
-        call(returns_much)
+        too_much.result()
 
 
 def test_whatever_is_killed_the_job_runs_once(to_cluster: dict[str, Any], tmp_path: Path) -> None:
     env = {**os.environ, "TAXIWAY_RAY_URL": to_cluster["address"], "RAY_AUTH_TOKEN_PATH": to_cluster["token_path"]}
 
-    def attempt(place: Path, deferrable: str, *point: str) -> subprocess.CompletedProcess[str]:
-        given = [str(place / "state"), str(place / "ran"), deferrable, *point]
+    def attempt(place: Path, deferrable: str, point: str = "") -> subprocess.CompletedProcess[str]:
+        # Five seconds: the job still runs when the next process, beside another one, has imported Airflow.
+        given = [str(place / "state"), str(place / "ran"), deferrable, point, "5"]
         command = [sys.executable, "-m", "tests.support.killed_task", *given]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 

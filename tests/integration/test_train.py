@@ -128,6 +128,7 @@ def undisturbed_pair(run: TrainingRun, config: Mapping[str, Any], folder: Path) 
     return Fitted(latest["metrics"], restored)
 
 
+@pytest.mark.long  # `python -m benchmarks.training proofs` does it with each trainer
 def test_two_workers_outlive_a_kill_and_lose_nothing(cluster: str, tmp_path: Path) -> None:
     disturbed = run_of(tmp_path, workers=2, name="disturbed")
     config = config_of(disturbed, notes=str(tmp_path))

@@ -32,8 +32,8 @@ class Dashboard(ThreadingHTTPServer):
     """A cluster without GPUs, whose jobs run until somebody ends them.
 
     ``failure`` answers every request with a status and a text; ``drop_answers`` loses answers after doing the work; ``hang``
-    answers nothing until it is set; so many answers with a log as ``cut_logs`` says end in the middle; ``forget`` loses the
-    jobs, as a restart does.
+    answers nothing until it is set; so many answers with a log as ``cut_logs`` says end in the middle; ``log_ends`` lets a
+    followed log end at once, as Ray does now and then where there is none; ``forget`` loses the jobs, as a restart does.
 
     :param token: what a request must carry; None: nothing
     """
@@ -54,6 +54,8 @@ class Dashboard(ThreadingHTTPServer):
         self.drop_answers = False
         self.hang: threading.Event | None = None
         self.cut_logs = 0
+        self.log_ends = False
+        self.log_reads = 0
         self.submissions = 0
         self.lists = 0
         self.tokens: set[str | None] = set()
@@ -232,6 +234,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _log(self, follow: bool, query: dict[str, list[str]]) -> None:
         self.server.tokens.add(self.headers.get("Authorization"))
+        self.server.log_reads += 1
         job_id = query["filename"][0].removeprefix("job-driver-").removesuffix(".log")
         node = query.get("node_id", [""])[0]
         if not node:
@@ -258,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
                     self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
                     self.wfile.flush()
                     sent += len(data)
-                if not follow or self._is_left():
+                if not follow or self.server.log_ends or self._is_left():
                     break
                 time.sleep(0.01)
             self.wfile.write(b"0\r\n\r\n")
