@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +29,24 @@ def code_commit(file: Path) -> str:
 def code_digest(file: Path) -> str:
     """Return the SHA-256 of a file of code."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def model_digest(python_model: Path, artifacts: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of all that a model is made of: the same bytes are the same model, whatever its number.
+
+    :param python_model: the file that MLflow runs
+    :param artifacts: files and folders, by the name that the model knows them by
+    """
+    digest = hashlib.sha256(python_model.read_bytes())
+    for name, path in sorted(artifacts.items()):
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            inside = file.relative_to(path).as_posix() if path.is_dir() else ""
+            digest.update(f"\0{name}\0{inside}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as content:
+                while block := content.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def pinned(name: str, *other_names: str) -> str:

@@ -20,7 +20,7 @@ from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
 from ray_jobs import job, progress
 from ray_jobs.contract import TrainedModel, TrainingRun
-from ray_jobs.provenance import code_commit, code_digest
+from ray_jobs.provenance import code_commit, code_digest, model_digest
 from ray_jobs.training_data import split
 
 _CHECKPOINTS = "ray"
@@ -125,6 +125,7 @@ def _log(run: TrainingRun, trained: TrainedModel, given: dict[str, Any], code: _
                 "taxiway.data_digest": dataset["digest"],
                 "taxiway.owner": spec.owner,
                 "taxiway.code_digest": code.digest,
+                "taxiway.model_digest": model_digest(Path(trained.python_model), _paths(trained.artifacts)),
                 "mlflow.source.git.commit": code.commit,
                 **given["tags"],
             }
@@ -144,6 +145,10 @@ def _log(run: TrainingRun, trained: TrainedModel, given: dict[str, Any], code: _
             pip_requirements=[f"mlflow=={mlflow.__version__}", *trained.pip_requirements],
         )
         return info.model_uri, active.info.run_id
+
+
+def _paths(artifacts: Mapping[str, Any]) -> dict[str, Path]:
+    return {name: Path(path) for name, path in artifacts.items()}
 
 
 def _dataset(run: TrainingRun, dataset: Mapping[str, Any]) -> Any:

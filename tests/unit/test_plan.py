@@ -301,7 +301,7 @@ def test_labelled_pairs_are_few_and_the_time_until_they_come_is_known() -> None:
     whole = labelled(await_labels=True)
     shadow, watch = plan("m", whole, BUSY, labelling=Labelling(share=0.5, delay_s=100, disagree=0.06)).labels
     assert (shadow.phase, watch.phase) == ("shadow", "watch")
-    assert (shadow.margin_pct, watch.margin_pct) == (pytest.approx(40), pytest.approx(2))
+    assert (shadow.margin_pct, watch.margin_pct) == (pytest.approx(2), pytest.approx(2))
     assert shadow.proven_s == pytest.approx(100 + shadow.prove_pairs / (40 * 0.5 * 0.5))
     assert watch.proven_s is None  # nothing is copied any more
 
@@ -326,8 +326,6 @@ def test_the_pairs_that_are_planned_find_a_worse_version() -> None:
 def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> None:
     late = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=3600))
     assert "pairs are needed; that takes" in late.problems[0].text
-    assert late.problems[0].remedies[0].changes == {"judge.max_wait": "61m"}
+    assert late.problems[0].remedies[0].changes == {"judge.max_wait": "67m"}
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
     assert "no phase is held to them" in nobody.problems[0].text
-    early = plan("m", labelled(await_labels=True).model_copy(update={"watch_s": None}), BUSY)
-    assert "refute harm over 40 points only" in early.problems[0].text

@@ -67,15 +67,6 @@ def label_problems(release: Release, phases: tuple[Phase, ...], plans: tuple[Lab
             text="labels: no phase is held to them, so nothing comes of this guard",
             remedies=(Remedy(changes={"watch": "1d"}), Remedy(changes={"shadow.await_labels": "true"})),
         )
-    held = [phase for phase in phases if phase.late]
-    if plans and max(phase.harm_weight for phase in held) < 1:
-        worst = max(made.margin_pct for made in plans)
-        yield Problem(
-            phase="labels",
-            text=f"labels: the shadow's refute harm over {worst:.3g} points only, as few callers come next; nothing after it is "
-            "held to them, so a version that is worse by less is promoted",
-            remedies=(Remedy(changes={"watch": "1d"}),),
-        )
     for phase in phases:
         for made in plans:
             needed_s = max(made.proven_s or 0.0, made.found_s or 0.0)

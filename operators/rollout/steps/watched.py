@@ -98,7 +98,8 @@ def shadow_step(release: Release) -> dict[str, float | int]:
     return {
         "bake_s": release.shadow.bake_s,
         "min_requests": release.shadow.min_requests,
-        "harm_weight": release.steps[0].weight_pct / 100,
+        # Labels that must speak before anybody meets the version speak for all callers: no later step asks them again.
+        "harm_weight": 1.0 if release.shadow.await_labels else release.steps[0].weight_pct / 100,
     }
 
 

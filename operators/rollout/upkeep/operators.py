@@ -18,6 +18,8 @@ from operators.core.loader import load_specs
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
 from operators.rollout.triggers import DeployTrigger
 
+_UNDER_WAY = ["queued", "running"]
+
 
 class ScheduleRetirementOperator(TriggerDagRunOperator):
     """Start the DAG that deletes the replaced version once it has been kept warm long enough.
@@ -145,12 +147,17 @@ class ReconcileOperator(BaseOperator):
 
         ledger, agent = Ledger(Settings.load().ledger_url), Agent()
         reconciler.copy_journal(ledger, agent)
+        # A version that a person is bringing back is deployed before anything names it.
+        returning = bool(context["ti"].get_dr_count(dag_id="rollback", states=_UNDER_WAY))
         done: dict[str, list[str]] = {}
         problems: list[str] = []
         for model in [self.model] if self.model else reconciler.models(ledger, agent):
             try:
                 report = reconciler.Reconciler(
-                    controller_of(model), alive=self._is_alive(model, context), keep_warm_s=_keep_warm_s(model)
+                    controller_of(model),
+                    alive=self._is_alive(model, context),
+                    keep_warm_s=_keep_warm_s(model),
+                    retires=not returning,
                 ).run()
             except TaxiwayError as error:
                 problems.append(f"{model}: {error}")
@@ -170,8 +177,7 @@ class ReconcileOperator(BaseOperator):
         """Ask Airflow whether a release's run is under way; one that nobody knows is not."""
 
         def alive(run_id: str) -> bool:
-            under_way = ["queued", "running"]
-            return bool(context["ti"].get_dr_count(dag_id=f"{model}.release", run_ids=[run_id], states=under_way))
+            return bool(context["ti"].get_dr_count(dag_id=f"{model}.release", run_ids=[run_id], states=_UNDER_WAY))
 
         return alive
 
