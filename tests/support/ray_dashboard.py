@@ -1,7 +1,8 @@
 """Ray's job API, as far as the clients use it, for failures that a real Ray refuses to produce.
 
 `tests/contract/test_ray_dashboard.py` holds every answer of it against a real cluster's. As a process of its own:
-``python -m tests.support.ray_dashboard <jobs>`` prints its address and has that many running jobs, ``job-0`` and so on.
+``python -m tests.support.ray_dashboard <jobs> <milliseconds>`` prints its address, has that many running jobs, ``job-0`` and
+so on, and takes that long for each answer.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Dashboard(ThreadingHTTPServer):
         self.after_submit: Callable[[str], None] = lambda job_id: None
         self.failure: tuple[int, str] | None = None
         self.drop_answers = False
+        self.delay_s = 0.0
         self.hang: threading.Event | None = None
         self.cut_logs = 0
         self.log_ends = False
@@ -222,6 +224,7 @@ class Handler(BaseHTTPRequestHandler):
     def _admitted(self) -> bool:
         """Answer a request without the right token, as Ray does on every route."""
         given, wanted = self.headers.get("Authorization"), self.server.token
+        time.sleep(self.server.delay_s)
         if self.server.hang is not None:
             self.server.hang.wait(60)
         if wanted is None or given == f"Bearer {wanted}":
@@ -306,9 +309,10 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def main(count: int) -> None:
+def main(count: int, delay_ms: float) -> None:
     """Serve so many running jobs until standard input ends."""
     server = Dashboard()
+    server.delay_s = delay_ms / 1000
     for number in range(count):
         server.take(f"job-{number}", {"entrypoint": "true"})
     print(server.url, flush=True)
@@ -316,4 +320,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), float(sys.argv[2]))
