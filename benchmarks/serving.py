@@ -223,19 +223,15 @@ def kills(agent: httpx.Client, url: str, pid_file: Path) -> dict[str, float]:
     ready = url.replace("/infer", "/ready")
     before, found = pid_file.read_text(), {}
     for actor in ("AgentActor", "KeeperActor"):
-        (pid,) = [
-            int(entry.name)
-            for entry in Path("/proc").glob("[0-9]*")
-            if name_of(entry).startswith(f"ray::{actor}") and own(entry)
-        ]
+        (old,) = pids_of(actor)
         began = time.monotonic()
-        os.kill(pid, signal.SIGKILL)
+        os.kill(old, signal.SIGKILL)
         failed = 0
-        while not (time.monotonic() - began > 1 and answers(f"{agent.base_url}/v1/health/live")):
+        while not (pids_of(actor) - {old} and answers(f"{agent.base_url}/v1/health/live")):
             failed += not answers(ready)
             time.sleep(0.01)
-        wait(lambda: agent.get("/v1/health").json()["edge"], "the agent")
         found |= {f"{actor}_killed_back_s": round(time.monotonic() - began, 2), f"{actor}_killed_failed_calls": failed}
+        wait(lambda: agent.get("/v1/health").json()["edge"], "the agent")
     assert pid_file.read_text() == before, "HAProxy was started anew"
     began = time.monotonic()
     os.kill(int(before), signal.SIGKILL)
@@ -243,6 +239,11 @@ def kills(agent: httpx.Client, url: str, pid_file: Path) -> dict[str, float]:
     while not answers(ready):
         time.sleep(0.005)
     return {**found, "haproxy_killed_back_s": round(time.monotonic() - began, 3)}
+
+
+def pids_of(actor: str) -> set[int]:
+    found = Path("/proc").glob("[0-9]*")
+    return {int(entry.name) for entry in found if name_of(entry).startswith(f"ray::{actor}") and own(entry)}
 
 
 def name_of(entry: Path) -> str:
