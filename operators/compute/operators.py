@@ -65,7 +65,7 @@ class SubmitRayJobOperator(BaseOperator):
         shorter of this and ``execution_timeout`` counts
     :param result_type: pydantic model that the reported result must fit. The task returns it as plain JSON types
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
-    :param poll_s: seconds between two looks at the job
+    :param poll_s: seconds between two looks at the job, but for the first seconds
     :param unreachable_s: how long the cluster may be away before the try fails
     :param stream_logs: copy the job's log into the task's while it runs; otherwise at its end
     :returns: the result, or ``{"submission_id": …}`` if the job reports none

@@ -28,6 +28,7 @@ _BY_ERROR_TYPE: Mapping[str, type[errors.RayJobError]] = {
     "JOB_SUPERVISOR_ACTOR_DIED": errors.RayNodeLostError,
     "JOB_ENTRYPOINT_COMMAND_START_ERROR": errors.RayEntrypointError,
 }
+_SHORTEST_PAUSE_S = 0.25
 _REASON_CHARS = 600
 _REDIRECTING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -108,6 +109,15 @@ def failure(
     if exit_code in _SIGKILL_EXIT_CODES or _OUT_OF_MEMORY.search(text):
         return errors.RayJobKilledError
     return errors.RayJobFailedError
+
+
+def pause_s(waited_s: float, poll_s: float) -> float:
+    """Return the seconds until the next look at a job: a job that has just begun may start, or end, soon.
+
+    :param waited_s: how long the wait has taken
+    :param poll_s: the longest pause
+    """
+    return min(poll_s, max(_SHORTEST_PAUSE_S, waited_s / 5))
 
 
 def brief(reason: str) -> str:

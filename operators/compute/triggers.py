@@ -30,7 +30,7 @@ class RayJobTrigger(BaseTrigger):
     :param token_path: see `RayHook`
     :param submission_id: the job
     :param deadline: Unix time in seconds after which the job is stopped, or None
-    :param poll_s: seconds between two looks at the job
+    :param poll_s: seconds between two looks at the job, but for the first seconds
     :param unreachable_s: how long the cluster may be away before the wait is given up
     :param stream_logs: whether the log is copied while the job runs; otherwise at its end
     """

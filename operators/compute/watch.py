@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.compute.client import AsyncRayJobs, RayJob
 from operators.compute.logs import LogCopy
+from operators.compute.policy import pause_s
 from operators.core.errors import ServiceError, ServiceRefusedError
 
 # Ray's dashboard serves at most 100 requests of its state API at once, and a followed log is one of them.
@@ -55,7 +56,7 @@ class Watch:
     """One job's wait.
 
     :param deadline: Unix time in seconds after which the job is stopped, or None
-    :param poll_s: seconds between two looks at the job
+    :param poll_s: seconds between two looks at the job, but for the first seconds
     :param unreachable_s: how long the cluster may be away
     :param copy: where the copy of the log stands, or None to copy nothing
     :param say: takes one line for the task's log
@@ -91,6 +92,7 @@ class Watch:
 
     async def run(self) -> Ending:
         """Return once the job is over, was stopped at its deadline, or cannot be reached."""
+        began = time.monotonic()
         try:
             while True:
                 try:
@@ -99,7 +101,9 @@ class Watch:
                     ending = self._no_answer(error)
                 if ending is not None:
                     return ending
-                await asyncio.sleep(self._poll_s)
+                waited_s = time.monotonic() - began
+                # A job that Ray does not know gets its whole time to turn up.
+                await asyncio.sleep(self._poll_s if self._unknown else pause_s(waited_s, self._poll_s))
         finally:
             await self._stop_following()
 

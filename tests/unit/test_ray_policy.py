@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.compute import errors
-from operators.compute.policy import Attempt, Move, brief, failure, next_move, redirecting, submission_id
+from operators.compute.policy import Attempt, Move, brief, failure, next_move, pause_s, redirecting, submission_id
 
 names = st.text(min_size=1, max_size=20)
 KEPT = Attempt(epoch=0, max_tries=2)
@@ -107,3 +107,10 @@ def test_a_reason_is_short_and_without_the_log() -> None:
     assert len(long) < 2000
     assert long.startswith("first")
     assert long.endswith("last")
+
+
+@given(st.floats(0, 1e6), st.floats(0.01, 100))
+def test_a_pause_grows_with_the_wait_up_to_its_limit(waited_s: float, poll_s: float) -> None:
+    pause = pause_s(waited_s, poll_s)
+    assert 0 < pause <= poll_s
+    assert pause == poll_s or pause <= max(0.25, waited_s / 5)
