@@ -18,7 +18,7 @@ import pytest
 
 from operators.core.errors import ConfigurationError
 from ray_jobs.edge import Edge, EdgeConfig, Route
-from tests.support.edge_servers import INFER, MODEL, Caller, pid_of
+from tests.support.edge_servers import INFER, MODEL, Answer, Caller, pid_of
 
 Start = Callable[..., Edge]
 
@@ -104,17 +104,27 @@ class TestRates:
 
 
 class TestBodies:
+    def begin(self, edge: Edge, header: tuple[str, str], body: bytes) -> Answer:
+        """Send a request that does not end: whoever is refused is told so at once, and the connection closed."""
+        connection = http.client.HTTPConnection(edge.config.bind, timeout=5)
+        connection.putrequest("POST", INFER)
+        connection.putheader(*header)
+        connection.endheaders()
+        connection.send(body)
+        return Answer(connection.getresponse())
+
     def test_what_is_too_large_is_refused(self, start: Start) -> None:
         edge = start(max_body_bytes=1_048_576)
         assert Caller(edge)(body=b"x" * 1_048_576).json["bytes"] == 1_048_576
-        answer = Caller(edge)(body=b"x" * 1_048_577)
+        answer = self.begin(edge, ("Content-Length", "1048577"), b"")
         assert answer.status == 413
         assert "1048576 bytes" in answer.json["error"]
 
     def test_what_is_too_large_and_does_not_say_so_is_refused(self, start: Start) -> None:
         edge = start(max_body_bytes=1_048_576)
         assert Caller(edge)(body=iter([b"x" * 65_536] * 16)).json["bytes"] == 1_048_576
-        answer = Caller(edge)(body=iter([b"x" * 65_536] * 17))
+        chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+        answer = self.begin(edge, ("Transfer-Encoding", "chunked"), chunk * 17)
         assert answer.status == 413
 
     def test_an_answer_is_passed_on_while_it_grows(self, edge: Edge, call: Caller, versions: Any) -> None:
@@ -151,10 +161,12 @@ class TestTls:
     def seen(self, edge: Edge, trusted: Path, name: str) -> int:
         context = ssl.create_default_context(cafile=str(trusted))
         host, _, port = edge.config.bind.partition(":")
-        with socket.create_connection((host, int(port)), timeout=5) as raw:
-            with context.wrap_socket(raw, server_hostname=name) as client:
-                client.sendall(f"GET {INFER} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                return int(client.recv(12)[9:12])
+        with (
+            socket.create_connection((host, int(port)), timeout=5) as raw,
+            context.wrap_socket(raw, server_hostname=name) as client,
+        ):
+            client.sendall(f"GET {INFER} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            return int(client.recv(12)[9:12])
 
     def test_a_certificate_is_used_and_replaced_without_a_restart(self, start: Start, tmp_path: Path) -> None:
         old = self.certificate(tmp_path / "edge.pem", "old.example")
