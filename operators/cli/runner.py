@@ -24,6 +24,7 @@ from operators.core.errors import TaxiwayError
 _POLL_S, _WATCH_S = 0.1, 0.5
 _CHECK_EVERY_S = 0.25
 _RECORD_EVERY_S = 2.0
+STEADY_S = 60.0
 _LOG_KEPT_BYTES = 10_000_000
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class _Run:
     not_before: float = 0.0
     why_not: str = ""
     launching: bool = False
+    tries: int = 0  # how often it was started again without having run for long since
+    ready_at: float = 0.0
     # What it needs, and what that needs: a step in between does not run any more when it is ready.
     needs_all: frozenset[str] = frozenset()
 
@@ -56,15 +59,21 @@ class _Run:
 
 
 class Runner:
-    """The services of one stack. One thread decides; prepare and ready run in others, for they may wait."""
+    """The services of one stack. One thread decides; prepare and ready run in others, for they may wait.
 
-    def __init__(self, services: Mapping[str, Service], *, run_dir: Path, log_dir: Path) -> None:
+    :param steady_s: a service that was ready for so long has recovered, and may be started again as often as at first
+    """
+
+    def __init__(
+        self, services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, steady_s: float = STEADY_S
+    ) -> None:
         needs = transitive_needs(services)
         self._runs = {
             name: _Run(service, state.ServiceState(address=service.address), needs_all=needs[name])
             for name, service in services.items()
         }
         self._run_dir, self._log_dir = run_dir, log_dir
+        self._steady_s = steady_s
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(services)))
         self._began = time.monotonic()
         self._recorded: list[list[int]] = []
@@ -198,6 +207,7 @@ class Runner:
 
     def _became_ready(self, run: _Run) -> None:
         run.shown.state = state.READY
+        run.ready_at = time.monotonic()
         run.shown.note = "nothing to do" if run.shown.skipped else ""
         run.shown.ready_after_s = round(time.monotonic() - self._began, 1)
 
@@ -205,10 +215,13 @@ class Runner:
         """Handle a process that ended by itself: again, if it may; else it failed."""
         how = f"ended with {code}" if code >= 0 else f"was ended by signal {-code}"
         starting = self.state.state == state.STARTING
-        if run.shown.restarts < (run.service.start_retries if starting else run.service.restarts):
+        if run.shown.state == state.READY and time.monotonic() - run.ready_at >= self._steady_s:
+            run.tries = 0
+        if run.tries < (run.service.start_retries if starting else run.service.restarts):
             self._end_group(run)
+            run.tries += 1
             run.shown.restarts += 1
-            run.not_before = time.monotonic() + run.shown.restarts**2
+            run.not_before = time.monotonic() + run.tries**2
             run.shown.state, run.shown.note, run.why_not = state.PENDING, f"{how}; started again", ""
             _log.warning("%s %s; starting it again (%d)", run.service.name, how, run.shown.restarts)
         else:

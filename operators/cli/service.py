@@ -29,8 +29,8 @@ class Service:
     grace_s: float = 5.0
     # As whom to run, where it may not be root.
     user: str | None = None
-    # How often it may be started again after it ended by itself, when the stack is up and while it starts. Each time is
-    # counted and shown.
+    # How often in a row it may be started again after it ended by itself, when the stack is up and while it starts. Each
+    # time is counted and shown; one that has run for a while since begins anew.
     restarts: int = 0
     start_retries: int = 0
     address: str = ""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from operators.cli import environment, preflight, state
 from operators.cli.config import Stack
-from operators.cli.runner import Runner
+from operators.cli.runner import STEADY_S, Runner
 from operators.cli.service import Service
 from operators.core import processes
 from operators.core.errors import ServiceError
@@ -185,15 +185,18 @@ def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
     files.processes.unlink(missing_ok=True)
 
 
-def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path) -> int:
-    """Run services until SIGTERM. The exit code says whether they came up."""
+def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, steady_s: float = STEADY_S) -> int:
+    """Run services until SIGTERM. The exit code says whether they came up.
+
+    :param steady_s: a service that was ready for so long has recovered, and may be started again as often as at first
+    """
     held = state.lock(Files(run_dir).lock)
     if held is None:
         raise ServiceError(f"another supervisor holds {Files(run_dir).lock}")
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: asked.append(number))
-    runner = Runner(services, run_dir=run_dir, log_dir=log_dir)
+    runner = Runner(services, run_dir=run_dir, log_dir=log_dir, steady_s=steady_s)
     runner.run(lambda: bool(asked))
     return 1 if runner.state.state == state.FAILED else 0
 

@@ -51,7 +51,7 @@ HEAD = """
         return Service(name, (sys.executable, "-c", code), env, step=True, **more)
 """
 TAIL = """
-    sys.exit(supervisor.supervise({s.name: s for s in services}, run_dir=run, log_dir=log))
+    sys.exit(supervisor.supervise({s.name: s for s in services}, run_dir=run, log_dir=log, **more))
 """
 
 
@@ -64,10 +64,10 @@ class Fixture:
         self.files = supervisor.Files(self.stack.run_dir)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, services: str) -> None:
+    def start(self, services: str, **more: float) -> None:
         run = self.stack.run_dir
         (run / "service.py").write_text(textwrap.dedent(SERVICE))
-        program = textwrap.dedent(HEAD) + f"services = {services}\n" + textwrap.dedent(TAIL)
+        program = textwrap.dedent(HEAD) + f"services, more = {services}, {more}\n" + textwrap.dedent(TAIL)
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, str(run), str(self.stack.log_dir)],
             env={
@@ -160,6 +160,22 @@ def test_a_service_that_dies_is_shown_or_started_again_and_counted(fixture: Fixt
     assert again.services["mortal"].note == "was ended by signal 9"
     assert not supervisor.is_up(fixture.stack)
     fixture.wait(lambda found: found.services["lasting"].state == state.READY)
+
+
+def test_a_service_that_has_run_for_a_while_may_die_again(fixture: Fixture) -> None:
+    fixture.start('[daemon("lasting", restarts=1)]', steady_s=0.3)
+    pid = fixture.until_ready().services["lasting"].pid
+    for died in (1, 2):
+        time.sleep(0.4)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        again = fixture.wait(
+            lambda found, died=died: (
+                (found.services["lasting"].restarts, found.services["lasting"].state) == (died, state.READY)
+            )
+        )
+        pid = again.services["lasting"].pid
+    assert again.failed == []
 
 
 def test_a_start_that_fails_once_may_be_tried_again(fixture: Fixture) -> None:
