@@ -140,6 +140,8 @@ def _keys_at(loc: Path_) -> list[str]:
             by_key = {field.alias or name: field for name, field in model.model_fields.items()}
             field = by_key.get(str(part))
             model = field.annotation if field else None
+            if type(None) in get_args(model):  # optional
+                model = next((part for part in get_args(model) if part is not type(None)), None)
         else:  # a step into dict[…] or tuple[…, ...]
             arguments = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
             model = arguments[0] if arguments else None
@@ -156,9 +158,14 @@ def _references(spec: ModelSpec, include: Path) -> Iterable[tuple[Path_, str]]:
             hint = f"did you mean {close[0]!r}?" if close else "paths are relative to include/"
             yield loc, f"{relative!r} does not exist in {include}; {hint}"
     yield from _entrypoint(spec.training.entrypoint)
-    schedule = spec.retraining.schedule
-    if schedule is not None and not _is_cron(schedule):
-        yield ("retraining", "schedule"), f"{schedule!r} is not a cron expression, such as '0 6 * * 1' or @weekly"
+    drill = spec.release.drill
+    schedules: tuple[tuple[Path_, str | None], ...] = (
+        (("retraining", "schedule"), spec.retraining.schedule),
+        (("release", "drill", "schedule"), drill.schedule if drill else None),
+    )
+    for at, schedule in schedules:
+        if schedule is not None and not _is_cron(schedule):
+            yield at, f"{schedule!r} is not a cron expression, such as '0 6 * * 1' or @weekly"
 
 
 def _is_cron(schedule: str) -> bool:

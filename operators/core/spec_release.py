@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +13,8 @@ GuardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 _BUILT_IN = ("failures", "slow", "labels", "loss", "prediction")
 Moment = Literal["start", "step", "pause", "rolled_back", "promoted"]
+Fault = Literal["bad_canary", "dead_controller", "dead_agent", "dead_replica"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 class _Part(BaseModel):
@@ -214,6 +216,15 @@ class Notify(_Part):
     to: str = Field("", description="smtp: addresses, separated by commas; slack: the channel")
 
 
+class Drill(_Part):
+    """Practice: a release of a copy of the model is broken on purpose, to see that its callers would be safe."""
+
+    schedule: str = Field(pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
+    faults: tuple[Fault, ...] = Field(
+        FAULTS, strict=False, min_length=1, description="each run takes the one that was drilled longest ago"
+    )
+
+
 class Release(_Part):
     """How a version gets the traffic."""
 
@@ -234,6 +245,7 @@ class Release(_Part):
     watch_s: DurationS | None = Field(None, alias="watch", description="after the promotion, the old version kept warm")
     smoke_rows: int = Field(20, ge=1, le=1000)
     keep_warm_s: DurationS = Field(3600.0, alias="keep_warm", description="how long the old version stays deployed")
+    drill: Drill | None = Field(None, description="practise rollback on schedule, with a copy of the model")
 
     @field_validator("steps")
     @classmethod

@@ -15,6 +15,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from operators.core.errors import RejectedError, ServiceRefusedError, TaxiwayError
 from operators.core.loader import load_specs
+from operators.rollout.drill.operators import clean_up_after_drills, drill_copies
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
 from operators.rollout.triggers import DeployTrigger
 
@@ -151,8 +152,12 @@ class ReconcileOperator(BaseOperator):
         returning = bool(context["ti"].get_dr_count(dag_id="rollback", states=_UNDER_WAY))
         done: dict[str, list[str]] = {}
         problems: list[str] = []
+        copies = drill_copies(ledger)
         for model in [self.model] if self.model else reconciler.models(ledger, agent):
             try:
+                if model in copies:  # nobody's callers are there: it is taken away, once its drill is not at work
+                    done |= clean_up_after_drills(ledger, copies[model], context)
+                    continue
                 report = reconciler.Reconciler(
                     controller_of(model),
                     alive=self._is_alive(model, context),

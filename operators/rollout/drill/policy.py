@@ -1,0 +1,144 @@
+"""What a drill is, and when it has passed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from operators.core.errors import RejectedError
+from operators.core.spec import ModelSpec
+from operators.core.spec_release import Approval, Fault, Judge, Release, Step
+
+COPY_SUFFIX = "_drill"
+STEP = "canary_50_pct"
+LEASE_S = 6.0
+_LONGEST_NAME = 63
+# Callers are kept from a fault at once, by the fallback. These are for how long the canary may still have a share of them.
+_AFTER_LEASE_S = 2.0
+_JUDGED_S: Mapping[Fault, float] = {"bad_canary": 15.0, "dead_replica": 30.0}
+
+EndedBy = Literal["judge", "lease", "hand"]
+"""What took the canary's weight: a verdict, the end of the lease in the edge, or a rollback that was asked for."""
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Limits(_Fact):
+    """What must hold.
+
+    :param failed_requests: that callers may see
+    :param to_zero_s: seconds from the fault to the last request that the canary was given
+    """
+
+    failed_requests: int
+    to_zero_s: float
+
+
+class Observed(_Fact):
+    """What happened.
+
+    :param sent: requests of all callers
+    :param failed: of these, as callers saw them
+    :param failures: the first few, in words
+    :param before: requests that the canary was given before the fault
+    :param canary: requests that it was given in all, with those that stable answered in its place
+    :param fallbacks: of these, the ones that stable answered
+    :param after: answers by stable after the weight was 0
+    :param to_zero_s: seconds from the fault to the last request that the canary was given
+    :param rolled_back_s: seconds from the fault to the end of the release in the ledger
+    :param ended_by: what took the weight; None: nothing did
+    :param verdict: the judge's last word; None: it was not asked
+    """
+
+    sent: int
+    failed: int
+    failures: tuple[str, ...] = ()
+    before: int
+    canary: int
+    fallbacks: int
+    after: int
+    to_zero_s: float | None
+    rolled_back_s: float | None
+    ended_by: EndedBy | None
+    verdict: str | None = None
+
+
+def copy_name(model: str) -> str:
+    """Return the name of a model's copy.
+
+    :raises RejectedError: it would be too long
+    """
+    name = f"{model}{COPY_SUFFIX}"
+    if len(name) > _LONGEST_NAME:
+        raise RejectedError(
+            f"{name} has more than {_LONGEST_NAME} characters: {model} needs a shorter name to be drilled"
+        )
+    return name
+
+
+def copy_spec(spec: ModelSpec) -> ModelSpec:
+    """Return the spec of a model's copy: the same model, with a release of one short step and a short lease.
+
+    :raises RejectedError: the model's name is too long
+    """
+    step = Step.model_validate({"weight_pct": 50.0, "bake": "10m"})  # a canary without a fault is never promoted
+    judge = Judge.model_validate({"slow": None, "min_requests": 20, "failures": {"margin_pct": 5.0}, "max_wait": "10m"})
+    release = Release.model_validate(
+        {
+            "steps": (step,),
+            "judge": judge,
+            "approval": Approval(),
+            "lease": f"{LEASE_S:g}s",
+            "canary_timeout": "1s",
+            "drain": "5s",
+            "keep_warm": "1m",
+        }
+    )
+    about = {"name": copy_name(spec.name), "description": f"a copy of {spec.name}, for drills", "release": release}
+    return spec.model_copy(update={**about, "serving": spec.serving.model_copy(update={"replicas": 1})})
+
+
+def limits(fault: Fault) -> Limits:
+    """Return what a drill is held to."""
+    return Limits(failed_requests=0, to_zero_s=_JUDGED_S.get(fault, LEASE_S + _AFTER_LEASE_S))
+
+
+def problems(fault: Fault, seen: Observed, held: Limits) -> tuple[str, ...]:
+    """Return what did not hold, in words; nothing: the drill has passed."""
+    said = []
+    if seen.failed > held.failed_requests:
+        first = seen.failures[0] if seen.failures else "?"
+        said.append(
+            f"callers saw {seen.failed} failed requests of {seen.sent}, the limit is {held.failed_requests}; the first: {first}"
+        )
+    if fault != "bad_canary" and seen.before == 0:
+        said.append("the canary had no requests before the fault: nothing was drilled")
+    if seen.canary == 0:
+        said.append("the canary was given no request: nothing was drilled")
+    if seen.ended_by is None or seen.to_zero_s is None:
+        said.append("nothing took the canary's weight")
+    elif seen.to_zero_s > held.to_zero_s:
+        said.append(
+            f"the canary was given requests for {seen.to_zero_s:.1f} s after the fault, the limit is {held.to_zero_s:g} s"
+        )
+    if seen.rolled_back_s is None:
+        said.append("the release was not rolled back")
+    if seen.after == 0:
+        said.append("no caller was answered after the rollback")
+    if fault == "bad_canary" and seen.verdict != "Failed":
+        said.append(f"every answer of the canary failed, and the judge said {seen.verdict or 'nothing'}")
+    return tuple(said)
+
+
+def longest_ago(faults: Sequence[Fault], drilled: Sequence[str]) -> Fault:
+    """Return the fault whose turn it is.
+
+    :param faults: to choose from
+    :param drilled: faults of the drills so far, oldest first
+    """
+    last = {fault: index for index, fault in enumerate(drilled)}
+    return min(faults, key=lambda fault: last.get(fault, -1))
