@@ -262,11 +262,7 @@ class Controller(ByHand):
         ended = self.ledger.end(release_id)
         if ended is not None and ended.kind == "rolled_back":
             return
-        now = self.agent.route(self.model)
-        if now is not None and now.stable not in (version, stable):
-            stable = now.stable  # a person has sent the traffic elsewhere meanwhile, by the agent alone: that stands
-        # By force: the agent may have taken the route from the release, and the ledger has not.
-        back = self.move(release_id, ROLL_BACK, self.alone(stable, release_id), force=True)
+        back = self.take_out(release_id, version, stable)
         stable = back.route.stable
         promoted = self.ledger.entry(f"{release_id}/promoted") is not None
         if rejected or (rejected is None and (promoted or self._failed(release_id))):
@@ -279,6 +275,18 @@ class Controller(ByHand):
         self.agent.retire(self.model, version, drain_s=drain_s)
         said = {"version": version, "stable": stable, "reason": reason, "promoted": promoted}
         self.ledger.finish(self.model, release_id, "rolled_back", said)
+
+    def take_out(self, release_id: str, version: str, stable: str | None) -> Move:
+        """End a version's traffic now. It is the first move of `roll_back`, which finds it made and does the rest.
+
+        :param stable: the version that has the traffic afterwards; None if the model has never been released
+        :raises RejectedError: the release no longer holds the model
+        """
+        now = self.agent.route(self.model)
+        if now is not None and now.stable not in (version, stable):
+            stable = now.stable  # a person has sent the traffic elsewhere meanwhile, by the agent alone: that stands
+        # By force: the agent may have taken the route from the release, and the ledger has not.
+        return self.move(release_id, ROLL_BACK, self.alone(stable, release_id), force=True)
 
     def _failed(self, release_id: str) -> bool:
         said = [entry.payload["judgement"]["outcome"] for entry in self.verdicts(release_id)]

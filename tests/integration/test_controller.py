@@ -135,6 +135,21 @@ def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Cont
     assert controller.weights_bp(release_id) == (500, 5000)
 
 
+def test_a_version_that_was_taken_out_at_once_is_rolled_back_by_the_same_row(
+    controller: Controller, spec: ModelSpec, agent: FakeAgent
+) -> None:
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+    controller.set_route(release_id, "canary", spec.release, stable="1", version="2", weight_bp=5000)
+    for _ in range(2):  # the trigger was killed, and made again
+        controller.take_out(release_id, "2", "1")
+        assert (now(agent).stable, now(agent).canary) == ("1", None)
+    written = kinds(controller).count("weight_set")
+    controller.roll_back(release_id, "2", "1", "it fails")
+    assert kinds(controller).count("weight_set") == written
+    assert state(controller) == ("1", "1")
+
+
 def test_the_second_release_waits(controller: Controller, spec: ModelSpec) -> None:
     first_release(controller, spec)
     begun = controller.begin("r", controller.find("2"))

@@ -53,6 +53,7 @@ class World:
         self.routes: list[Route] = []
         self.renewals = 0
         self.lease_ended = False
+        self.refusal: Exception | None = None
         self.agent = SimpleNamespace(counters=lambda _model: Counters(since="one"))
         self.ledger = SimpleNamespace(looks=lambda _release: [])
 
@@ -93,6 +94,11 @@ class World:
 
     def record_verdict(self, release_id: str, step: str, **facts: Any) -> None:
         self.told.append(("verdict", step, facts["judgement"].outcome, facts.get("blind")))
+
+    def take_out(self, release_id: str, version: str, stable: str) -> None:
+        if isinstance(self.refusal, Exception):
+            raise self.refusal
+        self.told.append(("take_out", release_id, version, stable))
 
     def approve(self, release_id: str, step: str, *, answer: str, by: str) -> None:
         self.told.append(("approval", answer, by))
@@ -175,6 +181,21 @@ def test_a_bad_canary_fails_its_step_and_the_verdict_is_kept(world: World) -> No
     assert world.told.index(("look", "canary_5_pct")) < world.told.index(
         ("verdict", "canary_5_pct", Outcome.FAILED, False)
     )
+
+
+def test_a_bad_canary_loses_its_traffic_before_any_task_hears_of_it(world: World) -> None:
+    world.seen = [bad()]
+    event = event_of(deferred(canary(spec_with()), context()))
+    assert event["look"]["judgement"]["outcome"] == "Failed"
+    kept, taken = ("verdict", "canary_5_pct", Outcome.FAILED, False), ("take_out", "m/run#1", "2", "1")
+    assert world.told.index(kept) < world.told.index(taken)
+
+
+def test_a_verdict_stands_where_the_traffic_cannot_be_moved_at_once(world: World) -> None:
+    world.seen, world.refusal = [bad()], ServiceError("away")
+    operator = canary(spec_with())
+    with pytest.raises(AirflowFailException, match="Failed"):
+        end(operator, deferred(operator, context()))
 
 
 def test_a_good_canary_goes_on(world: World) -> None:

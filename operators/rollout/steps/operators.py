@@ -19,7 +19,7 @@ from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.reading import quantile_ms
 from operators.rollout.steps.looking import Look
-from operators.rollout.steps.triggers import JudgeTrigger, outcome_of
+from operators.rollout.steps.triggers import JudgeTrigger, outcome_of, write_verdict
 from operators.rollout.steps.watched import Kind, Watched, canary_step, control_step, shadow_step
 
 if TYPE_CHECKING:
@@ -69,18 +69,7 @@ class StepTask:
     def note(self, event: Mapping[str, Any], watched: Mapping[str, Any]) -> Judgement:
         """Write a verdict down, with all that it rests on."""
         about, look = Watched.model_validate(watched), Look.model_validate(event["look"])
-        self.controller().record_verdict(
-            about.release_id,
-            about.step,
-            policy=about.policy(self.spec.release.judge),
-            evidence=look.evidence,
-            judgement=look.judgement,
-            elapsed_s=look.elapsed_s,
-            bake_s=about.bake_s,
-            min_requests=about.min_requests,
-            harm_weight=about.harm_weight,
-            blind=event["blind"],
-        )
+        write_verdict(self.controller(), self.spec.release.judge, about, look, blind=event["blind"])
         self.log.info("%s: %s", look.judgement.outcome, look.judgement.reason)
         return look.judgement
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.errors import ServiceError, ServiceRefusedError, TaxiwayError
 from operators.core.spec import ModelSpec
+from operators.core.spec_release import Judge
 from operators.rollout.client import AsyncAgent
 from operators.rollout.evidence import Evidence, Judgement, Outcome
 from operators.rollout.steps.looking import Look, Looker
@@ -20,20 +21,45 @@ from operators.rollout.steps.watched import Watched
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5
 _LONGEST_SILENCE_S = 60.0
 
 
+def write_verdict(controller: Controller, judge: Judge, watched: Watched, look: Look, *, blind: bool) -> None:
+    """Write a verdict down, with all that it rests on; the same one twice is one row.
+
+    :param judge: the spec's
+    :param blind: nothing could be seen
+    :raises RejectedError: the release no longer holds the model
+    """
+    controller.record_verdict(
+        watched.release_id,
+        watched.step,
+        policy=watched.policy(judge),
+        evidence=look.evidence,
+        judgement=look.judgement,
+        elapsed_s=look.elapsed_s,
+        bake_s=watched.bake_s,
+        min_requests=watched.min_requests,
+        harm_weight=watched.harm_weight,
+        blind=blind,
+    )
+
+
 class Watch:
-    """One look after another, with patience for an agent that is away for a moment."""
+    """One look after another, with patience for an agent that is away for a moment.
+
+    A version that has failed loses its traffic here and now: the tasks that do the rest need seconds to start.
+    """
 
     def __init__(self, spec: str, watched: dict[str, Any], log: Any) -> None:
         self.watched = Watched.model_validate(watched)
         model = ModelSpec.from_json(spec)
+        self._judge = model.release.judge
         self._agent = AsyncAgent()
         self._looker = Looker(
             self.watched,
-            model.release.judge,
+            self._judge,
             agent=self._agent,
             write=self._write,
             sources=sources_for(model),
@@ -55,15 +81,28 @@ class Watch:
             if time.monotonic() - self._answered_at > _LONGEST_SILENCE_S:
                 return self._blind(f"nothing could be seen for {_LONGEST_SILENCE_S:.0f} s: {error}")
             return None
+        if self._last.judgement.outcome is Outcome.FAILED:
+            await asyncio.to_thread(self._take_out, self._last)
         return {"look": self._last.model_dump(mode="json"), "blind": False}
 
-    def _write(self, evidence: Evidence) -> None:
-        """Write a look down; in a thread, where SQLAlchemy may be imported and wait."""
+    def _moves(self) -> Controller:
+        """Return the controller; in a thread, where SQLAlchemy may be imported and wait."""
         if self._controller is None:
             from operators.rollout.controller import Controller
 
             self._controller = Controller(self.watched.model)
-        self._controller.record_look(self.watched.release_id, self.watched.step, evidence)
+        return self._controller
+
+    def _write(self, evidence: Evidence) -> None:
+        self._moves().record_look(self.watched.release_id, self.watched.step, evidence)
+
+    def _take_out(self, look: Look) -> None:
+        about = self.watched
+        try:
+            write_verdict(self._moves(), self._judge, about, look, blind=False)
+            self._moves().take_out(about.release_id, about.canary, about.stable)
+        except TaxiwayError as error:
+            self._log.warning("the version keeps its traffic until the task `roll_back` runs: %s", error)
 
     def _blind(self, reason: str) -> dict[str, Any]:
         """Without evidence there is no success."""
@@ -111,7 +150,7 @@ class JudgeTrigger(BaseTrigger):
         return f"{kind.__module__}.{kind.__qualname__}", kept
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look once a second."""
+        """Look again and again."""
         watch = Watch(self.spec, self.watched, self.log)
         try:
             while True:
