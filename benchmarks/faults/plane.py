@@ -1,0 +1,82 @@
+"""The data plane alone, in a folder of its own: Ray with Serve, the agent, the edge, and PostgreSQL for the ledger.
+
+Started as `taxiway up` starts them, by the same supervisor. As a program this is that supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from operators.cli import environment, preflight, services, state, supervisor
+from operators.cli.config import Stack
+from operators.core.errors import ConfigurationError, ServiceError
+
+_SERVICES = ("postgres", "ray", "serving")
+_READY_WITHIN_S = 180.0
+
+
+def load_free(offsets: tuple[int, ...]) -> Stack:
+    """Return a stack at the first offset whose ports are free.
+
+    :raises ConfigurationError: there is none
+    """
+    for offset in offsets:
+        os.environ["TAXIWAY_PORT_OFFSET"] = str(offset)
+        stack = Stack.load()
+        try:
+            preflight.check_ports(stack)
+        except ConfigurationError:
+            continue
+        return stack
+    raise ConfigurationError(f"the ports at none of the offsets {offsets} are free")
+
+
+@contextmanager
+def data_plane(folder: Path, offsets: tuple[int, ...]) -> Iterator[Stack]:
+    """Run it; the environment then says where everything is.
+
+    :raises ServiceError: it does not come up; the message has the end of the log
+    """
+    os.environ.update(TAXIWAY_HOME=str(folder / "home"), TAXIWAY_STORAGE_URL=f"file://{folder}/storage")
+    (folder / "storage").mkdir(parents=True, exist_ok=True)
+    stack = load_free(offsets)
+    stack.make_folders()
+    stack.remember()
+    log = stack.log_dir / "supervisor.log"
+    with log.open("w") as words:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.faults.plane"],
+            env=environment.base(stack),
+            stdout=words,
+            stderr=words,
+            start_new_session=True,
+        )
+    try:
+        _wait(stack, child)
+        os.environ.update(environment.services(stack))
+        yield stack
+    finally:
+        supervisor.down(stack)
+        child.wait(30)
+
+
+def _wait(stack: Stack, child: subprocess.Popen[bytes]) -> None:
+    path, end = supervisor.Files(stack.run_dir).state, time.monotonic() + _READY_WITHIN_S
+    while (found := state.read(path)) is None or found.state != state.READY:
+        if child.poll() is not None or time.monotonic() > end:
+            logs = "\n".join(supervisor.tail(stack.log_dir / f"{name}.log") for name in ("supervisor", *_SERVICES))
+            raise ServiceError(f"the data plane did not come up:\n{logs}")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    running = Stack.running()
+    every = services.of(running)
+    chosen = {name: every[name] for name in _SERVICES}
+    sys.exit(supervisor.supervise(chosen, run_dir=running.run_dir, log_dir=running.log_dir))

@@ -1,0 +1,394 @@
+"""What callers notice of a canary that fails, for every way in which it can. Real Ray Serve behind the real edge and agent.
+
+For each fault: callers on stable alone; then a release at half of the traffic, where the canary fails every request and the
+release's own trigger decides; then the canary fails a share of its requests and nobody decides. Last, the reference in the
+same run: the same fault where half of the requests are sent straight to the canary and nothing falls back.
+
+Callers are an open loop in a process of its own (aiohttp on uvloop), and content only with a right answer. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.faults.load import Answer, Load
+from benchmarks.faults.plane import data_plane
+from operators.core.errors import ServiceRefusedError
+from operators.core.ledger import Ledger
+from operators.core.loader import load_spec
+from operators.core.settings import PROJECT_ROOT, Settings
+from operators.core.spec import ModelSpec
+from operators.registry.client import Registry
+from operators.rollout.controller import Controller
+from operators.rollout.moves import Move
+from operators.rollout.reconcile import ROLL_BACK
+from operators.rollout.steps.looking import Look
+from operators.rollout.steps.operators import slow_us
+from operators.rollout.steps.watched import Watched
+from ray_jobs.edge import Edge, EdgeConfig
+
+MODEL, STABLE, CANARY, NEVER = "faulty", "1", "2", "3"
+_OFFSETS = (2500, 2700)
+_BEFORE_S, _DECIDE_S, _AFTER_S, _REFERENCE_S = 6.0, 30.0, 1.5, 4.0
+_READY_WITHIN_S = 90.0
+_DEADLINE_S = 2.0  # of the spec: canary_timeout
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to fail.
+
+    :param weight_bp: the canary's share
+    :param delay_s: for those that wait
+    :param share: of the canary's requests that fail where nobody decides; a breaker that opens would spare the fallback
+    :param total: whether nothing that the canary does is right: then it must be out within a second
+    """
+
+    name: str
+    weight_bp: int = 5_000
+    delay_s: float = 0.0
+    share: float = 0.3
+    total: bool = True
+
+
+FAULTS = (
+    Fault("raises"),
+    Fault("killed", share=0.05),
+    Fault("out_of_memory", share=0.05),
+    Fault("hangs", delay_s=1.5 * _DEADLINE_S, share=0.05),
+    Fault("wrong_schema"),
+    Fault("not_finite"),
+    Fault("slow", weight_bp=500, delay_s=0.06, share=1.0, total=False),
+    Fault("stalls", delay_s=0.75 * _DEADLINE_S, share=1.0, total=False),
+    Fault("never_ready", share=1.0),
+)
+
+
+class Proof:
+    """Plays the faults, one after another, to one model.
+
+    :param folder: has the models, and the file that tells the canary how to fail
+    """
+
+    def __init__(self, spec: ModelSpec, folder: Path, edge: Edge, *, rate: float, endure_s: float) -> None:
+        settings = Settings.load()
+        ledger, registry = Ledger(settings.ledger_url), Registry(settings.mlflow_url)
+        self._controller = Controller(spec.name, ledger=ledger, registry=registry)
+        self._spec, self._folder, self._edge = spec, folder, edge
+        self._rate, self._endure_s = rate, endure_s
+        self._serve_url, self._edge_url = settings.serve_url, settings.edge_url
+        self._count = 0
+
+    # ------------------------------------------------------------------ the canary
+
+    def tell(self, fault: Fault | None, share: float = 1.0) -> None:
+        """Say how the canary fails from now on; None: it does not."""
+        said = {"fault": fault.name if fault else "", "share": share if fault else 0.0}
+        said["delay_s"] = fault.delay_s if fault else 0.0
+        fresh = self._folder / "control.new"
+        fresh.write_text(json.dumps(said))
+        fresh.replace(self._folder / "control.json")
+
+    def deploy(self, version: str) -> None:
+        """Start deploying a version."""
+        self._controller.agent.deploy(self._spec, version, f"{self._folder}/models/{version}")
+
+    def ready(self, version: str) -> None:
+        """Wait until a version answers, three times in a row; one that does not come back is deployed anew."""
+        end, answered, agent = time.monotonic() + _READY_WITHIN_S, 0, self._controller.agent
+        while answered < 3:
+            answered = answered + 1 if agent.app(MODEL, version).status == "RUNNING" else 0
+            if time.monotonic() > end:
+                raise SystemExit(f"version {version} did not come back: {agent.app(MODEL, version)}")
+            time.sleep(0.1)
+
+    def anew(self, version: str) -> None:
+        """Delete a version and deploy it again."""
+        agent = self._controller.agent
+        agent.retire(MODEL, version, drain_s=1)
+        while agent.app(MODEL, version).status != "NOT_STARTED":
+            time.sleep(0.2)
+        self.deploy(version)
+        self.ready(version)
+
+    # ------------------------------------------------------------------ a release
+
+    def begin(self) -> str:
+        """Hold the model and its route for another release; return its id."""
+        self._count += 1
+        release_id = f"{MODEL}/proof#{self._count}"
+        controller = self._controller
+        controller.ledger.claim(MODEL, release_id, {"version": CANARY, "run": "proof", "kind": "release"})
+        controller.move(release_id, "begin", controller.alone(STABLE, release_id), force=True)
+        return release_id
+
+    def give(self, release_id: str, fault: Fault) -> tuple[Move, Watched]:
+        """Give the canary its weight, as the task of a step does."""
+        controller = self._controller
+        release = {"release_id": release_id, "version": CANARY, "stable": STABLE}
+        before = controller.agent.counters(MODEL).of(CANARY, STABLE)
+        limit_us = slow_us(self._spec, controller, release)
+        move = controller.set_route(
+            release_id,
+            "canary_50_pct",
+            self._spec.release,
+            stable=STABLE,
+            version=CANARY,
+            weight_bp=fault.weight_bp,
+            slow_us=limit_us,
+        )
+        judge = self._spec.release.judge
+        watched = Watched(
+            model=MODEL,
+            release_id=release_id,
+            step="canary_50_pct",
+            kind="canary",
+            canary=CANARY,
+            stable=STABLE,
+            weights_bp=(fault.weight_bp,),
+            pool_bp=10_000,
+            bake_s=_DECIDE_S,
+            min_requests=judge.min_requests,
+            harm_weight=1.0,
+            lease_s=self._spec.release.lease_s,
+            released_at=move.at.timestamp(),
+            began_at=move.at.timestamp(),
+            before=before,
+        )
+        return move, watched
+
+    def take(self, release_id: str) -> None:
+        """Take the canary out, as the rollback does, and let the model go."""
+        controller = self._controller
+        controller.move(release_id, ROLL_BACK, controller.alone(STABLE, release_id), force=True)
+        controller.ledger.finish(
+            MODEL, release_id, "rolled_back", {"version": CANARY, "stable": STABLE, "reason": "proof"}
+        )
+
+    def decide(self, release_id: str, watched: Watched) -> dict[str, Any]:
+        """Wait for the verdict of the release's own trigger, obey it, and say what it was."""
+        event = asyncio.run(_verdict(self._spec, watched))
+        verdict_at = time.time()
+        look = Look.model_validate(event["look"])
+        self.take(release_id)
+        zero_at = time.time()
+        return {
+            "verdict": str(look.judgement.outcome),
+            "reason": look.judgement.reason,
+            "verdict_at": verdict_at,
+            "zero_at": zero_at,
+        }
+
+    # ------------------------------------------------------------------ one fault
+
+    def play(self, fault: Fault) -> dict[str, Any]:
+        """Play one fault and say what callers and canary met."""
+        self.tell(None)
+        self.ready(CANARY)
+        load = Load([f"{self._edge_url}/v2/models/{MODEL}/infer"], **self._loaded(fault.name))
+        time.sleep(1.0)  # the callers' own start
+        began = time.time()
+        time.sleep(_BEFORE_S)
+        refused = self._refused() if fault.name == "never_ready" else None
+        self.tell(fault)
+        counted = self._canary_requests()
+        given = time.time()
+        release_id = self.begin()
+        _, watched = self.give(release_id, fault)
+        with self._breaker() as opened:
+            said = self.decide(release_id, watched)
+        time.sleep(_AFTER_S)
+        decided = time.time()
+        got = self._canary_requests() - counted
+        self.tell(fault, fault.share)
+        release_id = self.begin()
+        self.give(release_id, fault)
+        time.sleep(self._endure_s)
+        self.take(release_id)
+        time.sleep(_AFTER_S)
+        answers = [answer for answer in load.stop() if answer.sent >= began]
+        endured = self._canary_requests() - counted - got
+        in_decision = [a for a in answers if given <= a.sent < decided]
+        met = [a.sent for a in in_decision if a.arm in ("canary", "fallback")]
+        first = min(met, default=given)
+        failed = [a for a in answers if a.problem]
+        result = {
+            "requests": len(answers),
+            "failed": len(failed),
+            "failures": Counter(a.problem for a in failed).most_common(5),
+            "decided": {
+                "verdict": said["verdict"],
+                "reason": said["reason"],
+                "canary_requests": got,
+                "breaker_s": round(opened[0] - first, 3) if opened else None,
+                "verdict_s": round(said["verdict_at"] - first, 3),
+                "weight_zero_s": round(said["zero_at"] - first, 3),
+                "last_request_of_the_canary_s": round(max(met, default=first) - first, 3),
+                "goal_s": 1.0 if fault.total else None,
+            },
+            "endured": {"seconds": self._endure_s, "share": fault.share, "canary_requests": endured},
+            "stable_ms": {
+                "before": _latency(a for a in answers if a.sent < given - 0.1 and a.arm == "stable"),
+                "during": _latency(a for a in answers if a.sent >= given and a.arm == "stable"),
+            },
+            "fallback_ms": _latency(a for a in answers if a.arm == "fallback"),
+            "arms": Counter(a.arm for a in answers),
+            "without_fallback": self._reference(fault),
+        }
+        if refused is not None:
+            result["refused_before_it_ran"] = refused
+            self.tell(None)
+            self.anew(CANARY)
+        return result
+
+    def _loaded(self, name: str, rate: float | None = None) -> dict[str, Any]:
+        return {"rate": rate or self._rate, "spec": self._spec, "folder": self._folder, "name": name}
+
+    def _refused(self) -> str:
+        """Ask for traffic for a version that never becomes ready; return the refusal."""
+        self.deploy(NEVER)
+        time.sleep(3)
+        release_id = self.begin()
+        try:
+            self._controller.set_route(
+                release_id, "canary_50_pct", self._spec.release, stable=STABLE, version=NEVER, weight_bp=5_000
+            )
+        except ServiceRefusedError as error:
+            return str(error)
+        finally:
+            self.take(release_id)
+            self._controller.agent.retire(MODEL, NEVER, drain_s=0)
+        raise SystemExit("a version that does not run was given traffic")
+
+    def _canary_requests(self) -> int:
+        rows = self._controller.agent.counters(MODEL).rows
+        return sum(row.requests for row in rows if (row.version, row.arm) == (CANARY, "canary"))
+
+    def _reference(self, fault: Fault) -> dict[str, Any]:
+        """Send half of the requests straight to the canary, as a split without a fallback does."""
+        self.tell(None)
+        self.ready(CANARY)
+        self.tell(fault)
+        urls = [f"{self._serve_url}/{MODEL}/{version}/v2/models/{MODEL}/infer" for version in (STABLE, CANARY)]
+        load = Load(urls, **self._loaded(f"{fault.name}-reference", 100), timeout_s=2 * _DEADLINE_S)
+        time.sleep(_REFERENCE_S)
+        answers = load.stop()
+        failed = sum(bool(a.problem) or a.seconds > _DEADLINE_S for a in answers)
+        return {"requests": len(answers), "failed": failed, "failed_pct": round(100 * failed / max(1, len(answers)), 1)}
+
+    @contextmanager
+    def _breaker(self) -> Iterator[list[float]]:
+        """Note when the breaker opens first."""
+        opened: list[float] = []
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(0.01):
+                if self._edge.breaker(MODEL) == "open":
+                    opened.append(time.time())
+                    return
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield opened
+        finally:
+            over.set()
+            thread.join()
+
+
+async def _verdict(spec: ModelSpec, watched: Watched) -> dict[str, Any]:
+    from operators.rollout.steps.triggers import JudgeTrigger
+
+    trigger = JudgeTrigger(spec=spec.to_json(), watched=watched.model_dump(mode="json"))
+    async for event in trigger.run():
+        return dict(event.payload)
+    raise SystemExit("the trigger ended without a verdict")
+
+
+def _latency(answers: Iterator[Answer]) -> dict[str, float]:
+    found = sorted(1000 * answer.seconds for answer in answers)
+    if len(found) < 100:
+        return {"requests": len(found)}
+    cuts = statistics.quantiles(found, n=100)
+    return {"requests": len(found), "p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(found[-1], 1)}
+
+
+def make_models(folder: Path) -> ModelSpec:
+    """Write the spec and the three versions; in a process of its own, because MLflow takes seconds to import."""
+    include = folder / "include"
+    subprocess.run(["cp", "-r", f"{PROJECT_ROOT}/include", str(include)], check=True)
+    document = yaml.safe_load((include / "models" / "flight_delay.yaml").read_text())
+    path = include / "models" / f"{MODEL}.yaml"
+    path.write_text(yaml.safe_dump({**document, "name": MODEL}))
+    subprocess.run([sys.executable, "-m", "benchmarks.faults.save_models", str(path), str(folder)], check=True)
+    return load_spec(path)
+
+
+def main(folder: Path, chosen: Sequence[Fault], *, rate: float, endure_s: float, say: Callable[[str], None]) -> Any:
+    """Start the data plane and play the faults."""
+    spec = make_models(folder)
+    with data_plane(folder, _OFFSETS) as stack:
+        bind = f"127.0.0.1:{stack.ports['edge']}"
+        edge = Edge(EdgeConfig(bind, f"127.0.0.1:{stack.ports['serve']}", stack.home / "edge"))
+        proof = Proof(spec, folder, edge, rate=rate, endure_s=endure_s)
+        proof.tell(None)
+        for version in (STABLE, CANARY):
+            proof.deploy(version)
+        for version in (STABLE, CANARY):
+            proof.ready(version)
+        release_id = proof.begin()
+        proof.take(release_id)  # stable has everything
+        played = {}
+        for fault in chosen:
+            played[fault.name] = proof.play(fault)
+            say(f"{fault.name}: {json.dumps(played[fault.name])}")
+    total = [one for fault, one in zip(chosen, played.values(), strict=True) if fault.total]
+    return {
+        "load_generator": "aiohttp on uvloop, open loop, a process of its own",
+        "rate_per_s": rate,
+        "cores": os.cpu_count(),
+        "requests": sum(one["requests"] for one in played.values()),
+        "failed": sum(one["failed"] for one in played.values()),
+        "failed_without_fallback_pct": {name: one["without_fallback"]["failed_pct"] for name, one in played.items()},
+        "slowest_total_failure_to_weight_zero_s": max((o["decided"]["weight_zero_s"] for o in total), default=None),
+        "goals": {"requests": 100_000, "failed": 0, "weight_zero_s": 1.0},
+        "faults": played,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--rate", type=float, default=400.0, help="requests a second")
+    parser.add_argument("--endure", type=float, default=20.0, help="seconds in which nobody decides")
+    given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the services, too
+        signal.signal(number, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="tw-faults-") as name, suppress(KeyboardInterrupt):
+        found = main(
+            Path(name),
+            [fault for fault in FAULTS if not given.only or fault.name in given.only],
+            rate=given.rate,
+            endure_s=given.endure,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        print(json.dumps(found, indent=2))
