@@ -112,4 +112,6 @@ def summary(rows: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7), indent=1))
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the tasks' logs go where errors go
+    print(json.dumps(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7), indent=1), file=out)
