@@ -43,6 +43,8 @@ class Arm(_Fact):
     :param slow: of these, units with an answer over the limit; None: not known
     :param failed_first: units whose first failure in the release was here; None: the same as ``failed``
     :param slow_first: units whose first slow answer in the release was here; None: the same as ``slow``
+    :param unanswered: at most so many units more were assigned to the arm: under way, or answered by the other version in
+        its place
     """
 
     requests: int = Field(0, ge=0)
@@ -50,6 +52,7 @@ class Arm(_Fact):
     slow: int | None = Field(None, ge=0)
     failed_first: int | None = Field(None, ge=0)
     slow_first: int | None = Field(None, ge=0)
+    unanswered: int = Field(0, ge=0)
     prediction: Moments | None = None
     business: dict[str, Moments] = Field(default_factory=dict)
 

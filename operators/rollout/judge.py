@@ -75,9 +75,16 @@ def judge(
 
 
 def _mismatch(newest: Period) -> str:
-    """Say that the split is not the one that was asked for, or return an empty string."""
+    """Say that the split is not the one that was asked for, or return an empty string.
+
+    A version that is slow to answer, or to which nothing is sent because it fails, has its units all the same: the split is
+    another one only if no number of those makes it the right one.
+    """
     canary, stable = newest.canary.requests, newest.stable.requests
-    if sample_ratio.log_e(canary, stable, newest.weight) < _SPLIT_IS_WRONG:
+    odds = newest.weight / (1 - newest.weight)
+    assigned = max(canary, min(canary + newest.canary.unanswered, round(stable * odds)))
+    others = max(stable, min(stable + newest.stable.unanswered, round(canary / odds)))
+    if sample_ratio.log_e(assigned, others, newest.weight) < _SPLIT_IS_WRONG:
         return ""
     return (
         f"the split is not the one that was asked for: the canary got {canary:,} of {canary + stable:,} units, "

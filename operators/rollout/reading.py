@@ -117,14 +117,15 @@ class Tally(_Fact):
         :param weights_bp: the weights that the release has had, oldest first
         :param pool_bp: share of the units that may see a canary: those that are not held out
         """
-        gains = self.gains()
+        gains, weights = self.gains(), tuple(weights_bp)
+
+        def arm(version: str, name: str, weight_bp: int) -> Arm:
+            busy = self.now.in_flight.get(version, 0) if weight_bp == weights[-1] else 0
+            return _arm(gains.get((version, name, weight_bp)), busy)
+
         return tuple(
-            Period(
-                weight=weight_bp / pool_bp,
-                stable=_arm(gains.get((stable, "stable", weight_bp))),
-                canary=_arm(gains.get((canary, "canary", weight_bp))),
-            )
-            for weight_bp in weights_bp
+            Period(weight=bp / pool_bp, stable=arm(stable, "stable", bp), canary=arm(canary, "canary", bp))
+            for bp in weights
         )
 
 
@@ -170,7 +171,7 @@ def added(earlier: Sequence[Period], gained: Sequence[Period]) -> tuple[Period, 
 
 
 def _plus(first: Arm, second: Arm) -> Arm:
-    names = ("requests", "failed", "slow", "failed_first", "slow_first")
+    names = ("requests", "failed", "slow", "failed_first", "slow_first", "unanswered")
     return second.model_copy(
         update={name: (getattr(first, name) or 0) + (getattr(second, name) or 0) for name in names}
     )
@@ -183,15 +184,17 @@ def _sum(rows: Iterable[Row]) -> Row | None:
     return total
 
 
-def _arm(row: Row | None) -> Arm:
+def _arm(row: Row | None, in_flight: int = 0) -> Arm:
     if row is None:
-        return Arm(requests=0, failed=0, slow=0)
+        return Arm(requests=0, failed=0, slow=0, unanswered=in_flight)
     return Arm(
         requests=row.units,
         failed=row.failed_units,
         slow=row.slow_units,
         failed_first=row.failed_first,
         slow_first=row.slow_first,
+        # A failure that the fallback mended is among the units already.
+        unanswered=in_flight + max(0, row.fallbacks - row.failures),
     )
 
 

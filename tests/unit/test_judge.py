@@ -97,6 +97,16 @@ def test_a_split_that_was_not_asked_for_is_inconclusive_unless_it_fails() -> Non
     assert verdict(period(900, 300, 100, 0)).outcome is Outcome.FAILED
 
 
+def test_a_canary_that_has_not_answered_yet_was_given_its_units() -> None:
+    stable, waiting = Arm(requests=116, failed=0, slow=0), Arm(requests=0, failed=0, slow=0, unanswered=116)
+    said = verdict(Period(weight=0.5, stable=stable, canary=waiting))
+    assert said.outcome is Outcome.CONTINUE
+    few = waiting.model_copy(update={"unanswered": 40})
+    assert verdict(Period(weight=0.5, stable=stable, canary=few)).outcome is Outcome.INCONCLUSIVE
+    assert verdict(Period(weight=0.5, stable=few, canary=stable)).outcome is Outcome.INCONCLUSIVE
+    assert verdict(Period(weight=0.5, stable=waiting, canary=stable)).outcome is Outcome.CONTINUE
+
+
 def test_evidence_of_all_periods_counts_together() -> None:
     first, second = period(500, 9, 9500, 40, 0.05), period(600, 12, 1400, 7, 0.3)
     alone = max(verdict(p, policy=FAILURES_ONLY).guards["failures"].e for p in (first, second))

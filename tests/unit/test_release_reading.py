@@ -39,6 +39,18 @@ def test_a_restart_of_the_counters_loses_nothing_that_was_seen() -> None:
     assert (period.stable.requests, period.stable.failed) == (70, 3)
 
 
+def test_what_was_assigned_and_is_not_counted_is_known() -> None:
+    rows = (
+        row("1", "stable", 500, 100),
+        row("2", "canary", 500, 7, 3, failures=3, fallbacks=10),
+        row("2", "canary", 300, 1),
+    )
+    now = Counters(since="one", rows=rows, in_flight={"1": 2, "2": 4})
+    older, newest = Tally.begin(counters()).advance(now).periods(canary="2", stable="1", weights_bp=(300, 500))
+    assert (newest.stable.unanswered, newest.canary.unanswered) == (2, 4 + 7)  # three of the ten had failed before
+    assert older.canary.unanswered == 0
+
+
 def test_held_out_units_are_not_in_the_pool() -> None:
     (period,) = Tally.begin(counters()).periods(canary="2", stable="1", weights_bp=(500,), pool_bp=9000)
     assert period.weight == pytest.approx(500 / 9000)
