@@ -33,11 +33,12 @@ from typing import Any
 import yaml
 
 from benchmarks.faults.load import Answer, Load
+from benchmarks.faults.plane import load_free
 from benchmarks.faults.victims import VICTIMS, Kill, Killer
-from operators.cli import preflight, supervisor
+from operators.cli import supervisor
 from operators.cli.config import Stack
 from operators.cli.demo.airflow import Airflow
-from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.errors import TaxiwayError
 from operators.core.loader import load_spec
 from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
@@ -46,7 +47,6 @@ from operators.rollout.controller import Controller
 from operators.rollout.reconciler import recorded
 from operators.rollout.verify import verify
 
-_OFFSETS = (1700, 1900, 2100, 2300)  # not those of the system tests
 _RELEASE_WITHIN_S = 600.0
 _SETTLE_WITHIN_S = 180.0
 _FRAGILE_EVERY = 4
@@ -230,25 +230,13 @@ def stack_in(home: Path, models: list[str]) -> Iterator[tuple[Stack, list[Path]]
         write_specs(include, models)
     os.environ.update(TAXIWAY_HOME=str(home / "stack"), TAXIWAY_INCLUDE=str(include))
     os.environ.pop("AIRFLOW_HOME", None)
-    offset = home / "offset"
-    if not offset.exists():
-        offset.write_text(next(str(number) for number in _OFFSETS if _is_free(number)))
-    os.environ["TAXIWAY_PORT_OFFSET"] = offset.read_text()
-    stack = Stack.load()
+    running = (home / "stack" / "run" / "stack.json").exists()
+    stack = Stack.running() if running else load_free()
     try:
         os.environ.update(supervisor.ensure_up(stack, progress=say))
         yield stack, [include / "models" / f"{name}.yaml" for name in models]
     finally:
         supervisor.down(stack)
-
-
-def _is_free(offset: int) -> bool:
-    os.environ["TAXIWAY_PORT_OFFSET"] = str(offset)
-    try:
-        preflight.check_ports(Stack.load())
-    except ConfigurationError:
-        return False
-    return True
 
 
 def kills_of(killer: Killer, releases: list[Releases], *, kills: int, pause_s: tuple[float, float]) -> Iterator[_Row]:

@@ -46,7 +46,6 @@ from operators.rollout.steps.watched import Watched
 from ray_jobs.edge import Edge, EdgeConfig
 
 MODEL, STABLE, CANARY, NEVER = "faulty", "1", "2", "3"
-_OFFSETS = (2500, 2700)
 _BEFORE_S, _DECIDE_S, _AFTER_S, _REFERENCE_S = 6.0, 30.0, 1.5, 4.0
 _READY_WITHIN_S = 90.0
 _DEADLINE_S = 2.0  # of the spec: canary_timeout
@@ -346,7 +345,7 @@ def make_models(folder: Path) -> ModelSpec:
 def main(folder: Path, chosen: Sequence[Fault], *, rate: float, endure_s: float, say: Callable[[str], None]) -> Any:
     """Start the data plane and play the faults."""
     spec = make_models(folder)
-    with data_plane(folder, _OFFSETS) as stack:
+    with data_plane(folder) as stack:
         bind = f"127.0.0.1:{stack.ports['edge']}"
         edge = Edge(EdgeConfig(bind, f"127.0.0.1:{stack.ports['serve']}", stack.home / "edge"))
         proof = Proof(spec, folder, edge, rate=rate, endure_s=endure_s)

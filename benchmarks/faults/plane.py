@@ -6,6 +6,7 @@ Started as `taxiway up` starts them, by the same supervisor. As a program this i
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -21,12 +22,19 @@ _SERVICES = ("postgres", "ray", "serving")
 _READY_WITHIN_S = 180.0
 
 
-def load_free(offsets: tuple[int, ...]) -> Stack:
-    """Return a stack at the first offset whose ports are free.
+# Far from where people and tests start stacks; two that start at once cannot see each other's ports. The replicas' are
+# kept below those that the kernel gives out.
+_OFFSETS = (5000, 5400, 6200, 6600)
+_REPLICAS = {"TAXIWAY_PORT_SERVE_REPLICA_HTTP": "20500", "TAXIWAY_PORT_SERVE_REPLICA_GRPC": "21500"}
+
+
+def load_free() -> Stack:
+    """Return a stack at the first offset whose ports are free; the environment then says which.
 
     :raises ConfigurationError: there is none
     """
-    for offset in offsets:
+    os.environ.update(_REPLICAS)
+    for offset in random.sample(_OFFSETS, len(_OFFSETS)):
         os.environ["TAXIWAY_PORT_OFFSET"] = str(offset)
         stack = Stack.load()
         try:
@@ -34,18 +42,18 @@ def load_free(offsets: tuple[int, ...]) -> Stack:
         except ConfigurationError:
             continue
         return stack
-    raise ConfigurationError(f"the ports at none of the offsets {offsets} are free")
+    raise ConfigurationError(f"the ports at none of the offsets {_OFFSETS} are free")
 
 
 @contextmanager
-def data_plane(folder: Path, offsets: tuple[int, ...]) -> Iterator[Stack]:
+def data_plane(folder: Path) -> Iterator[Stack]:
     """Run it; the environment then says where everything is.
 
     :raises ServiceError: it does not come up; the message has the end of the log
     """
     os.environ.update(TAXIWAY_HOME=str(folder / "home"), TAXIWAY_STORAGE_URL=f"file://{folder}/storage")
     (folder / "storage").mkdir(parents=True, exist_ok=True)
-    stack = load_free(offsets)
+    stack = load_free()
     stack.make_folders()
     stack.remember()
     log = stack.log_dir / "supervisor.log"
