@@ -33,7 +33,7 @@ from tests.support.release_world import FakeRegistry
 
 SPEC = load_specs()[0][0]
 GOOD = Observed(
-    sent=200, failed=0, before=40, canary=60, fallbacks=20, after=50, to_zero_s=1.0, rolled_back_s=1.2,
+    requests=200, failed_requests=0, canary_requests=60, canary_before=40, fallbacks=20, stable_after=50, to_zero_s=1.0, rolled_back_s=1.2,
     ended_by="judge", verdict="Failed",
 )  # fmt: skip
 
@@ -65,13 +65,16 @@ def test_a_drill_passes_that_hurt_nobody_and_ended_in_time(fault: Any) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"failed": 2, "failures": ("503: away",)}, "2 failed requests of 200, the limit is 0; the first: 503: away"),
-        ({"before": 0}, "no requests before the fault"),
-        ({"canary": 0}, "was given no request"),
+        (
+            {"failed_requests": 2, "failures": ("503: away",)},
+            "2 of 200 requests failed, the limit is 0: 503: away",
+        ),
+        ({"canary_before": 0}, "no requests before the fault"),
+        ({"canary_requests": 0}, "was given no request"),
         ({"ended_by": None, "to_zero_s": None}, "nothing took the canary's weight"),
         ({"to_zero_s": 31.0}, "for 31.0 s after the fault, the limit is 30 s"),
         ({"rolled_back_s": None}, "was not rolled back"),
-        ({"after": 0}, "no caller was answered after the rollback"),
+        ({"stable_after": 0}, "no caller was answered after the rollback"),
     ],
 )
 def test_each_thing_that_does_not_hold_is_said(wrong: dict[str, Any], said: str) -> None:
@@ -80,7 +83,7 @@ def test_each_thing_that_does_not_hold_is_said(wrong: dict[str, Any], said: str)
 
 
 def test_a_bad_canary_is_to_be_found_by_the_judge() -> None:
-    seen = GOOD.model_copy(update={"before": 0, "verdict": "Inconclusive"})
+    seen = GOOD.model_copy(update={"canary_before": 0, "verdict": "Inconclusive"})
     (found,) = problems("bad_canary", seen, limits("bad_canary"))
     assert "the judge said Inconclusive" in found
 

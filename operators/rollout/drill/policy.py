@@ -41,26 +41,26 @@ class Limits(_Fact):
 class Observed(_Fact):
     """What happened.
 
-    :param sent: requests of all callers
-    :param failed: of these, as callers saw them
+    :param requests: of all callers
+    :param failed_requests: of these, as callers saw them
     :param failures: the first few, in words
-    :param before: requests that the canary was given before the fault
-    :param canary: requests that it was given in all, with those that stable answered in its place
+    :param canary_requests: that the canary was given, with those that stable answered in its place
+    :param canary_before: of these, the ones before the fault
     :param fallbacks: of these, the ones that stable answered
-    :param after: answers by stable after the weight was 0
+    :param stable_after: answers by stable to requests after the rollback
     :param to_zero_s: seconds from the fault to the last request that the canary was given
     :param rolled_back_s: seconds from the fault to the end of the release in the ledger
     :param ended_by: what took the weight; None: nothing did
     :param verdict: the judge's last word; None: it was not asked
     """
 
-    sent: int
-    failed: int
+    requests: int
+    failed_requests: int
     failures: tuple[str, ...] = ()
-    before: int
-    canary: int
+    canary_requests: int
+    canary_before: int
     fallbacks: int
-    after: int
+    stable_after: int
     to_zero_s: float | None
     rolled_back_s: float | None
     ended_by: EndedBy | None
@@ -93,7 +93,6 @@ def copy_spec(spec: ModelSpec) -> ModelSpec:
             "judge": judge,
             "approval": Approval(),
             "lease": f"{LEASE_S:g}s",
-            "canary_timeout": "1s",
             "drain": "5s",
             "keep_warm": "1m",
         }
@@ -110,14 +109,14 @@ def limits(fault: Fault) -> Limits:
 def problems(fault: Fault, seen: Observed, held: Limits) -> tuple[str, ...]:
     """Return what did not hold, in words; nothing: the drill has passed."""
     said = []
-    if seen.failed > held.failed_requests:
+    if seen.failed_requests > held.failed_requests:
         first = seen.failures[0] if seen.failures else "?"
         said.append(
-            f"callers saw {seen.failed} failed requests of {seen.sent}, the limit is {held.failed_requests}; the first: {first}"
+            f"{seen.failed_requests} of {seen.requests} requests failed, the limit is {held.failed_requests}: {first}"
         )
-    if fault != "bad_canary" and seen.before == 0:
+    if fault != "bad_canary" and seen.canary_before == 0:
         said.append("the canary had no requests before the fault: nothing was drilled")
-    if seen.canary == 0:
+    if seen.canary_requests == 0:
         said.append("the canary was given no request: nothing was drilled")
     if seen.ended_by is None or seen.to_zero_s is None:
         said.append("nothing took the canary's weight")
@@ -127,7 +126,7 @@ def problems(fault: Fault, seen: Observed, held: Limits) -> tuple[str, ...]:
         )
     if seen.rolled_back_s is None:
         said.append("the release was not rolled back")
-    if seen.after == 0:
+    if seen.stable_after == 0:
         said.append("no caller was answered after the rollback")
     if fault == "bad_canary" and seen.verdict != "Failed":
         said.append(f"every answer of the canary failed, and the judge said {seen.verdict or 'nothing'}")

@@ -205,13 +205,13 @@ class Scene:
         tally, fault_at, back_at = self._load.tally, self._fault_at, self._rolled_back_at
         last = max((at for at in tally.canary if at > fault_at), default=fault_at)
         return Observed(
-            sent=tally.sent,
-            failed=tally.failed,
+            requests=tally.sent,
+            failed_requests=tally.failed,
             failures=tuple(tally.failures),
-            before=sum(at <= fault_at for at in tally.canary),
-            canary=len(tally.canary),
+            canary_before=sum(at <= fault_at for at in tally.canary),
+            canary_requests=len(tally.canary),
             fallbacks=tally.fallbacks,
-            after=sum(back_at is not None and at > back_at for at in tally.stable),
+            stable_after=sum(back_at is not None and at > back_at for at in tally.stable),
             to_zero_s=None if self._ended_by is None else round(last - fault_at, 2),
             rolled_back_s=None if back_at is None else round(back_at - fault_at, 2),
             ended_by=self._ended_by,
