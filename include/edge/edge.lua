@@ -42,6 +42,10 @@ core.register_action("mirror", { "http-req" }, function(txn)
         ["x-request-id"] = { txn:get_var("txn.request_id") },
         ["x-taxiway-route"] = { model .. ":" .. route },
     }
+    local unit_key = txn:get_var("txn.shadow_unit_key")
+    if unit_key then
+        headers["x-taxiway-count"] = { unit_key }
+    end
     if not txn:get_var("txn.anonymous") then
         headers["x-taxiway-unit"] = { txn:get_var("txn.unit") }
     end

@@ -56,6 +56,21 @@ def test_the_sample_is_by_unit(edge: Edge, call: Caller, versions: Versions) -> 
     assert {copy["headers"]["x-taxiway-unit"] for copy in versions.requests["5"]} == expected
 
 
+def test_units_count_once_on_either_side(edge: Edge, call: Caller, versions: Versions) -> None:
+    mirror(edge, shadow_bp=5_000)
+    versions.behaviour["5"] = 500
+    units = [f"unit-{i}" for i in range(20)]
+    copied = sum(bucket(MODEL, unit) < 5_000 for unit in units)
+    for unit in units * 3:
+        call(X_Taxiway_Unit=unit)
+    call()  # without a unit it is one of its own; whether it is copied is chance
+    row = shadow(edge, 3 * copied)
+    stable = next(row for row in edge.counters(MODEL) if row.arm == "stable")
+    assert (stable.requests, stable.units, stable.failed_units) == (61, 21, 0)
+    assert row.units == row.failed_units == row.failed_first == copied + (row.requests - 3 * copied)
+    assert not [name for copy in versions.requests["5"] for name in copy["headers"] if name == "x-taxiway-count"]
+
+
 def test_what_stable_does_not_answer_is_not_copied(edge: Edge, call: Caller, versions: Versions) -> None:
     mirror(edge, weight_bp=10_000, testers=True)
     call()
