@@ -56,10 +56,15 @@ class Slow(_Part):
     """Bad events: answers over a limit, or over what stable's own recent quantile allows."""
 
     margin_pct: float = Field(5.0, gt=0, le=100, description="percentage points of slow answers above stable")
-    limit_s: DurationS | None = Field(None, alias="limit", description="fixed limit, in place of stable's quantile")
+    limit_s: Annotated[DurationS, Field(ge=0.005)] | None = Field(
+        None, alias="limit", description="fixed limit, in place of stable's quantile; 5ms or more"
+    )
     quantile: float = Field(0.95, ge=0.5, lt=1, description="of stable's answers when the step begins")
     ratio: float = Field(1.5, gt=1, description="the limit is the quantile times this …")
-    increase_s: DurationS = Field(0.02, alias="increase", description="… and at least this much above it")
+    # A canary's connections are new ones, which takes a part of a millisecond. A limit within reach of that would not be fair.
+    increase_s: DurationS = Field(
+        0.02, alias="increase", ge=0.005, description="… and at least this much above it; 5ms or more"
+    )
 
 
 class Labels(_Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,59 @@ def test_person_rolls_back_to_a_version_that_was_retired(system: Any, edge: http
     assert infer(edge, requests[0][1]).json()["model_version"] == "1"
     said = rows_of(system.play, "manual_rollback")[-1]
     assert (said["version"], said["left"], said["reason"], said["actor"]) == ("1", "2", "the owner prefers it", "admin")
+
+
+def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
+    path = system.include / "models" / f"{MODEL}.yaml"
+    text = path.read_text()
+    asked = text.replace("mode: automatic", "mode: ask, approvers: [anyone]").replace("max_wait: 5m", "max_wait: 4s")
+    assert asked != text
+    path.write_text(asked)
+    airflow, dag = system.play.airflow, f"/api/v2/dags/{MODEL}.release"
+    try:
+        until(lambda: "ask_at_5_pct" in json.dumps(airflow._call("GET", f"{dag}/tasks")), 120)
+        version = system.play.faulty_versions()["slow"]
+        run_id = airflow.trigger(f"{MODEL}.release", {"version": version})
+        form = f"{dag}/dagRuns/{quote(run_id)}/taskInstances/ask_at_5_pct/-1/hitlDetails"
+
+        def shown() -> Any:
+            response = airflow._http.get(form)
+            return response.json() if response.status_code == 200 else None
+
+        detail = until(shown, 120)
+        assert "not settled after" in detail["subject"]  # nobody called: there is no evidence, and that is no success
+        assert "| canary_5_pct | Inconclusive |" in detail["body"]
+        assert system.play.controller.agent.route(MODEL).weight_now_bp == 500
+        until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", 60)
+        time.sleep(5)  # nobody answers within the moment that Airflow needs to take note of the deferral
+        airflow._call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})
+        try:
+            state, tasks = airflow.follow(f"{MODEL}.release", run_id, timeout_s=60, on_change=print)
+        finally:
+            print_lost_tries(system.play, f"{MODEL}.release", run_id)
+        assert (state, tasks["ask_at_5_pct"], tasks["roll_back"]) == ("failed", "failed", "success")
+        said = rows_of(system.play, "approval")[-1]
+        assert (said["answer"], said["by"]) == ("roll_back", "admin")
+        assert rows_of(system.play, "rolled_back")[-1]["version"] == version
+        assert version not in [row["version"] for row in rows_of(system.play, "quarantined")]  # it was not found bad
+    finally:
+        path.write_text(text)
+
+
+def until(found: Callable[[], Any], timeout_s: float) -> Any:
+    """Return what is found, once it is."""
+    end = time.monotonic() + timeout_s
+    while not (value := found()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.5)
+    return value
+
+
+def test_the_record_holds(system: Any) -> None:
+    """Every verdict of this stack's releases follows from its evidence, and the chain is whole."""
+    from operators.cli.main import main
+
+    assert main(["verify"]) == 0
 
 
 def test_damaged_data_stops_before_training(system: Any) -> None:

@@ -142,6 +142,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     )
     monkeypatch.setattr("operators.rollout.controller.Controller", lambda _model: found)
     monkeypatch.setattr(step_triggers, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(step_triggers, "SETTLE_S", 0.0)
     return found
 
 

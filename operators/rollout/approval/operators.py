@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -76,9 +76,10 @@ class ApproveOperator(StepTask, HITLOperator):
             assigned_users=self.assigned_users,
         )
         self.tell("pause", self.subject, context)
-        return self._wait(controller, context)
+        self._wait(controller, context)
+        raise AssertionError("a task that is deferred does not come back here")
 
-    def _wait(self, controller: Controller, context: Any) -> NoReturn:
+    def _wait(self, controller: Controller, context: Any) -> None:
         release = self.spec.release
         weights = tuple(step.weight_bp for step in release.steps[: self.index + 1])
         watched = self.watched(

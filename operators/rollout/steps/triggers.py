@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from operators.rollout.controller import Controller
 
 LOOK_EVERY_S = 0.5
+# A task that is resumed before the scheduler has heard of its deferral is taken for one that was killed, and tried again.
+SETTLE_S = 5.0
 _LONGEST_SILENCE_S = 60.0
 
 
@@ -152,10 +154,12 @@ class JudgeTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look again and again."""
         watch = Watch(self.spec, self.watched, self.log)
+        settled_at = time.monotonic() + SETTLE_S
         try:
             while True:
                 event = await watch.look()
                 if event is not None and self._ends(outcome_of(event), event):
+                    await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
                     yield TriggerEvent(event)
                     return
                 await asyncio.sleep(LOOK_EVERY_S)
