@@ -21,7 +21,12 @@ from operators.rollout.client import AppState
 from operators.rollout.controller import Controller
 from operators.rollout.drill import copies
 from operators.rollout.drill import operators as drill_operators
-from operators.rollout.drill.operators import ClaimDrillOperator, clean_up_after_drills, drill_copies
+from operators.rollout.drill.operators import (
+    ClaimDrillOperator,
+    CleanUpDrillOperator,
+    clean_up_after_drills,
+    drill_copies,
+)
 from operators.rollout.drill.policy import STEP
 from operators.rollout.drill.record import Drills
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
@@ -156,6 +161,24 @@ def test_a_drill_leaves_its_result_and_nothing_else(world: World) -> None:
     (row,) = world.ledger.entries(world.model, kind="drill")
     assert (row.payload["passed"], row.payload["fault"], row.payload["copy"]) == (True, "dead_controller", world.copy)
     assert world.files == {f"predictions/{world.model}/b"}
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_who_the_spec_names_hears_of_a_drill_that_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch, passed: bool
+) -> None:
+    heard: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        drill_operators, "tell", lambda _spec, moment, text, _context, **_: heard.append((moment, text))
+    )
+    claimed = world.claim("r")
+    (drill,) = Drills(world.ledger, world.model).unfinished()
+    if passed:
+        Drills(world.ledger, world.model).record(drill, passed=True, problems=[], facts={})
+    CleanUpDrillOperator(task_id="clean_up", claimed=claimed).execute(world.context("r"))
+    said = "the drill dead_controller failed: it ended before it had a result: a task failed, or was killed"
+    assert heard == ([] if passed else [("rolled_back", said)])
+    world.check()
 
 
 @pytest.mark.parametrize(("mended_by", "every"), [("reconcile", 1), ("the next drill", 5), ("the same run", 5)])

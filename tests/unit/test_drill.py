@@ -22,6 +22,7 @@ from operators.core.spec_release import FAULTS, Drill
 from operators.rollout.drill import scene as scene_module
 from operators.rollout.drill.copies import Cast, Original, original, require_ours
 from operators.rollout.drill.load import Load, single_rows
+from operators.rollout.drill.operators import _require_quiet
 from operators.rollout.drill.policy import Observed, copy_name, copy_spec, limits, longest_ago, problems
 from operators.rollout.drill.record import unfinished
 from operators.rollout.drill.scene import Scene
@@ -149,6 +150,18 @@ def test_a_model_that_happens_to_be_called_so_is_left_alone() -> None:
     require_ours(SimpleNamespace(model="m_drill", registry=registry))  # type: ignore[arg-type]
 
 
+def test_the_agent_is_not_killed_while_a_release_needs_it() -> None:
+    def controller(**routes: Any) -> Any:
+        found = {name: SimpleNamespace(model=name, **route) for name, route in routes.items()}
+        return SimpleNamespace(agent=SimpleNamespace(routes=lambda: found))
+
+    quiet, moving = {"weight_now_bp": 0, "shadow": None}, {"weight_now_bp": 500, "shadow": None}
+    _require_quiet(controller(other=quiet, m_drill=moving), "m_drill")
+    for busy in (moving, {"weight_now_bp": 0, "shadow": "2"}):
+        with pytest.raises(RejectedError, match="a release of other is under way"):
+            _require_quiet(controller(other=busy), "m_drill")
+
+
 def test_only_a_copys_replicas_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     def actor(class_name: str, pid: int) -> Any:
         return SimpleNamespace(class_name=class_name, pid=pid, node_id="n", name=None, ray_namespace="serve")
@@ -251,7 +264,7 @@ class Stage:
     """
 
     def __init__(self, fault: str, looks: list[Any], *, away: int = 0, struck: Any = None) -> None:
-        self.struck = struck
+        self.struck, self.drains = struck, fault == "dead_controller"
         self.looks, self.away, self.told = looks, away, [fault]
         self.weight_bp = 0
         self.tally = SimpleNamespace(sent=9, failed=0, failures=[], fallbacks=0, canary=[], stable=[])
@@ -270,7 +283,7 @@ class Stage:
 
     def _drain(self) -> int:
         self.told.append("polled")
-        return 0 if self.told.count("polled") > 2 else self.weight_bp
+        return 0 if self.drains and self.told.count("polled") > 2 else self.weight_bp
 
     # the controller
     def begin(self, run: str, _version: Any) -> Any:
@@ -340,7 +353,7 @@ def test_a_bad_canary_is_rolled_back_by_a_verdict(monkeypatch: pytest.MonkeyPatc
     seen = play(stage, monkeypatch)
     assert (seen.ended_by, seen.verdict) == ("judge", "Failed")
     assert stage.told[1:] == [
-        "begun m/drill/d/r#1", "canary_50_pct 1 2", "looked", "looked", "looked", "verdict Failed", "rolled back 2 to 1",
+        "begun m/drill/d/r#1", "canary_50_pct 1 2", "looked", "looked", "looked", "verdict Failed", "polled", "rolled back 2 to 1",
         "closed", "callers gone",
     ]  # fmt: skip
 
@@ -351,7 +364,7 @@ def test_without_a_controller_nobody_looks_until_the_weight_is_gone(monkeypatch:
     assert (seen.ended_by, seen.verdict) == ("lease", None)
     told = stage.told
     assert "looked" in told
-    assert told[told.index("polled") :] == ["polled"] * 3 + ["rolled back 2 to 1", "closed", "callers gone"]
+    assert told[told.index("polled") :] == ["polled"] * 4 + ["rolled back 2 to 1", "closed", "callers gone"]
 
 
 def test_a_rollback_is_asked_for_until_the_agent_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +374,12 @@ def test_a_rollback_is_asked_for_until_the_agent_is_back(monkeypatch: pytest.Mon
     assert "kill_agent" in stage.told
     assert "rolled back 2 to 1" in stage.told
     assert stage.away == 0
+
+
+def test_a_lease_that_ended_before_the_agent_was_back_is_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage("dead_agent", [look(Outcome.CONTINUE)], away=3)
+    stage.drains = True
+    assert play(stage, monkeypatch).ended_by == "lease"
 
 
 def test_an_agent_that_stays_away_is_no_rollback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,13 +55,17 @@ class Load:
 
     :param url: the model's endpoint at the edge, up to ``/infer``
     :param bodies: requests; starts over at the end
+    :param token: where the edge asks its callers for one
     """
 
-    def __init__(self, url: str, bodies: Sequence[bytes], *, rate_per_s: float = RATE_PER_S) -> None:
+    def __init__(
+        self, url: str, bodies: Sequence[bytes], *, token: str | None = None, rate_per_s: float = RATE_PER_S
+    ) -> None:
         self.tally = Tally()
         self._url = url
         self._bodies = bodies
         self._rate_per_s = rate_per_s
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._units = uuid.uuid4().hex[:8]  # callers that no earlier drill has counted
 
     async def __aenter__(self) -> Self:
@@ -90,7 +94,7 @@ class Load:
 
     async def _send(self, n: int) -> None:
         tally, at = self.tally, time.time()
-        headers = {"Content-Type": "application/json", "X-Taxiway-Unit": f"{self._units}-{n}"}
+        headers = {**self._headers, "X-Taxiway-Unit": f"{self._units}-{n}"}
         tally.sent += 1
         try:
             answer = await self._http.post(self._url, content=self._bodies[n % len(self._bodies)], headers=headers)

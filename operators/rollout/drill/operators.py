@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -191,7 +192,8 @@ class DrillOperator(BaseOperator):
         cast = Cast.model_validate(self.cast)
         drill, held = cast.drill, limits(cast.drill.fault)
         bodies = single_rows(_storage().get_bytes(cast.original.smoke_key))
-        load = Load(endpoint(Settings.load().edge_url, drill.copy_name), bodies)
+        token = os.environ.get("TAXIWAY_DRILL_TOKEN")  # where the edge asks its callers for one
+        load = Load(endpoint(Settings.load().edge_url, drill.copy_name), bodies, token=token)
         scene = Scene(cast, controller_of(drill.copy_name), Cluster(drill), load, self.log)
         drills = Drills(controller_of(drill.model).ledger, drill.model)
         about = {"version": cast.original.version, "stable": cast.stable, "canary": cast.canary}

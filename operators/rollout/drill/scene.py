@@ -178,10 +178,9 @@ class Scene:
     async def _rolled_back(self, by: EndedBy, reason: str) -> None:
         """Roll back, as often as it takes; the agent may be away."""
         end = time.monotonic() + _END_S
-        lease_ends_at = self._fault_at + self._spec.release.lease_s
         while True:
             try:
-                await asyncio.to_thread(self._roll_back, reason)
+                had_weight = await asyncio.to_thread(self._roll_back, reason)
                 break
             except ServiceError as error:
                 self._log.info("not rolled back yet: %s", error)
@@ -189,13 +188,14 @@ class Scene:
                     return
             await asyncio.sleep(_POLL_S)
         self._rolled_back_at = time.time()
-        self._ended_by = "lease" if by == "hand" and self._rolled_back_at > lease_ends_at else by
+        self._ended_by = by if had_weight else "lease"
 
-    def _roll_back(self, reason: str) -> None:
-        cast = self._cast
-        self._controller.roll_back(
-            self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s
-        )
+    def _roll_back(self, reason: str) -> bool:
+        """Return whether the canary still had its weight."""
+        cast, to = self._cast, self._controller
+        route = to.agent.route(self._spec.name)
+        to.roll_back(self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s)
+        return route is not None and route.weight_now_bp > 0
 
     async def _load_goes_on(self) -> None:
         """Let callers find out whether the canary is really out."""
