@@ -1,6 +1,6 @@
 """Deploy and delete versions on Ray Serve: each an application of its own, so that no update touches a running version.
 
-`serve.run` adds one application and leaves the others alone; `PUT /api/serve/applications/` would replace them all.
+`serve.run_many` adds applications and leaves the others alone; `PUT /api/serve/applications/` would replace them all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ray_jobs.agent.wire import AppState
 from ray_jobs.edge.files import write
 
 _log = logging.getLogger(__name__)
+# While Serve builds an application it changes how all of the process pickles Ray's modules: two at once fail.
+_BUILDING = threading.Lock()
 
 
 class Deployer:
@@ -69,8 +71,13 @@ class Deployer:
         from ray_jobs.serving import application
 
         try:
-            bound = application(spec, version, model_uri, self._runtime_env)
-            serve.run(bound, name=name, route_prefix=f"/{spec.name}/{version}")
+            with _BUILDING:
+                bound = application(spec, version, model_uri, self._runtime_env)
+                target = serve.RunTarget(bound, name=name, route_prefix=f"/{spec.name}/{version}")
+                # Nobody waits here: a version that never comes up must not keep others waiting. Serve has the states.
+                serve.run_many(
+                    [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+                )
         except Exception as error:  # noqa: BLE001 - the state that callers read says what happened
             _log.exception("deploying %s failed", name)
             with self._lock:
