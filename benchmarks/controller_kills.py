@@ -288,6 +288,8 @@ def main(*, kills: int, home: Path, models: int, rate: float) -> dict[str, Any]:
         try:
             for row in kills_of(Killer(stack), releases, kills=kills - had, pause_s=(8.0, 30.0)):
                 dead += [row[0]] if row[0].victim == "haproxy" else []
+                had += 1
+                say(f"{had} of {kills}: {row[0].victim} at {row[1]}, back after {row[0].back_s} s")
                 waiting = _keep([*waiting, row], known)
         finally:
             stopping.set()

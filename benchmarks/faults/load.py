@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import csv
 import json
+import os
 import random
 import signal
 import subprocess
@@ -112,6 +113,7 @@ class _Sender:
         self._bodies = [(body.encode(), right) for body, right in asked["bodies"].items()]
         self._timeout_s = asked["timeout_s"]
         self._rows = csv.writer(out)
+        self._parent = os.getppid()
         self.stopping = False
 
     async def run(self) -> None:
@@ -123,7 +125,7 @@ class _Sender:
             timeout=aiohttp.ClientTimeout(total=self._timeout_s), connector=connector
         ) as http:
             began, index = time.monotonic(), 0
-            while not self.stopping:
+            while not self.stopping and os.getppid() == self._parent:  # whoever started it may have been killed
                 task = asyncio.create_task(self._send(http, index))
                 pending.add(task)
                 task.add_done_callback(pending.discard)
