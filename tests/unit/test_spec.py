@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from operators.core.durations import parse_duration_s
 from operators.core.errors import SpecError
 from operators.core.loader import INCLUDE, load_spec, spec_paths
-from operators.core.durations import parse_duration_s
 from operators.core.spec import ModelSpec
 
 SECOND_MODEL = """
