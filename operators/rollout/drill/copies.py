@@ -113,7 +113,7 @@ def register(controller: Controller, cluster: Cluster, drill: Drill, original: O
 
 
 def remove(controller: Controller, storage: Storage) -> None:
-    """Take a copy away: route, applications, aliases, versions, predictions. Harmless where there is nothing.
+    """Take a copy away: route, applications, aliases, quarantine, versions, predictions. Harmless where there is nothing.
 
     :param controller: the copy's
     """
@@ -122,6 +122,9 @@ def remove(controller: Controller, storage: Storage) -> None:
     holder = ledger.holder(model)
     if holder is not None:  # it was killed before it had anything to take out
         ledger.finish(model, holder, "abandoned", {"by": _ACTOR, "why": "the drill is over"})
+    for rejected in controller.quarantine.standing():  # the same model is what the next drill releases
+        key = f"{model}/{rejected.version}/lifted by a drill"
+        controller.quarantine.lift(rejected.version, by=_ACTOR, reason="it was rejected in a drill", key=key)
     for version in controller.registry.versions(model):
         controller.registry.delete_version(model, version.version)
     for key in storage.list(f"predictions/{model}"):
