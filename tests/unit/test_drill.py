@@ -70,7 +70,7 @@ def test_a_drill_passes_that_hurt_nobody_and_ended_in_time(fault: Any) -> None:
             {"failed_requests": 2, "failures": ("503: away",)},
             "2 of 200 requests failed, the limit is 0: 503: away",
         ),
-        ({"canary_before": 0}, "no requests before the fault"),
+        ({"canary_before": 0}, "no requests just before the fault"),
         ({"canary_requests": 0}, "was given no request"),
         ({"ended_by": None, "to_zero_s": None}, "nothing took the canary's weight"),
         ({"to_zero_s": 31.0}, "for 31.0 s after the fault, the limit is 30 s"),

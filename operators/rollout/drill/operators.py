@@ -6,12 +6,13 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.errors import RejectedError, TaxiwayError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import FAULTS
@@ -165,7 +166,7 @@ class DrillOperator(BaseOperator):
     """Release the copy's canary under load, break something, and write down whether rollback worked.
 
     It is the callers of the copy, its controller and what breaks it, so it keeps its worker: for a quarter of a minute where
-    the canary is bad, for up to three minutes at the most. It is not tried again: the next try would meet the ruins of
+    the canary is bad, and for five minutes at the most. It is not tried again: the next try would meet the ruins of
     this one. Clearing it clears the whole drill.
 
     :param cast: what `PrepareDrillOperator` returned (templated)
@@ -176,7 +177,7 @@ class DrillOperator(BaseOperator):
     template_fields: Sequence[str] = ("cast",)
 
     def __init__(self, *, cast: Any, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "retries": 0})
+        super().__init__(**{"execution_timeout": timedelta(minutes=5), **kwargs, "retries": 0})
         self.cast = cast
 
     def execute(self, context: Any) -> dict[str, Any]:
@@ -200,7 +201,7 @@ class DrillOperator(BaseOperator):
         facts = {**about, "limits": held.model_dump()}
         try:
             seen = asyncio.run(scene.play())
-        except (RejectedError, ServiceRefusedError) as error:
+        except TaxiwayError as error:
             drills.record(drill, passed=False, problems=[str(error)], facts=facts)
             raise AirflowFailException(str(error)) from error
         wrong = problems(drill.fault, seen, held)

@@ -45,7 +45,7 @@ class Observed(_Fact):
     :param failed_requests: of these, as callers saw them
     :param failures: the first few, in words
     :param canary_requests: that the canary was given, with those that stable answered in its place
-    :param canary_before: of these, the ones before the fault
+    :param canary_before: of these, the ones in the two seconds before the fault
     :param fallbacks: of these, the ones that stable answered
     :param stable_after: answers by stable to requests after the rollback
     :param to_zero_s: seconds from the fault to the last request that the canary was given
@@ -115,7 +115,7 @@ def problems(fault: Fault, seen: Observed, held: Limits) -> tuple[str, ...]:
             f"{seen.failed_requests} of {seen.requests} requests failed, the limit is {held.failed_requests}: {first}"
         )
     if fault != "bad_canary" and seen.canary_before == 0:
-        said.append("the canary had no requests before the fault: nothing was drilled")
+        said.append("the canary had no requests just before the fault: nothing was drilled")
     if seen.canary_requests == 0:
         said.append("the canary was given no request: nothing was drilled")
     if seen.ended_by is None or seen.to_zero_s is None:

@@ -21,6 +21,7 @@ from operators.rollout.steps.watched import Watched, canary_step
 
 _BEFORE_S = 2.0  # stable alone, then a canary without a fault: there must be something to lose
 _HEALTHY_S = 3.0
+_JUST_BEFORE_S = 2.0  # a lease that had run out by then would make any fault look harmless
 _STRIKE_S = 90.0  # for the cluster to start a job
 _END_S = 60.0  # for a fault to come to its end
 _AFTER_S = 3.0  # so long nobody may meet the canary any more
@@ -208,7 +209,7 @@ class Scene:
             requests=tally.sent,
             failed_requests=tally.failed,
             failures=tuple(tally.failures),
-            canary_before=sum(at <= fault_at for at in tally.canary),
+            canary_before=sum(fault_at - _JUST_BEFORE_S < at <= fault_at for at in tally.canary),
             canary_requests=len(tally.canary),
             fallbacks=tally.fallbacks,
             stable_after=sum(back_at is not None and at > back_at for at in tally.stable),
