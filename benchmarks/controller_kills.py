@@ -134,7 +134,7 @@ class Releases:
         rows = controller.ledger.entries(model)
         mine = [row for row in rows if row.release_id and row.release_id.startswith(f"{model}/{run_id}#")]
         ends = [row.kind for row in mine if row.kind in ("promoted", "rolled_back", "abandoned", "reconciled")]
-        done.ended = ends[-1] if ends else "none"
+        done.ended = ends[-1] if ends else ("no end" if mine else "not begun")
         weights = [row for row in mine if row.kind == "weight_set"]
         first = next((row.at for row in weights if row.payload["weight_bp"]), None)
         back = next((row.at for row in weights if first and row.at > first and not row.payload["weight_bp"]), None)
@@ -153,8 +153,9 @@ class Releases:
             f"{named}": len(set(named.values())) != 1,
             f"a canary or shadow is left: {route}": route is None or route.canary or route.shadow,
             f"the release ended {done.ended}, and the traffic has {named['traffic']}": promoted
-            != (done.ended in ("promoted",)),
-            f"the release ended {done.ended}": done.ended not in ("promoted", "rolled_back"),
+            != (done.ended == "promoted"),
+            # Who cannot reach the agent when it would begin has moved nothing.
+            f"the release has {done.ended}": done.ended not in ("promoted", "rolled_back", "not begun"),
             "a fragile version was promoted": promoted and done.kind == "fragile",
             "the ledger's chain is broken": controller.ledger.broken_links(model),
         }
