@@ -142,6 +142,7 @@ def test_two_workers_outlive_a_kill_and_lose_nothing(cluster: str, tmp_path: Pat
     assert (found.folder / "booster.ubj").read_bytes() == (expected.folder / "booster.ubj").read_bytes()
 
 
+@pytest.mark.long
 def test_ray_data_brings_each_worker_its_rows_in_order(cluster: str, tmp_path: Path) -> None:
     run = run_of(tmp_path, workers=2)
     given = streaming(run)
