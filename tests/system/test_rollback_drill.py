@@ -49,7 +49,7 @@ def test_rollback_worked_and_the_ledger_says_how_long_it_took(drilled: dict[str,
     assert (drilled["state"], set(drilled["tasks"].values())) == ("success", {"success"}), drilled
     (said,) = (row.payload for row in drilled["rows"])
     assert (said["passed"], said["problems"], said["fault"], said["copy"]) == (True, [], "bad_canary", COPY)
-    assert (said["ended_by"], said["verdict"], said["failed_requests"]) == ("judge", "Failed", 0)
+    assert (said["ended_by"], said["verdict"], said["failed_requests"]) == ("judge", "Failed", 0), said
     assert 0 < said["fallbacks"] <= said["canary_requests"] < said["requests"]
     assert 0 <= said["to_zero_s"] <= said["rolled_back_s"] <= 15
 

@@ -378,8 +378,15 @@ def test_a_rollback_is_asked_for_until_the_agent_is_back(monkeypatch: pytest.Mon
 
 def test_a_lease_that_ended_before_the_agent_was_back_is_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage("dead_agent", [look(Outcome.CONTINUE)], away=3)
-    stage.drains = True
+    stage.drains, stage.told = True, [*stage.told, "polled", "polled"]
     assert play(stage, monkeypatch).ended_by == "lease"
+
+
+def test_a_rollback_that_broke_off_half_way_is_still_the_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage("bad_canary", [look(Outcome.FAILED)], away=3)
+    stage.drains, stage.told = True, [*stage.told, "polled"]
+    seen = play(stage, monkeypatch)
+    assert (seen.ended_by, stage.told.count("polled")) == ("judge", 2)
 
 
 def test_an_agent_that_stays_away_is_no_rollback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,9 +179,12 @@ class Scene:
     async def _rolled_back(self, by: EndedBy, reason: str) -> None:
         """Roll back, as often as it takes; the agent may be away."""
         end = time.monotonic() + _END_S
+        had_weight: bool | None = None  # read once: a try that broke off half-way has taken it
         while True:
             try:
-                had_weight = await asyncio.to_thread(self._roll_back, reason)
+                if had_weight is None:
+                    had_weight = await asyncio.to_thread(self._has_weight)
+                await asyncio.to_thread(self._roll_back, reason)
                 break
             except ServiceError as error:
                 self._log.info("not rolled back yet: %s", error)
@@ -191,12 +194,15 @@ class Scene:
         self._rolled_back_at = time.time()
         self._ended_by = by if had_weight else "lease"
 
-    def _roll_back(self, reason: str) -> bool:
-        """Return whether the canary still had its weight."""
-        cast, to = self._cast, self._controller
-        route = to.agent.route(self._spec.name)
-        to.roll_back(self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s)
+    def _has_weight(self) -> bool:
+        route = self._controller.agent.route(self._spec.name)
         return route is not None and route.weight_now_bp > 0
+
+    def _roll_back(self, reason: str) -> None:
+        cast = self._cast
+        self._controller.roll_back(
+            self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s
+        )
 
     async def _load_goes_on(self) -> None:
         """Let callers find out whether the canary is really out."""
