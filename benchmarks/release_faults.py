@@ -48,7 +48,6 @@ from ray_jobs.edge import Edge, EdgeConfig
 MODEL, STABLE, CANARY, NEVER = "faulty", "1", "2", "3"
 _BEFORE_S, _DECIDE_S, _AFTER_S, _REFERENCE_S = 6.0, 30.0, 1.5, 4.0
 _READY_WITHIN_S = 90.0
-_DEADLINE_S = 2.0  # of the spec: canary_timeout
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,23 @@ class Fault:
     goal_s: float | None = 1.0
 
 
-FAULTS = (
-    Fault("raises"),
-    Fault("killed", share=0.05),
-    Fault("out_of_memory", share=0.05),
-    Fault("hangs", delay_s=1.5 * _DEADLINE_S, share=0.05, goal_s=_DEADLINE_S + 1.0),
-    Fault("wrong_schema"),
-    Fault("not_finite"),
-    Fault("slow", weight_bp=500, delay_s=0.06, share=1.0, goal_s=None),
-    Fault("stalls", delay_s=0.75 * _DEADLINE_S, share=1.0, goal_s=None),
-    Fault("never_ready", share=1.0),
-)
+def faults(deadline_s: float) -> tuple[Fault, ...]:
+    """Return the ways to fail.
+
+    :param deadline_s: the spec's canary_timeout; a version whose replica died is silent for as long, because Serve holds
+        its requests until there is another replica
+    """
+    return (
+        Fault("raises"),
+        Fault("killed", share=0.05),
+        Fault("out_of_memory", share=0.05),
+        Fault("hangs", delay_s=1.5 * deadline_s, share=0.05, goal_s=deadline_s + 1.0),
+        Fault("wrong_schema"),
+        Fault("not_finite"),
+        Fault("slow", weight_bp=500, delay_s=0.06, share=1.0, goal_s=None),
+        Fault("stalls", delay_s=0.75 * deadline_s, share=1.0, goal_s=None),
+        Fault("never_ready", share=1.0),
+    )
 
 
 class Proof:
@@ -283,10 +288,12 @@ class Proof:
         self.back(fault)
         self.tell(fault)
         urls = [f"{self._serve_url}/{MODEL}/{version}/v2/models/{MODEL}/infer" for version in (STABLE, CANARY)]
-        load = Load(urls, **self._loaded(f"{fault.name}-reference", 100), timeout_s=2 * _DEADLINE_S)
+        load = Load(
+            urls, **self._loaded(f"{fault.name}-reference", 100), timeout_s=2 * self._spec.release.canary_timeout_s
+        )
         time.sleep(_REFERENCE_S)
         answers = load.stop()
-        failed = sum(bool(a.problem) or a.seconds > _DEADLINE_S for a in answers)
+        failed = sum(bool(a.problem) or a.seconds > self._spec.release.canary_timeout_s for a in answers)
         return {"requests": len(answers), "failed": failed, "failed_pct": round(100 * failed / max(1, len(answers)), 1)}
 
     @contextmanager
@@ -329,22 +336,31 @@ def _latency(answers: Iterator[Answer]) -> dict[str, float]:
     return {"requests": len(found), "p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(found[-1], 1)}
 
 
-def make_models(folder: Path) -> ModelSpec:
+def make_models(folder: Path, deadline_s: float) -> ModelSpec:
     """Write the spec and the three versions; in a process of its own, because MLflow takes seconds to import."""
     include = folder / "include"
     subprocess.run(["cp", "-r", f"{PROJECT_ROOT}/include", str(include)], check=True)
     document = yaml.safe_load((include / "models" / "flight_delay.yaml").read_text())
+    document["release"]["canary_timeout"] = f"{deadline_s}s"
     path = include / "models" / f"{MODEL}.yaml"
     path.write_text(yaml.safe_dump({**document, "name": MODEL}))
     subprocess.run([sys.executable, "-m", "benchmarks.faults.save_models", str(path), str(folder)], check=True)
     return load_spec(path)
 
 
-def main(folder: Path, chosen: Sequence[Fault], *, rate: float, endure_s: float, say: Callable[[str], None]) -> Any:
+def main(
+    folder: Path,
+    chosen: Sequence[Fault],
+    *,
+    deadline_s: float,
+    rate: float,
+    endure_s: float,
+    say: Callable[[str], None],
+) -> Any:
     """Start the data plane and play the faults."""
     import operators.rollout.steps.triggers  # noqa: F401 - as the triggerer has: Airflow takes a second to import
 
-    spec = make_models(folder)
+    spec = make_models(folder, deadline_s)
     with data_plane(folder) as stack:
         bind = f"127.0.0.1:{stack.ports['edge']}"
         edge = Edge(EdgeConfig(bind, f"127.0.0.1:{stack.ports['serve']}", stack.home / "edge"))
@@ -365,6 +381,7 @@ def main(folder: Path, chosen: Sequence[Fault], *, rate: float, endure_s: float,
     return {
         "load_generator": "aiohttp on uvloop, open loop, a process of its own",
         "rate_per_s": rate,
+        "deadline_s": deadline_s,
         "cores": os.cpu_count(),
         "requests": sum(one["requests"] for one in played.values()),
         "failed": sum(one["failed"] for one in played.values()),
@@ -378,7 +395,8 @@ def main(folder: Path, chosen: Sequence[Fault], *, rate: float, endure_s: float,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--only", nargs="*", choices=[fault.name for fault in faults(1.0)])
+    parser.add_argument("--deadline", type=float, default=2.0, help="canary_timeout of the spec, in seconds")
     parser.add_argument("--rate", type=float, default=400.0, help="requests a second")
     parser.add_argument("--endure", type=float, default=20.0, help="seconds in which nobody decides")
     given = parser.parse_args()
@@ -387,7 +405,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="tw-faults-") as name, suppress(KeyboardInterrupt):
         found = main(
             Path(name),
-            [fault for fault in FAULTS if not given.only or fault.name in given.only],
+            [fault for fault in faults(given.deadline) if not given.only or fault.name in given.only],
+            deadline_s=given.deadline,
             rate=given.rate,
             endure_s=given.endure,
             say=lambda text: print(text, file=sys.stderr, flush=True),
