@@ -27,6 +27,13 @@ from operators.rollout.upkeep.operators import ScheduleRetirementOperator
 from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+# What a release asks of the agent and the ledger outlasts a restart of either: 5 s, 10 s, 20 s, 40 s and a minute.
+_PATIENCE = {
+    "retries": 5,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=1),
+}
 
 
 def train_dag(spec: ModelSpec) -> DAG:
@@ -115,7 +122,7 @@ def release_dag(spec: ModelSpec) -> DAG:
         is_paused_upon_creation=False,  # what passed the gate is released
         # One that waits need not run; one that supersedes must.
         max_active_runs=1 if spec.release.when_busy == "wait" else 16,
-        default_args={"owner": spec.owner, **_RETRY},
+        default_args={"owner": spec.owner, **_PATIENCE},
         tags=["taxiway", spec.name],
         params={
             "version": Param(
@@ -148,7 +155,11 @@ def release_dag(spec: ModelSpec) -> DAG:
         chain(begin, *moves, retire)
         common["trigger_rule"] = TriggerRule.ONE_FAILED
         # While the agent is away the canary keeps its share; patience here ends that, and so does the agent's lease.
-        patience: dict[str, Any] = {"retries": 40, "retry_delay": timedelta(seconds=15)}
+        patience: dict[str, Any] = {
+            "retries": 40,
+            "retry_delay": timedelta(seconds=15),
+            "retry_exponential_backoff": 0,
+        }
         roll_back = RollBackOperator(task_id="roll_back", **common, **patience)
         moves >> roll_back
     return dag
