@@ -192,7 +192,8 @@ class Scene:
                     return
             await asyncio.sleep(_POLL_S)
         self._rolled_back_at = time.time()
-        self._ended_by = by if had_weight else "lease"
+        # A look that finds the canary bad takes its weight at once.
+        self._ended_by = by if had_weight or by == "judge" else "lease"
 
     def _has_weight(self) -> bool:
         route = self._controller.agent.route(self._spec.name)
