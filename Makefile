@@ -22,8 +22,16 @@ down: ## stop the services, every process of them
 status: $(STAMP) ## show the services, their addresses and how to log in
 	@$(VENV)/bin/taxiway status
 
-test: lint ## lint, types, unit, integration and system tests
-	@$(VENV)/bin/python -m pytest $(ARGS)
+# The system tests wait for Airflow most of the time: what needs no quiet machine runs beside them.
+PYTEST := $(VENV)/bin/python -m pytest
+PATIENT := $(wildcard tests/integration/test_validation_*.py tests/integration/test_registry_*.py tests/integration/test_train.py tests/integration/test_storage.py)
+
+test: lint ## lint, types, unit, integration and system tests; ARGS="tests/unit -k judge" runs these alone
+	@if [ -n "$(ARGS)" ]; then exec $(PYTEST) $(ARGS); fi; \
+	said=$$(mktemp); $(PYTEST) tests/unit tests/dags tests/contract $(PATIENT) >"$$said" 2>&1 & beside=$$!; \
+	$(PYTEST) tests/system; system=$$?; wait $$beside; quick=$$?; cat "$$said"; rm -f "$$said"; \
+	$(PYTEST) tests/integration $(PATIENT:%=--ignore=%); alone=$$?; \
+	exit $$((system | quick | alone))
 
 lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -218,7 +218,7 @@ class World:
         return {edge["id"]: edge for edge in self.api("GET", "/v1/health")[1]["edges"]}
 
     def wait_ready(self, *names: str) -> None:
-        until(lambda: all(self.health().get(name, {}).get("ready") for name in names or ("a",)), 10, "ready")
+        until(lambda: all(self.health().get(name, {}).get("ready") for name in names or ("a",)), 30, "ready")
 
     def spawn(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the agent or a keeper in a process of its own."""
