@@ -16,7 +16,7 @@ from operators.rollout.drill.policy import STEP, EndedBy, Observed
 from operators.rollout.evidence import Outcome
 from operators.rollout.reading import Counters
 from operators.rollout.steps.looking import Look
-from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of
+from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
 from operators.rollout.steps.watched import Watched, canary_step
 
 _BEFORE_S = 2.0  # stable alone, then a canary without a fault: there must be something to lose
@@ -153,18 +153,7 @@ class Scene:
     def _note(self, watched: Watched, event: dict[str, Any]) -> None:
         look = Look.model_validate(event["look"])
         self._verdict = str(look.judgement.outcome)
-        self._controller.record_verdict(
-            self._release_id,
-            STEP,
-            policy=watched.policy(self._spec.release.judge),
-            evidence=look.evidence,
-            judgement=look.judgement,
-            elapsed_s=look.elapsed_s,
-            bake_s=watched.bake_s,
-            min_requests=watched.min_requests,
-            harm_weight=watched.harm_weight,
-            blind=event["blind"],
-        )
+        write_verdict(self._controller, self._spec.release.judge, watched, look, blind=event["blind"])
 
     async def _drained(self) -> None:
         """Wait for the lease to end in the edge, then end the release as `reconcile` does where a controller has died."""
