@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from operators.core.errors import ConfigurationError, ServiceError, TaxiwayError
+from operators.core.errors import ServiceError, TaxiwayError
 from ray_jobs.agent.link import Link
 from ray_jobs.agent.wire import Event, Leased, Orders, Reading, Report, RouteBody, Row
 from ray_jobs.edge import LATENCY_BOUNDS_MS, Edge
@@ -97,27 +97,27 @@ class Keeper:
         refresh_at = 0.0
         while not self._stopping.is_set():
             pid = recorded_pid(self._folder)
-            if pid is None or time.monotonic() >= refresh_at:  # callers' tokens and the certificate may have changed
+            if pid is None or time.monotonic() >= refresh_at:  # settings, tokens or the certificate may have changed
                 self._bring_up(pid)
                 refresh_at = time.monotonic() + _REFRESH_S
                 pid = recorded_pid(self._folder)
-            self._is_well()
             self._wait_for_end(pid)
 
     def _bring_up(self, pid: int | None) -> None:
         known = (self._folder / "haproxy.pid").exists()
+        before = self._edge.since()
         try:
             self._edge.start()
-        except ConfigurationError as error:
+        except TaxiwayError as error:
             if pid is None:
                 raise
-            # Of an older version of Taxiway, or with other settings.
-            _log.warning("%s; it is replaced", error)
-            self._edge.stop()
-            self._edge.start()
-            self._note("edge_replaced")
+            self._say(str(error))  # what runs serves as it did
+            return
         if pid is None and known:
             self._note("edge_restarted")
+        elif before is not None and before != self._edge.since():
+            self._note("edge_replaced")  # other settings, or another version of Taxiway
+        self._is_well()
         self._started.set()
 
     def _wait_for_end(self, pid: int | None) -> None:

@@ -14,21 +14,22 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from operators.core.errors import ConfigurationError, RejectedError, ServiceError
+from operators.core.errors import RejectedError, ServiceError
 from ray_jobs.edge import process
 from ray_jobs.edge.access import Access
 from ray_jobs.edge.config import EdgeConfig
 from ray_jobs.edge.counters import Counters, read_counters, read_in_flight
+from ray_jobs.edge.daemons import STOP_TIMEOUT_S, Daemons
 from ray_jobs.edge.files import locked, write
 from ray_jobs.edge.route import Route
 from ray_jobs.edge.routes_map import LiveRoute
-from ray_jobs.edge.runtime import Runtime
 
-_MAP, _SOCKET, _SETTINGS, _LOCK = "routes.map", "admin.sock", "settings.json", "lock"
+_MAP, _SETTINGS, _LOCK = "routes.map", "settings.json", "lock"
 _READY_TIMEOUT_S = 5.0
 
 
@@ -41,27 +42,26 @@ class Edge:
     def __init__(self, config: EdgeConfig) -> None:
         self.config = config
         self._dir = Path(config.state_dir).absolute()
-        self._runtime = Runtime(self._dir / _SOCKET)
+        self._daemons = Daemons(self._dir, config.template, config.environment())
+        self._runtime = self._daemons.serving
         self._access = Access(self._dir, config.tokens, config.certificate)
         self._thread_lock = threading.RLock()
 
     def start(self) -> None:
         """Start HAProxy, or attach to the one that runs with this state directory, and give it the saved routes.
 
-        Tokens and a certificate that have changed are taken over, too.
+        One that runs with other settings or another haproxy.cfg is replaced, and no caller notices; the counters begin
+        anew. Tokens and a certificate that have changed are taken over, too.
 
-        :raises ConfigurationError: if one runs with other settings
-        :raises ServiceError: if HAProxy does not start; the message has its own words
+        :raises ServiceError: if HAProxy does not start; the message has its own words. One that ran goes on as it was
         """
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             settings = self._settings()
             if self._runtime.pid() is None:
-                self._launch(settings)
-            elif json.loads((self._dir / _SETTINGS).read_text()) != settings:
-                raise ConfigurationError(
-                    f"an edge with other settings or another haproxy.cfg runs in {self._dir}; stop it first"
-                )
+                self._launch(self._daemons.start, settings)
+            elif self._running_settings() != settings:
+                self._launch(self._daemons.succeed, settings)
             self._access.refresh(self._runtime)
             self._push(self._saved())
 
@@ -70,12 +70,9 @@ class Edge:
 
         :raises ServiceError: if it cannot be ended
         """
-        if not self._dir.is_dir():
-            return
-        with self._locked():
-            pid = self._runtime.pid() or process.recorded_pid(self._dir)
-            if pid is not None and not process.end(pid):
-                raise ServiceError(f"HAProxy (pid {pid}) of {self._dir} does not end")
+        if self._dir.is_dir():
+            with self._locked():
+                self._daemons.stop()
 
     def ready(self) -> bool:
         """Tell whether the edge answers and reaches its upstream."""
@@ -189,7 +186,11 @@ class Edge:
 
         :raises ServiceError: if HAProxy does not answer
         """
-        return read_in_flight(self._runtime.ask("show table versions"), model)
+        total = Counter(read_in_flight(self._runtime.ask("show table versions"), model))
+        for replaced in self._daemons.replaced():
+            with contextlib.suppress(ServiceError):  # it has just ended
+                total.update(read_in_flight(replaced.ask("show table versions"), model))
+        return dict(total)
 
     def breaker(self, model: str) -> Literal["closed", "open"]:
         """Tell whether stable answers in the place of a canary that failed again and again.
@@ -220,13 +221,19 @@ class Edge:
         digest = hashlib.sha256("".join(process.files(self.config.template).values()).encode()).hexdigest()
         return {**self.config.environment(), "files_sha256": digest}
 
-    def _launch(self, settings: dict[str, str]) -> None:
+    def _running_settings(self) -> dict[str, str] | None:
+        try:
+            return dict(json.loads((self._dir / _SETTINGS).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def _launch(self, launch: Callable[[], None], settings: dict[str, str]) -> None:
         self._saved()  # a map that cannot be read is reported before HAProxy sees it
         (self._dir / _MAP).touch(mode=0o600)
         self._access.prepare()
-        process.launch(self._dir, self.config.template, self.config.environment())
-        if self._runtime.pid() is None:
-            raise ServiceError(f"HAProxy started on {self.config.bind} and does not answer on its runtime socket")
+        # Who is killed in between has left it undone, and it is done anew.
+        (self._dir / _SETTINGS).unlink(missing_ok=True)
+        launch()
         write(self._dir / _SETTINGS, json.dumps(settings, indent=1))
 
     def _saved(self) -> dict[str, LiveRoute]:
@@ -245,11 +252,14 @@ class Edge:
 
     def _push(self, routes: dict[str, LiveRoute]) -> None:
         self._runtime.replace_map(_MAP, _lines(routes))
+        for replaced in self._daemons.replaced():  # its connections get one more answer
+            with contextlib.suppress(ServiceError):  # it has just ended
+                replaced.replace_map(_MAP, _lines(routes))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other threads and processes out."""
-        with self._thread_lock, locked(self._dir / _LOCK, process.START_TIMEOUT_S + process.STOP_TIMEOUT_S):
+        with self._thread_lock, locked(self._dir / _LOCK, process.START_TIMEOUT_S + STOP_TIMEOUT_S):
             yield
 
 

