@@ -33,7 +33,8 @@ def drill_tasks(model: str, faults: Any) -> None:
     prepare = PrepareDrillOperator(task_id="prepare", claimed=claim.output)
     play = DrillOperator(task_id="drill", cast=prepare.output)
     clean_up = CleanUpDrillOperator(task_id="clean_up", claimed=claim.output)
-    claim >> prepare >> play >> clean_up.as_teardown(setups=claim)
+    # Both are setups, so that clearing `drill` clears all of it: each try needs a claim and a copy of its own.
+    claim >> prepare.as_setup() >> play >> clean_up.as_teardown(setups=[claim, prepare])
 
 
 def scheduled_drill(spec: ModelSpec, schedule: str, faults: tuple[str, ...]) -> DAG:

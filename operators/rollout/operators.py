@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger, TimeDeltaTrigger
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from operators.core.errors import RejectedError, ServiceError
+from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.spec import ModelSpec
 from operators.rollout.freeze import frozen_until
 from operators.rollout.notifiers import tell
@@ -24,6 +24,23 @@ if TYPE_CHECKING:
 DEPLOY_TIMEOUT_S = 600.0
 _BUSY_LOOK_S = 10.0
 SMOKE_TEST, REFUSED_KEY = "smoke_test", "refused"
+RETRIES = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(
+            # A release that another one has put aside must not try for minutes to get its model back.
+            exception=[ConfigurationError, RejectedError],
+            action=RetryAction.FAIL,
+            reason="another try cannot help",
+        )
+    ]
+)
+"""What the tasks of a release have as ``retry_policy``, unless they are given another."""
+
+
+def with_retries(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return an operator's arguments with `RETRIES`, unless they or its ``default_args`` name a policy."""
+    given = "retry_policy" in kwargs or "retry_policy" in (kwargs.get("default_args") or {})
+    return kwargs if given else {**kwargs, "retry_policy": RETRIES}
 
 
 def controller_of(model: str) -> Controller:
@@ -43,7 +60,7 @@ class ReleaseOperator(BaseOperator):
     template_fields: Sequence[str] = ("release",)
 
     def __init__(self, *, spec: ModelSpec, release: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**with_retries(kwargs))
         self.spec = spec
         self.release = release
 
@@ -62,7 +79,7 @@ class BeginReleaseOperator(BaseOperator):
     template_fields: Sequence[str] = ("version",)
 
     def __init__(self, *, spec: ModelSpec, version: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**with_retries(kwargs))
         self.spec = spec
         self.version = version
 

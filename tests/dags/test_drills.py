@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,12 @@ def test_a_drill_by_hand_cleans_up_whatever_becomes_of_it() -> None:
     found = parse(DAGS / "drills.py")
     assert found["params"]["drill"] == ["model", "fault"]
     assert found["dags"] == {
-        "drill": {"claim": ["clean_up", "prepare"], "prepare": ["drill"], "drill": ["clean_up"], "clean_up": []}
+        "drill": {
+            "claim": ["clean_up", "prepare"],
+            "prepare": ["clean_up", "drill"],
+            "drill": ["clean_up"],
+            "clean_up": [],
+        }
     }
 
 
@@ -46,3 +52,14 @@ def test_a_spec_that_wants_it_has_a_dag_on_schedule(include: Path) -> None:
 def test_a_wrong_drill_is_refused_with_a_reason(include: Path, text: str, said: str) -> None:
     with pytest.raises(SpecError, match=said.replace("*", r"\*").replace("?", r"\?")):
         load_spec(add_drill(include, text))
+
+
+def test_clearing_the_drill_clears_all_of_it() -> None:
+    """A try on the copy of the one before would find it taken away. Airflow adds a task's setups and their teardown."""
+    found = importlib.util.spec_from_file_location("drills_to_clear", DAGS / "drills.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    cleared = module.drill.partial_subset(["drill"], include_downstream=True, include_upstream=False)
+    assert sorted(cleared.task_ids) == ["claim", "clean_up", "drill", "prepare"]

@@ -8,13 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
+from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
-from operators.rollout.approval.operators import GO_ON, ROLL_BACK, ApproveOperator
+from operators.rollout.approval import triggers as approval_triggers
+from operators.rollout.approval.answer import GO_ON, ROLL_BACK
+from operators.rollout.approval.operators import ApproveOperator
 from operators.rollout.client import Route
 from operators.rollout.evidence import Evidence, Outcome
 from operators.rollout.moves import Move
@@ -26,6 +30,7 @@ from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.watched import Watched, canary_step
 from tests.support.tasks import context
 
+_HITL = "airflow.providers.standard.triggers.hitl"
 RELEASE = {
     "release_id": "m/run#1",
     "version": "2",
@@ -141,8 +146,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         lambda: SimpleNamespace(counters=found.counters, renew=found.renew, close=found.aclose),
     )
     monkeypatch.setattr("operators.rollout.controller.Controller", lambda _model: found)
-    monkeypatch.setattr(step_triggers, "LOOK_EVERY_S", 0.001)
-    monkeypatch.setattr(step_triggers, "SETTLE_S", 0.0)
+    for module in (step_triggers, approval_triggers):
+        monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
+        monkeypatch.setattr(module, "SETTLE_S", 0.0)
     return found
 
 
@@ -320,17 +326,76 @@ class TestApproval:
         assert self.operator().execute(self.given()) == {"answer": "go_on", "by": "eve"}
         assert not form
 
+    @pytest.mark.parametrize(("chosen", "kept"), [(GO_ON, "go_on"), (ROLL_BACK, "roll_back")])
+    def test_nobody_is_asked_again_where_the_task_was_lost_on_its_way_back(
+        self, world: World, form: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, chosen: str, kept: str
+    ) -> None:
+        at_once = SimpleNamespace(
+            response_received=True,
+            chosen_options=[chosen],
+            params_input={},
+            responded_at=datetime.now(UTC),
+            responded_by_user=SimpleNamespace(id="eve", name="eve"),
+        )
+        monkeypatch.setattr(f"{_HITL}.get_hitl_detail_content_detail", lambda **_: at_once)
+        assert event_of(deferred(self.operator(), self.given()))["chosen_options"] == [chosen]
+        assert ("approval", kept, "eve") in world.told
+        form.clear()
+        if kept == "go_on":
+            assert self.operator().execute(self.given()) == {"answer": "go_on", "by": "eve"}
+        else:
+            with pytest.raises(AirflowFailException, match="eve decided to roll back"):
+                self.operator().execute(self.given())
+        assert not form
+
+    def test_an_answer_waits_until_airflow_has_heard_of_the_deferral(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slept: list[float] = []
+        at_once = SimpleNamespace(
+            response_received=True, chosen_options=[GO_ON], params_input={}, responded_at=None, responded_by_user=None
+        )
+        monkeypatch.setattr(f"{_HITL}.get_hitl_detail_content_detail", lambda **_: at_once)
+        monkeypatch.setattr(approval_triggers, "SETTLE_S", 7.0)
+        real = asyncio.sleep
+
+        async def sleep(seconds: float, *args: Any) -> None:
+            slept.append(seconds)
+            await real(0)
+
+        monkeypatch.setattr(approval_triggers.asyncio, "sleep", sleep)
+        event_of(deferred(self.operator(), self.given()))
+        assert 6 < max(slept) <= 7
+        assert ("approval", "go_on", "timeout") in world.told
+
     def test_a_canary_that_turns_bad_meanwhile_waits_for_nobody(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = SimpleNamespace(response_received=False, chosen_options=None)
-        monkeypatch.setattr(
-            "airflow.providers.standard.triggers.hitl.get_hitl_detail_content_detail", lambda **_: asked
-        )
+        monkeypatch.setattr(f"{_HITL}.get_hitl_detail_content_detail", lambda **_: asked)
         world.seen = [good(units=40), bad()]
         operator = self.operator()
         with pytest.raises(AirflowFailException, match="Failed while a person was asked"):
             end(operator, deferred(operator, self.given()))
+
+
+@pytest.mark.parametrize("error", [RejectedError("put aside"), ConfigurationError("no address")])
+def test_a_release_that_was_put_aside_does_not_try_again(error: Exception) -> None:
+    spec = spec_with(watch="60s", approval={"mode": "manual"})
+    tasks = [
+        canary(spec),
+        WatchOperator(task_id="watch", spec=spec, release=RELEASE),
+        ApproveOperator(task_id="approve", spec=spec, release=RELEASE, verdict={}, index=0),
+        rollout_operators.BeginReleaseOperator(task_id="begin", spec=spec, version=""),
+        rollout_operators.PromoteOperator(task_id="promote", spec=spec, release=RELEASE),
+    ]
+    for task in tasks:
+        decided = task.retry_policy.evaluate(exception=error, try_number=1, max_tries=5, context=None)
+        assert decided.action is RetryAction.FAIL
+        away = task.retry_policy.evaluate(exception=ServiceError("away"), try_number=1, max_tries=5, context=None)
+        assert away.action is RetryAction.DEFAULT
+    own = canary(spec).__class__(task_id="own", spec=spec, release=RELEASE, index=0, retry_policy=None)
+    assert own.retry_policy is None
 
 
 def test_looks_are_written_when_something_changes_and_ever_more_rarely() -> None:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
 from operators.core.spec import ModelSpec
+from operators.rollout.approval.answer import GO_ON, ROLL_BACK, answer_of
 from operators.rollout.approval.text import as_markdown
 from operators.rollout.approval.triggers import ApprovalTrigger
 from operators.rollout.evidence import Outcome
+from operators.rollout.operators import with_retries
 from operators.rollout.steps.operators import StepTask
 from operators.rollout.steps.watched import canary_step
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
-
-GO_ON, ROLL_BACK = "Go on", "Roll back"
-Answer = Literal["go_on", "roll_back"]
 
 
 class ApproveOperator(StepTask, HITLOperator):
@@ -45,7 +44,7 @@ class ApproveOperator(StepTask, HITLOperator):
             defaults=GO_ON if approval.otherwise == "go_on" else ROLL_BACK,
             assigned_users=_users(spec),
             response_timeout=timedelta(seconds=approval.respond_within_s),
-            **kwargs,
+            **with_retries(kwargs),
         )
         self.spec = spec
         self.release = release
@@ -106,12 +105,10 @@ class ApproveOperator(StepTask, HITLOperator):
         if "look" in event:
             judgement = self.note(event, watched)
             raise AirflowFailException(f"{judgement.outcome} while a person was asked: {judgement.reason}")
-        answer = self.execute_complete(context, event)
-        chosen, user = answer["chosen_options"][0], answer["responded_by_user"]
-        by = user["name"] if user else "timeout"
-        answered: Answer = "go_on" if chosen == GO_ON else "roll_back"
-        self.controller().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
-        return self._obey(answered, by)
+        said = answer_of(self.execute_complete(context, event))
+        assert said is not None  # an event without an answer has raised
+        self.controller().approve(self.release["release_id"], self.task_id, answer=said.answer, by=said.by)
+        return self._obey(said.answer, said.by)
 
     def _obey(self, answer: str, by: str) -> dict[str, Any]:
         if answer != "go_on":

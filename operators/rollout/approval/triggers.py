@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.triggers.base import TriggerEvent
 
-from operators.core.errors import ServiceError
+from operators.core.errors import ServiceError, TaxiwayError
+from operators.rollout.approval.answer import answer_of
 from operators.rollout.evidence import Outcome
-from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of
+from operators.rollout.steps.triggers import LOOK_EVERY_S, SETTLE_S, Watch, outcome_of
+from operators.rollout.steps.watched import Watched
 
 
 class ApprovalTrigger(HITLTrigger):
@@ -36,17 +39,38 @@ class ApprovalTrigger(HITLTrigger):
         """Look and ask in turns; whichever has an answer first ends the wait."""
         watch = Watch(self.spec, self.watched, self.log)
         answer = asyncio.ensure_future(_first(super().run()))
+        settled_at = time.monotonic() + SETTLE_S
         try:
-            while not answer.done():
-                event = await watch.look()
-                if event is not None and (outcome_of(event) is Outcome.FAILED or event["blind"]):
-                    yield TriggerEvent(event)
-                    return
-                await asyncio.wait({answer}, timeout=LOOK_EVERY_S)
-            yield answer.result()
+            event = await self._wait(watch, answer)
+            await asyncio.to_thread(self._keep, watch.watched, event.payload)
+            await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
+            yield event
         finally:
             answer.cancel()
             await watch.close()
+
+    async def _wait(self, watch: Watch, answer: asyncio.Future[TriggerEvent]) -> TriggerEvent:
+        while not answer.done():
+            event = await watch.look()
+            if event is not None and (outcome_of(event) is Outcome.FAILED or event["blind"]):
+                return TriggerEvent(event)
+            await asyncio.wait({answer}, timeout=LOOK_EVERY_S)
+        return answer.result()
+
+    def _keep(self, about: Watched, event: Mapping[str, Any]) -> None:
+        """Write an answer down here and now: a task that is lost on its way back would ask again."""
+        said = answer_of(event)
+        if said is None:
+            return
+        from operators.rollout.controller import Controller
+
+        controller = Controller(about.model)
+        try:
+            controller.approve(about.release_id, about.step, answer=said.answer, by=said.by)
+        except TaxiwayError as error:
+            self.log.warning("the answer is not written down before the task is back: %s", error)
+        finally:
+            controller.close()
 
 
 async def _first(events: AsyncIterator[TriggerEvent]) -> TriggerEvent:
