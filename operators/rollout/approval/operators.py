@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
 from operators.core.spec import ModelSpec
-from operators.rollout.approval.answer import GO_ON, ROLL_BACK, answer_of
 from operators.rollout.approval.text import as_markdown
 from operators.rollout.approval.triggers import ApprovalTrigger
 from operators.rollout.evidence import Outcome
@@ -22,6 +22,10 @@ from operators.rollout.steps.watched import canary_step
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
+
+GO_ON, ROLL_BACK = "Go on", "Roll back"
+Answer = Literal["go_on", "roll_back"]
+_ASKED = "asked"
 
 
 class ApproveOperator(StepTask, HITLOperator):
@@ -63,6 +67,19 @@ class ApproveOperator(StepTask, HITLOperator):
             return self._obey(given["answer"], given["by"])
         self.subject = f"Release version {self.release['version']} of {self.spec.name}? {self.verdict['reason']}"
         self.body = as_markdown(self.release, controller.verdicts(self.release["release_id"]))
+        store = context["task_state_store"]
+        if store.get(_ASKED) != self.release["release_id"]:
+            self._ask(context)
+            store.set(_ASKED, self.release["release_id"], retention=NEVER_EXPIRE)
+        self._wait(controller, context)
+        raise AssertionError("a task that is deferred does not come back here")
+
+    def _ask(self, context: Any) -> None:
+        """Show the form, once: Airflow would throw an answer away that has come already.
+
+        A person may answer before Airflow has taken note of the deferral. It resumes the task at once then, takes it for one
+        that was killed, and tries it again.
+        """
         # The operator's own `execute` would park the task; nobody would watch the canary then, and it would lose its traffic.
         upsert_hitl_detail(
             ti_id=context["task_instance"].id,
@@ -75,8 +92,6 @@ class ApproveOperator(StepTask, HITLOperator):
             assigned_users=self.assigned_users,
         )
         self.tell("pause", self.subject, context)
-        self._wait(controller, context)
-        raise AssertionError("a task that is deferred does not come back here")
 
     def _wait(self, controller: Controller, context: Any) -> None:
         release = self.spec.release
@@ -87,10 +102,9 @@ class ApproveOperator(StepTask, HITLOperator):
             weights_bp=weights,
             **canary_step(release, self.index),
         )
-        about = watched.model_dump(mode="json")
         trigger = ApprovalTrigger(
             spec=self.spec.to_json(),
-            watched=about,
+            watched=watched.model_dump(mode="json"),
             ti_id=context["task_instance"].id,
             options=self.options,
             params={},
@@ -98,17 +112,19 @@ class ApproveOperator(StepTask, HITLOperator):
             multiple=False,
             timeout_datetime=datetime.now(UTC) + timedelta(seconds=release.approval.respond_within_s),
         )
-        self.defer(trigger=trigger, method_name="answered", kwargs={"watched": about})
+        self.defer(trigger=trigger, method_name="answered", kwargs={"watched": watched.model_dump_json()})
 
-    def answered(self, context: Any, event: dict[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+    def answered(self, context: Any, event: dict[str, Any], watched: str) -> dict[str, Any]:
         """Write down who said what, and obey."""
         if "look" in event:
             judgement = self.note(event, watched)
             raise AirflowFailException(f"{judgement.outcome} while a person was asked: {judgement.reason}")
-        said = answer_of(self.execute_complete(context, event))
-        assert said is not None  # an event without an answer has raised
-        self.controller().approve(self.release["release_id"], self.task_id, answer=said.answer, by=said.by)
-        return self._obey(said.answer, said.by)
+        answer = self.execute_complete(context, event)
+        chosen, user = answer["chosen_options"][0], answer["responded_by_user"]
+        by = user["name"] if user else "timeout"
+        answered: Answer = "go_on" if chosen == GO_ON else "roll_back"
+        self.controller().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
+        return self._obey(answered, by)
 
     def _obey(self, answer: str, by: str) -> dict[str, Any]:
         if answer != "go_on":

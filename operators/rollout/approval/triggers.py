@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.triggers.base import TriggerEvent
 
-from operators.core.errors import ServiceError, TaxiwayError
-from operators.rollout.approval.answer import answer_of
+from operators.core.errors import ServiceError
 from operators.rollout.evidence import Outcome
-from operators.rollout.steps.triggers import LOOK_EVERY_S, SETTLE_S, Watch, outcome_of
-from operators.rollout.steps.watched import Watched
+from operators.rollout.steps.triggers import LOOK_EVERY_S, SETTLE_S, Watch, outcome_of, sealed
 
 
 class ApprovalTrigger(HITLTrigger):
@@ -42,7 +40,6 @@ class ApprovalTrigger(HITLTrigger):
         settled_at = time.monotonic() + SETTLE_S
         try:
             event = await self._wait(watch, answer)
-            await asyncio.to_thread(self._keep, watch.watched, event.payload)
             await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
             yield event
         finally:
@@ -53,24 +50,9 @@ class ApprovalTrigger(HITLTrigger):
         while not answer.done():
             event = await watch.look()
             if event is not None and (outcome_of(event) is Outcome.FAILED or event["blind"]):
-                return TriggerEvent(event)
+                return TriggerEvent(sealed(event))
             await asyncio.wait({answer}, timeout=LOOK_EVERY_S)
         return answer.result()
-
-    def _keep(self, about: Watched, event: Mapping[str, Any]) -> None:
-        """Write an answer down here and now: a task that is lost on its way back would ask again."""
-        said = answer_of(event)
-        if said is None:
-            return
-        from operators.rollout.controller import Controller
-
-        controller = Controller(about.model)
-        try:
-            controller.approve(about.release_id, about.step, answer=said.answer, by=said.by)
-        except TaxiwayError as error:
-            self.log.warning("the answer is not written down before the task is back: %s", error)
-        finally:
-            controller.close()
 
 
 async def _first(events: AsyncIterator[TriggerEvent]) -> TriggerEvent:

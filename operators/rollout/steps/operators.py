@@ -19,7 +19,7 @@ from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.reading import quantile_ms
 from operators.rollout.steps.looking import Look
-from operators.rollout.steps.triggers import JudgeTrigger, outcome_of, write_verdict
+from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
 from operators.rollout.steps.watched import Kind, Watched, canary_step, control_step, shadow_step
 
 if TYPE_CHECKING:
@@ -66,9 +66,13 @@ class StepTask:
             **{"step": self.task_id, **facts},
         )
 
-    def note(self, event: Mapping[str, Any], watched: Mapping[str, Any]) -> Judgement:
-        """Write a verdict down, with all that it rests on."""
-        about, look = Watched.model_validate(watched), Look.model_validate(event["look"])
+    def note(self, event: Mapping[str, Any], watched: str) -> Judgement:
+        """Write a verdict down, with all that it rests on.
+
+        :param event: as the trigger has sealed it
+        :param watched: JSON of the `Watched`
+        """
+        about, look = Watched.model_validate_json(watched), Look.model_validate_json(event["look"])
         write_verdict(self.controller(), self.spec.release.judge, about, look, blind=event["blind"])
         self.log.info("%s: %s", look.judgement.outcome, look.judgement.reason)
         return look.judgement
@@ -87,11 +91,10 @@ class StepOperator(StepTask, ReleaseOperator):
 
         :raises TaskDeferred: always
         """
-        about = watched.model_dump(mode="json")
-        trigger = JudgeTrigger(spec=self.spec.to_json(), watched=about, until=until)
-        self.defer(trigger=trigger, method_name=then, kwargs={"watched": about})
+        trigger = JudgeTrigger(spec=self.spec.to_json(), watched=watched.model_dump(mode="json"), until=until)
+        self.defer(trigger=trigger, method_name=then, kwargs={"watched": watched.model_dump_json()})
 
-    def resume(self, context: Any, event: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+    def resume(self, context: Any, event: Mapping[str, Any], watched: str) -> dict[str, Any]:
         """Write the verdict down, and go on, ask, or fail.
 
         :raises AirflowFailException: the release ends here; the rollback task does the rest
@@ -173,9 +176,9 @@ class CanaryStepOperator(StepOperator):
         )
         self.wait(self._watched(self.index, began_at=move.at.timestamp(), **known), then="resume")
 
-    def thaw(self, context: Any, event: Any, watched: Mapping[str, Any] | None = None) -> None:
+    def thaw(self, context: Any, event: Any, watched: str | None = None) -> None:
         """Begin the step, unless the canary has shown itself bad at the weight before."""
-        if watched is not None and (event["blind"] or outcome_of(event) is Outcome.FAILED):
+        if watched is not None and (event["blind"] or outcome_of(opened(event)) is Outcome.FAILED):
             judgement = self.note(event, watched)
             raise AirflowFailException(f"{judgement.outcome}: {judgement.reason}")
         self.execute(context)
@@ -214,7 +217,7 @@ class WatchOperator(StepOperator):
         watched = self.watched(**known, began_at=began_at, weights_bp=(), late=True, **control_step(self.spec.release))
         self.wait(watched, then="resume", until=began_at + watch_s)
 
-    def resume(self, context: Any, event: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+    def resume(self, context: Any, event: Mapping[str, Any], watched: str) -> dict[str, Any]:
         """End the watch, or the version."""
         judgement = self.note(event, watched)
         if judgement.outcome is Outcome.FAILED:

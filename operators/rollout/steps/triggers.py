@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,20 @@ def outcome_of(event: Mapping[str, Any] | None) -> Outcome:
     return Outcome(event["look"]["judgement"]["outcome"]) if event else Outcome.CONTINUE
 
 
+def sealed(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event for Airflow to carry, with the look as text.
+
+    Airflow's database keeps the numbers of an event as decimals: an e-value of 1e30 would come back as a whole number with 31
+    digits, which cannot be sent to a task.
+    """
+    return {**event, "look": json.dumps(event["look"])}
+
+
+def opened(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the event that was sealed."""
+    return {**event, "look": json.loads(event["look"])}
+
+
 class JudgeTrigger(BaseTrigger):
     """Watch a step and fire its verdict.
 
@@ -160,7 +175,7 @@ class JudgeTrigger(BaseTrigger):
                 event = await watch.look()
                 if event is not None and self._ends(outcome_of(event), event):
                     await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
-                    yield TriggerEvent(event)
+                    yield TriggerEvent(sealed(event))
                     return
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
