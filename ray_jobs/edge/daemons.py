@@ -62,8 +62,9 @@ class Daemons:
         """
         pids = {pid for _, pid in self._others()} | {self.serving.pid(), process.recorded_pid(self._folder)}
         with contextlib.suppress(ServiceError):  # one that does not answer is ended without
-            _release(self.serving)
-            _drain(self.serving)
+            if (serving := self.serving.pid()) is not None:
+                _release(self.serving, serving)
+                _drain(self.serving)
         for pid in pids - {None}:
             if not process.end(pid):
                 raise ServiceError(f"HAProxy (pid {pid}) of {self._folder} does not end")
@@ -92,8 +93,7 @@ class Daemons:
     def _release_others(self) -> None:
         for runtime, pid in self._others():
             try:
-                _release(runtime)
-                process.retire(pid)
+                _release(runtime, pid)
             except ServiceError:  # it would take callers and do nothing for them
                 process.end(pid)
 
@@ -120,9 +120,21 @@ class Daemons:
         return found
 
 
-def _release(runtime: Runtime) -> None:
-    """Take the callers' port from a HAProxy. A connection that is open gets one more answer, with `Connection: close`."""
-    runtime.ask("shutdown frontend edge")  # it says so if that has been done
+def _release(runtime: Runtime, pid: int) -> None:
+    """Take the callers' port from a HAProxy, which ends once its connections have (`grace` in haproxy.cfg).
+
+    A connection that is open gets one more answer, with ``Connection: close``.
+
+    :raises ServiceError: if it does not answer
+    """
+    # In this order: one that is not stopping keeps a socket open that it could hand over.
+    process.retire(pid)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while "Stopping: 1" not in runtime.ask("show info"):
+        if time.monotonic() > deadline:
+            raise ServiceError(f"HAProxy (pid {pid}) does not heed SIGUSR1")
+        time.sleep(0.001)
+    runtime.ask("shutdown frontend edge")  # if that has been done, it says so
 
 
 def _drain(runtime: Runtime) -> None:

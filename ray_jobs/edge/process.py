@@ -98,7 +98,7 @@ def record(folder: Path, pid: int) -> None:
 
 
 def retire(pid: int) -> None:
-    """Let a HAProxy that no longer has the callers' port end by itself (`grace` in haproxy.cfg)."""
+    """Tell HAProxy to end by itself, after its `grace`."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)
 
