@@ -38,10 +38,10 @@ from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
 from operators.registry.client import Registry
 from operators.rollout.controller import Controller
+from operators.rollout.limits import limits_from
 from operators.rollout.moves import Move
 from operators.rollout.reconcile import ROLL_BACK
 from operators.rollout.steps.looking import Look
-from operators.rollout.steps.operators import slow_us
 from operators.rollout.steps.watched import Watched
 from ray_jobs.edge import Edge, EdgeConfig
 
@@ -56,35 +56,32 @@ class Fault:
 
     :param weight_bp: the canary's share
     :param delay_s: for those that wait
+    :param delay_deadlines: the same, in canary time-outs
     :param share: of the canary's requests that fail where nobody decides; a breaker that opens would spare the fallback
     :param goal_s: where nothing that the canary does is right, it must be out within a second of the first failure that
-        can be known: for one that hangs, after its deadline. None: no such goal
+        can be known: for one that hangs, and has no fault but that, after its deadline. None: no such goal
     """
 
     name: str
     weight_bp: int = 5_000
     delay_s: float = 0.0
+    delay_deadlines: float = 0.0
     share: float = 0.3
     goal_s: float | None = 1.0
 
 
-def faults(deadline_s: float) -> tuple[Fault, ...]:
-    """Return the ways to fail.
-
-    :param deadline_s: the spec's canary_timeout; a version whose replica died is silent for as long, because Serve holds
-        its requests until there is another replica
-    """
-    return (
-        Fault("raises"),
-        Fault("killed", share=0.05),
-        Fault("out_of_memory", share=0.05),
-        Fault("hangs", delay_s=1.5 * deadline_s, share=0.05, goal_s=deadline_s + 1.0),
-        Fault("wrong_schema"),
-        Fault("not_finite"),
-        Fault("slow", weight_bp=500, delay_s=0.06, share=1.0, goal_s=None),
-        Fault("stalls", delay_s=0.75 * deadline_s, share=1.0, goal_s=None),
-        Fault("never_ready", share=1.0),
-    )
+FAULTS = (
+    Fault("raises"),
+    # Serve holds the requests of a version whose replica died until there is another one.
+    Fault("killed", share=0.05),
+    Fault("out_of_memory", share=0.05),
+    Fault("hangs", delay_deadlines=1.5, share=0.05),
+    Fault("wrong_schema"),
+    Fault("not_finite"),
+    Fault("slow", weight_bp=500, delay_s=0.06, share=1.0, goal_s=None),
+    Fault("stalls", delay_deadlines=0.75, share=1.0, goal_s=None),
+    Fault("never_ready", share=1.0),
+)
 
 
 class Proof:
@@ -101,13 +98,14 @@ class Proof:
         self._rate, self._endure_s = rate, endure_s
         self._serve_url, self._edge_url = settings.serve_url, settings.edge_url
         self._count = 0
+        self._deadline_s = 0.0
 
     # ------------------------------------------------------------------ the canary
 
     def tell(self, fault: Fault | None, share: float = 1.0) -> None:
         """Say how the canary fails from now on; None: it does not."""
         said = {"fault": fault.name if fault else "", "share": share if fault else 0.0}
-        said["delay_s"] = fault.delay_s if fault else 0.0
+        said["delay_s"] = fault.delay_s + fault.delay_deadlines * self._deadline_s if fault else 0.0
         fresh = self._folder / "control.new"
         fresh.write_text(json.dumps(said))
         fresh.replace(self._folder / "control.json")
@@ -154,9 +152,7 @@ class Proof:
     def give(self, release_id: str, fault: Fault) -> tuple[Move, Watched]:
         """Give the canary its weight, as the task of a step does."""
         controller = self._controller
-        release = {"release_id": release_id, "version": CANARY, "stable": STABLE}
-        before = controller.agent.counters(MODEL).of(CANARY, STABLE)
-        limit_us = slow_us(self._spec, controller, release)
+        counters = controller.agent.counters(MODEL)
         move = controller.set_route(
             release_id,
             "canary_50_pct",
@@ -164,7 +160,7 @@ class Proof:
             stable=STABLE,
             version=CANARY,
             weight_bp=fault.weight_bp,
-            slow_us=limit_us,
+            limits=limits_from(self._spec.release, counters, STABLE),
         )
         judge = self._spec.release.judge
         watched = Watched(
@@ -180,9 +176,10 @@ class Proof:
             min_requests=judge.min_requests,
             harm_weight=1.0,
             lease_s=self._spec.release.lease_s,
+            deadline_s=move.route.canary_timeout_ms / 1000,
             released_at=move.at.timestamp(),
             began_at=move.at.timestamp(),
-            before=before,
+            before=counters.of(CANARY, STABLE),
         )
         return move, watched
 
@@ -210,6 +207,8 @@ class Proof:
         began = time.time()
         time.sleep(_BEFORE_S)
         refused = self._refused() if fault.name == "never_ready" else None
+        found = limits_from(self._spec.release, self._controller.agent.counters(MODEL), STABLE)
+        self._deadline_s = found.canary_timeout_ms / 1000
         self.tell(fault)
         counted = self._canary_requests()
         given = time.time()
@@ -235,6 +234,7 @@ class Proof:
         failed = [a for a in answers if a.problem]
         result = {
             "requests": len(answers),
+            "deadline_s": watched.deadline_s,
             "failed": len(failed),
             "failures": Counter(a.problem for a in failed).most_common(5),
             "decided": {
@@ -288,12 +288,10 @@ class Proof:
         self.back(fault)
         self.tell(fault)
         urls = [f"{self._serve_url}/{MODEL}/{version}/v2/models/{MODEL}/infer" for version in (STABLE, CANARY)]
-        load = Load(
-            urls, **self._loaded(f"{fault.name}-reference", 100), timeout_s=2 * self._spec.release.canary_timeout_s
-        )
+        load = Load(urls, **self._loaded(f"{fault.name}-reference", 100), timeout_s=2 * self._deadline_s)
         time.sleep(_REFERENCE_S)
         answers = load.stop()
-        failed = sum(bool(a.problem) or a.seconds > self._spec.release.canary_timeout_s for a in answers)
+        failed = sum(bool(a.problem) or a.seconds > self._deadline_s for a in answers)
         return {"requests": len(answers), "failed": failed, "failed_pct": round(100 * failed / max(1, len(answers)), 1)}
 
     @contextmanager
@@ -336,12 +334,13 @@ def _latency(answers: Iterator[Answer]) -> dict[str, float]:
     return {"requests": len(found), "p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(found[-1], 1)}
 
 
-def make_models(folder: Path, deadline_s: float) -> ModelSpec:
+def make_models(folder: Path, deadline_s: float | None) -> ModelSpec:
     """Write the spec and the three versions; in a process of its own, because MLflow takes seconds to import."""
     include = folder / "include"
     subprocess.run(["cp", "-r", f"{PROJECT_ROOT}/include", str(include)], check=True)
     document = yaml.safe_load((include / "models" / "flight_delay.yaml").read_text())
-    document["release"]["canary_timeout"] = f"{deadline_s}s"
+    if deadline_s is not None:
+        document["release"]["canary_timeout"] = f"{deadline_s}s"
     path = include / "models" / f"{MODEL}.yaml"
     path.write_text(yaml.safe_dump({**document, "name": MODEL}))
     subprocess.run([sys.executable, "-m", "benchmarks.faults.save_models", str(path), str(folder)], check=True)
@@ -352,7 +351,7 @@ def main(
     folder: Path,
     chosen: Sequence[Fault],
     *,
-    deadline_s: float,
+    deadline_s: float | None,
     rate: float,
     endure_s: float,
     say: Callable[[str], None],
@@ -381,7 +380,6 @@ def main(
     return {
         "load_generator": "aiohttp on uvloop, open loop, a process of its own",
         "rate_per_s": rate,
-        "deadline_s": deadline_s,
         "cores": os.cpu_count(),
         "requests": sum(one["requests"] for one in played.values()),
         "failed": sum(one["failed"] for one in played.values()),
@@ -395,8 +393,8 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=[fault.name for fault in faults(1.0)])
-    parser.add_argument("--deadline", type=float, default=2.0, help="canary_timeout of the spec, in seconds")
+    parser.add_argument("--only", nargs="*", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--deadline", type=float, help="canary_timeout of the spec, in seconds; default: the spec's")
     parser.add_argument("--rate", type=float, default=400.0, help="requests a second")
     parser.add_argument("--endure", type=float, default=20.0, help="seconds in which nobody decides")
     given = parser.parse_args()
@@ -405,7 +403,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="tw-faults-") as name, suppress(KeyboardInterrupt):
         found = main(
             Path(name),
-            [fault for fault in faults(given.deadline) if not given.only or fault.name in given.only],
+            [fault for fault in FAULTS if not given.only or fault.name in given.only],
             deadline_s=given.deadline,
             rate=given.rate,
             endure_s=given.endure,

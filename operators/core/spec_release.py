@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from operators.core.durations import DurationS
+from operators.core.durations import DurationS, parse_duration_s
 
 GuardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -15,6 +15,15 @@ _BUILT_IN = ("failures", "slow", "labels", "loss", "prediction")
 Moment = Literal["start", "step", "pause", "rolled_back", "promoted"]
 Fault = Literal["bad_canary", "dead_controller", "dead_agent", "dead_replica"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
+BlockS = Annotated[
+    float | None,
+    BeforeValidator(lambda value: None if value is None or value == "none" else parse_duration_s(value)),
+    PlainSerializer(lambda seconds: "none" if seconds is None else f"{seconds!r}s"),
+]
+_BLOCK = (
+    "answers of so long a time share their weather: all their labels together say one thing. A small loss shows, and a success "
+    "comes, after five to ten blocks. none: each pair speaks for itself, which is right only if no day favours a version"
+)
 
 
 class _Part(BaseModel):
@@ -74,6 +83,15 @@ class Labels(_Part):
     min_pairs: int = Field(200, ge=1, description="labelled pairs before a success")
     within_s: DurationS = Field(alias="within", description="labels that come later than this are not waited for")
     threshold: float = Field(0.5, description="a prediction at or over it says yes")
+    block_s: BlockS = Field(86400.0, alias="block", description=_BLOCK)
+    block_margin_pct: float | None = Field(
+        None, gt=0, le=100, description="points lost that fail a version in however few blocks; default: three margins"
+    )
+
+    @property
+    def most_in_a_block(self) -> float:
+        """The share that no block may lose."""
+        return (3 * self.margin_pct if self.block_margin_pct is None else self.block_margin_pct) / 100
 
 
 class Loss(_Part):
@@ -83,6 +101,15 @@ class Loss(_Part):
     largest: float = Field(gt=0, description="errors beyond it count as this; in the label's unit")
     min_pairs: int = Field(200, ge=1, description="labelled pairs before a success")
     within_s: DurationS = Field(alias="within", description="labels that come later than this are not waited for")
+    block_s: BlockS = Field(86400.0, alias="block", description=_BLOCK)
+    block_margin: float | None = Field(
+        None, gt=0, description="error gained that fails a version in however few blocks; default: three margins"
+    )
+
+    @property
+    def most_in_a_block(self) -> float:
+        """The mean error that no block may gain."""
+        return 3 * self.margin if self.block_margin is None else self.block_margin
 
 
 class Prediction(_Part):
@@ -141,13 +168,22 @@ class Judge(_Part):
             raise ValueError("a judge without guards would find every version good; give it at least `failures`")
         return self
 
-    def without_late(self) -> Judge:
-        """Return the judge for a step that cannot wait for labels and business numbers; alpha is split as before."""
-        if not (self.labels or self.loss or self.business):
-            return self
-        late: dict[str, object] = {"labels": None, "loss": None, "business": {}}
-        left = [name for name in self.guards if name not in ("labels", "loss", *self.business)]
-        return self.model_copy(update={**late, "alpha": self.alpha * len(left) / len(self.guards)})
+    def parts(self, *, late: bool) -> tuple[Judge, ...]:
+        """Return what a step is held to, and then what can only fail it.
+
+        A step that cannot wait for labels and business numbers is not held to them, but those that have come by then may
+        still say that the version is worse. All parts together spend what the whole spends: alpha is split as before.
+
+        :param late: whether the step waits for them
+        """
+        if late or not (self.labels or self.loss or self.business):
+            return (self,)
+        at_once = self._part({"labels": None, "loss": None, "business": {}})
+        return at_once, self._part({"failures": None, "slow": None, "prediction": None, "series": {}})
+
+    def _part(self, without: dict[str, object]) -> Judge:
+        part = self.model_copy(update=without)
+        return part.model_copy(update={"alpha": self.alpha * len(part.guards) / len(self.guards)})
 
     @property
     def guards(self) -> tuple[str, ...]:
@@ -244,7 +280,13 @@ class Release(_Part):
     holdout_pct: float = Field(0.0, ge=0, le=50, description="share of the units that never see a canary")
     testers: bool = Field(False, description="whether the header X-Taxiway-Version chooses a version that is routed")
     lease_s: DurationS = Field(60.0, alias="lease", description="a canary that nobody watches for so long drains to 0")
-    canary_timeout_s: DurationS = Field(2.0, alias="canary_timeout", description="then stable answers")
+    canary_timeout_s: DurationS | None = Field(
+        None,
+        alias="canary_timeout",
+        ge=0.01,
+        description="then stable answers; default: four times what 99 % of stable's answers took before the release, 0.25 s "
+        "or more, and 2 s where stable has answered nothing yet",
+    )
     max_in_flight: int = Field(64, ge=1, le=2000, description="of the canary; what is over it goes to stable")
     drain_s: DurationS = Field(30.0, alias="drain", description="a version that goes may finish requests for so long")
     watch_s: DurationS | None = Field(None, alias="watch", description="after the promotion, the old version kept warm")
@@ -266,6 +308,10 @@ class Release(_Part):
             raise ValueError("keep_warm must be at least as long as watch: a rollback needs the old version")
         if self.steps[-1].weight_pct + self.holdout_pct > 100:
             raise ValueError("the last step's weight_pct and holdout_pct are more than 100 together")
+        if not self.judge.parts(late=False)[0].guards:
+            raise ValueError(
+                "judge: the steps cannot wait for labels or business numbers; add a guard, e.g. `failures`"
+            )
         paired = self.judge.labels or self.judge.loss
         if paired and self.shadow is None:
             raise ValueError("judge.labels and judge.loss compare answers to the same request: they need `shadow`")

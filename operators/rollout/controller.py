@@ -15,6 +15,7 @@ from operators.rollout import routes
 from operators.rollout.by_hand import ByHand
 from operators.rollout.client import Route
 from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.limits import USUAL, Limits
 from operators.rollout.moves import Move, route_of
 from operators.rollout.reconcile import PROMOTE, ROLL_BACK
 
@@ -90,10 +91,10 @@ class Controller(ByHand):
             self.delete_unless_used(str(version))
 
     def start_shadow(
-        self, release_id: str, release: Release, *, stable: str, version: str, slow_us: int | None = None
+        self, release_id: str, release: Release, *, stable: str, version: str, limits: Limits = USUAL
     ) -> Move:
         """Copy requests to the version, whose answers nobody sees."""
-        route = routes.shadow(self.model, release, stable=stable, version=version, slow_us=slow_us, holder=release_id)
+        route = routes.shadow(self.model, release, stable=stable, version=version, limits=limits, holder=release_id)
         return self.move(release_id, "shadow", route)
 
     def set_route(
@@ -105,13 +106,13 @@ class Controller(ByHand):
         stable: str,
         version: str,
         weight_bp: int,
-        slow_us: int | None = None,
+        limits: Limits = USUAL,
     ) -> Move:
         """Give the canary a share of the traffic.
 
         :param step: names the step; one that runs again makes the move of its first try, and writes no other row
         :param weight_bp: basis points
-        :param slow_us: what counts as slow in this step; that of the first try stays in force
+        :param limits: of this step; those of the first try stay in force
         :return: the route in force, and since when
         :raises RejectedError: the release no longer holds the model
         """
@@ -121,7 +122,7 @@ class Controller(ByHand):
             stable=stable,
             version=version,
             weight_bp=weight_bp,
-            slow_us=slow_us,
+            limits=limits,
             holder=release_id,
         )
         return self.move(release_id, step, route)
@@ -199,7 +200,7 @@ class Controller(ByHand):
         return entry.payload if entry else None
 
     def promote(
-        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, slow_us: int | None = None
+        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: Limits = USUAL
     ) -> bool:
         """Make a version stable: the traffic first, then the alias, then the row.
 
@@ -218,7 +219,7 @@ class Controller(ByHand):
         route = routes.only(self.model, version, unit=release.unit, holder=release_id)
         if watched := release.watch_s is not None and previous is not None:
             route = routes.control(
-                self.model, release, stable=version, previous=str(previous), slow_us=slow_us, holder=release_id
+                self.model, release, stable=version, previous=str(previous), limits=limits, holder=release_id
             )
         self.move(release_id, PROMOTE, route)
         self.finish_promotion(release_id, version, previous, watched=watched)

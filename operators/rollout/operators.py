@@ -189,12 +189,13 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Promote."""
+        from operators.rollout.limits import USUAL, Limits
         from operators.rollout.moves import route_of
 
         controller, release = self.controller(), self.release
-        limits = [route_of(entry).slow_us for entry in controller.moves_of(release["release_id"])]
+        limits = [Limits.of(route_of(entry)) for entry in controller.moves_of(release["release_id"])]
         version, stable = release["version"], release["stable"]
-        controller.promote(release["release_id"], version, stable, self.spec, slow_us=limits[-1] if limits else None)
+        controller.promote(release["release_id"], version, stable, self.spec, limits=limits[-1] if limits else USUAL)
         text = f"version {version} has all traffic; before it, {stable or 'nothing'}"
         tell(self.spec, "promoted", text, context, release_id=release["release_id"], version=version, stable=stable)
         return {"champion": version, "previous": stable}

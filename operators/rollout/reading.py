@@ -157,6 +157,39 @@ def shadow_period(tally: Tally, *, shadow: str, stable: str, shadow_bp: int) -> 
     )
 
 
+def overdue(past: Counters, now: Counters, version: str) -> int:
+    """Return how many of a version's requests to take for late ones that nobody has counted yet.
+
+    A canary is cut off at its deadline and counted; stable is counted when it answers. In a moment in which everything stands
+    still the canary would look worse. If a request from before ``past`` is still under way, all of them are taken for late.
+
+    :param past: a reading that is as old as the canary's deadline, or older
+    """
+    waiting = now.in_flight.get(version, 0)
+    if not waiting or past.since != now.since:
+        return 0
+    answered = sum(row.requests for row in now.rows if row.version == version)
+    answered -= sum(row.requests for row in past.rows if row.version == version)
+    return waiting if past.in_flight.get(version, 0) > answered else 0
+
+
+def with_overdue(periods: Sequence[Period], count: int) -> tuple[Period, ...]:
+    """Count requests of stable's that are under way as late ones, in the newest period.
+
+    :param count: as :func:`overdue` returns it
+    """
+    if not count or not periods:
+        return tuple(periods)
+    stable = periods[-1].stable
+    counted = {
+        name: value + count
+        for name in ("requests", "failed", "slow", "failed_first", "slow_first")
+        if (value := getattr(stable, name)) is not None
+    }
+    counted["unanswered"] = max(0, stable.unanswered - count)
+    return (*periods[:-1], periods[-1].model_copy(update={"stable": stable.model_copy(update=counted)}))
+
+
 def added(earlier: Sequence[Period], gained: Sequence[Period]) -> tuple[Period, ...]:
     """Add gains to what was known before, weight by weight; weights without either are left out."""
     known = {period.weight: period for period in earlier}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from operators.core.spec_release import Release, Unit
 from operators.rollout.client import Route
+from operators.rollout.limits import Limits
 
 CONTROL_BP = 100  # the old version's share after a promotion: 1 %
 
@@ -14,12 +15,11 @@ def only(model: str, stable: str | None, *, unit: Unit | None = None, holder: st
 
 
 def canary(
-    model: str, release: Release, *, stable: str, version: str, weight_bp: int, slow_us: int | None, holder: str
+    model: str, release: Release, *, stable: str, version: str, weight_bp: int, limits: Limits, holder: str
 ) -> Route:
     """Return the route of a canary's step.
 
     :param weight_bp: the canary's share in basis points; 0: it waits
-    :param slow_us: an answer that took longer counts as slow, on both arms
     """
     return Route(
         model=model,
@@ -29,15 +29,15 @@ def canary(
         holdout_bp=round(release.holdout_pct * 100),
         unit=_unit(release.unit),
         testers=release.testers,
-        slow_us=slow_us,
-        canary_timeout_ms=_ms(release.canary_timeout_s),
+        slow_us=limits.slow_us,
+        canary_timeout_ms=limits.canary_timeout_ms,
         max_in_flight=release.max_in_flight,
         lease_s=release.lease_s,
         holder=holder,
     )
 
 
-def shadow(model: str, release: Release, *, stable: str, version: str, slow_us: int | None, holder: str) -> Route:
+def shadow(model: str, release: Release, *, stable: str, version: str, limits: Limits, holder: str) -> Route:
     """Return the route that copies requests to a version, whose answers nobody sees.
 
     :raises ValueError: the spec has no shadow
@@ -52,12 +52,13 @@ def shadow(model: str, release: Release, *, stable: str, version: str, slow_us: 
         shadow_max_in_flight=release.shadow.max_in_flight,
         unit=_unit(release.unit),
         testers=release.testers,
-        slow_us=slow_us,
+        slow_us=limits.slow_us,
+        canary_timeout_ms=limits.canary_timeout_ms,
         holder=holder,
     )
 
 
-def control(model: str, release: Release, *, stable: str, previous: str, slow_us: int | None, holder: str) -> Route:
+def control(model: str, release: Release, *, stable: str, previous: str, limits: Limits, holder: str) -> Route:
     """Return the route after a promotion that is still watched: the old version keeps the units that would move last.
 
     They have never met the new version, so nobody moves back. The lease is on the control: if nobody watches any more, the
@@ -70,8 +71,8 @@ def control(model: str, release: Release, *, stable: str, previous: str, slow_us
         weight_bp=CONTROL_BP,
         from_top=True,
         unit=_unit(release.unit),
-        slow_us=slow_us,
-        canary_timeout_ms=_ms(release.canary_timeout_s),
+        slow_us=limits.slow_us,
+        canary_timeout_ms=limits.canary_timeout_ms,
         max_in_flight=release.max_in_flight,
         lease_s=release.lease_s,
         holder=holder,
@@ -80,7 +81,3 @@ def control(model: str, release: Release, *, stable: str, previous: str, slow_us
 
 def _unit(unit: Unit | None) -> dict[str, str] | None:
     return unit.model_dump(exclude_none=True) if unit else None
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

@@ -16,6 +16,7 @@ from operators.core.spec import ModelSpec
 from operators.rollout.client import RouteState
 from operators.rollout.controller import Controller
 from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.limits import Limits
 from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
 from tests.support.release_world import FakeAgent, FakeRegistry
 
@@ -121,7 +122,7 @@ def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Cont
 
     def step(name: str, weight_bp: int, slow_us: int) -> int | None:
         move = controller.set_route(
-            release_id, name, spec.release, stable="1", version="2", weight_bp=weight_bp, slow_us=slow_us
+            release_id, name, spec.release, stable="1", version="2", weight_bp=weight_bp, limits=Limits(slow_us)
         )
         return move.route.slow_us
 

@@ -30,7 +30,7 @@ def split(weight_bp: int, **values: Any) -> Route:
 
 
 class Versions(ThreadingHTTPServer):
-    """What Ray Serve is to the edge. ``behaviour[version]`` is a status, or close, cut, forget, hang, slow, stream."""
+    """What Ray Serve is to the edge. ``behaviour[version]`` is a status, or close, close once, cut, forget, hang, slow, stream."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -85,9 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         behaviour = self.server.behaviour.get(version, 200)
         if behaviour == "close":
             return self._break_off()
-        if behaviour == "forget":
-            behaviour = 404
+        if behaviour in ("forget", "close once"):
             del self.server.behaviour[version]
+            if behaviour == "close once":
+                return self._break_off()
+            behaviour = 404
         if behaviour == "stream":
             return self._stream()
         if behaviour == "hang":

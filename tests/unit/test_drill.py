@@ -27,6 +27,7 @@ from operators.rollout.drill.policy import Observed, copy_name, copy_spec, limit
 from operators.rollout.drill.record import unfinished
 from operators.rollout.drill.scene import Scene
 from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.limits import Limits
 from operators.rollout.reading import Counters
 from operators.rollout.steps.looking import Look
 from ray_jobs import drill as job
@@ -290,10 +291,12 @@ class Stage:
         self.told.append(f"begun {run}")
         return SimpleNamespace(release_id=f"{run}#1")
 
-    def set_route(self, _release: str, step: str, _spec: Any, *, stable: str, version: str, weight_bp: int) -> Any:
+    def set_route(
+        self, _release: str, step: str, _spec: Any, *, stable: str, version: str, weight_bp: int, limits: Limits
+    ) -> Any:
         self.weight_bp = weight_bp
         self.told.append(f"{step} {stable} {version}")
-        return SimpleNamespace(at=datetime.now(UTC))
+        return SimpleNamespace(at=datetime.now(UTC), route=SimpleNamespace(canary_timeout_ms=limits.canary_timeout_ms))
 
     def record_verdict(self, _release: str, _step: str, **said: Any) -> None:
         self.told.append(f"verdict {said['judgement'].outcome}")

@@ -7,7 +7,17 @@ import pytest
 from operators.core.spec_release import Freeze, Outage
 from operators.rollout.evidence import Arm, Period
 from operators.rollout.freeze import frozen_until
-from operators.rollout.reading import Counters, Row, Tally, added, control_period, quantile_ms, shadow_period
+from operators.rollout.reading import (
+    Counters,
+    Row,
+    Tally,
+    added,
+    control_period,
+    overdue,
+    quantile_ms,
+    shadow_period,
+    with_overdue,
+)
 
 
 def row(version: str, arm: str, weight_bp: int, units: int, failed: int = 0, **more: int) -> Row:
@@ -49,6 +59,34 @@ def test_what_was_assigned_and_is_not_counted_is_known() -> None:
     older, newest = Tally.begin(counters()).advance(now).periods(canary="2", stable="1", weights_bp=(300, 500))
     assert (newest.stable.unanswered, newest.canary.unanswered) == (2, 4 + 7)  # three of the ten had failed before
     assert older.canary.unanswered == 0
+
+
+@pytest.mark.parametrize(
+    ("past", "answered", "waiting", "expected"),
+    [
+        (0, 50, 5, 0),  # nothing was under way then
+        (5, 5, 7, 0),  # all that were under way then may have been answered
+        (5, 4, 7, 7),  # one of them was not
+        (5, 0, 0, 0),  # its caller has left
+    ],
+)
+def test_requests_are_overdue_if_one_from_before_is_still_under_way(
+    past: int, answered: int, waiting: int, expected: int
+) -> None:
+    def reading(requests: int, busy: int) -> Counters:
+        return Counters(since="one", rows=(row("1", "stable", 500, requests),), in_flight={"1": busy})
+
+    assert overdue(reading(100, past), reading(100 + answered, waiting), "1") == expected
+    assert overdue(Counters(since="other", in_flight={"1": 9}), reading(0, 9), "1") == 0
+
+
+def test_overdue_requests_count_as_late_in_the_newest_period() -> None:
+    arm = Arm(requests=10, failed=1, slow=None, failed_first=1, slow_first=None, unanswered=7)
+    old, new = with_overdue([Period(weight=0.1, stable=arm), Period(weight=0.2, stable=arm)], 5)
+    assert old.stable == arm
+    assert new.stable == Arm(requests=15, failed=6, slow=None, failed_first=6, slow_first=None, unanswered=2)
+    assert new.canary == Arm()
+    assert with_overdue([], 5) == ()
 
 
 def test_held_out_units_are_not_in_the_pool() -> None:

@@ -441,3 +441,35 @@ def test_looks_are_written_when_something_changes_and_ever_more_rarely() -> None
     assert 100 < len(written) < 400
     assert world.renewals == 240  # every quarter of the lease
     assert written[-1].periods[0].stable.requests == good(units=36_000).rows[0].units
+
+
+@pytest.mark.parametrize(("answered", "outcome"), [(0, Outcome.CONTINUE), (900, Outcome.FAILED)])
+def test_a_moment_in_which_everything_stands_still_is_not_the_canarys(answered: int, outcome: Outcome) -> None:
+    """The edge cuts off the canary after half a second, and counts that; stable's answers come later, and count then."""
+    clock, spec, world = [0.0], spec_with(), World()
+
+    def row(version: str, arm: str, units: int, failed: int = 0) -> Row:
+        counts = {"failures": failed, "failed_units": failed, "failed_first": failed}
+        return Row(version=version, arm=arm, weight_bp=500, requests=units, units=units, **counts)
+
+    async def counters(_model: str) -> Counters:
+        late = clock[0] > 0.5
+        stable = row("1", "stable", 1000 + answered * late)
+        canary = row("2", "canary", 50 + 20 * late, 20 * late)
+        return Counters(since="one", rows=(stable, canary), in_flight={"1": 380 if clock[0] else 2})
+
+    watched = Watched(
+        model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
+        lease_s=60, released_at=0, began_at=0, before=Counters(since="one"), deadline_s=0.5,
+        **canary_step(spec.release, 0),
+    )  # fmt: skip
+    agent = SimpleNamespace(counters=counters, renew=world.renew)
+    looker = Looker(watched, spec.release.judge, agent=agent, write=lambda _: None, clock=lambda: clock[0])  # type: ignore[arg-type]
+
+    async def look() -> Outcome:
+        found = Outcome.CONTINUE
+        for clock[0] in (0.0, 0.25, 0.5, 0.75, 1.0):
+            found = (await looker.look()).judgement.outcome
+        return found
+
+    assert asyncio.run(look()) is outcome

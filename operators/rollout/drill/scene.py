@@ -14,7 +14,7 @@ from operators.rollout.drill.copies import Cast
 from operators.rollout.drill.load import Load
 from operators.rollout.drill.policy import STEP, EndedBy, Observed
 from operators.rollout.evidence import Outcome
-from operators.rollout.reading import Counters
+from operators.rollout.limits import limits_from
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
 from operators.rollout.steps.watched import Watched, canary_step
@@ -68,11 +68,17 @@ class Scene:
         cast, to, spec = self._cast, self._controller, self._spec
         found = to.registry.version(spec.name, cast.canary)
         self._release_id = to.begin(cast.drill.drill_id, found).release_id
-        before: Counters = to.agent.counters(spec.name).of(cast.canary, cast.stable)
+        counters = to.agent.counters(spec.name)
         self._fault_at = time.time()  # of a bad canary; others are broken later
         weight_bp = spec.release.steps[0].weight_bp
         move = to.set_route(
-            self._release_id, STEP, spec.release, stable=cast.stable, version=cast.canary, weight_bp=weight_bp
+            self._release_id,
+            STEP,
+            spec.release,
+            stable=cast.stable,
+            version=cast.canary,
+            weight_bp=weight_bp,
+            limits=limits_from(spec.release, counters, cast.stable),
         )
         began_at = move.at.timestamp()
         watched = Watched(
@@ -87,7 +93,8 @@ class Scene:
             lease_s=spec.release.lease_s,
             released_at=began_at,
             began_at=began_at,
-            before=before,
+            deadline_s=move.route.canary_timeout_ms / 1000,
+            before=counters.of(cast.canary, cast.stable),
             **canary_step(spec.release, 0),
         )
         return Watch(spec.to_json(), watched.model_dump(mode="json"), self._log)

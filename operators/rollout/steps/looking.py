@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from operators.core.spec_release import Judge
 from operators.rollout.client import AsyncAgent
 from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.reading import Tally
+from operators.rollout.reading import Counters, Tally, overdue, with_overdue
 from operators.rollout.steps.watched import Watched
 
 # Looks are written down when something has changed, at first each second and later more rarely: a release that lasts a day
@@ -74,6 +75,7 @@ class Looker:
         self._known = Evidence()
         self._written: Look | None = None
         self._renewed_at = -math.inf
+        self._recent: deque[tuple[float, Counters]] = deque()
 
     async def look(self) -> Look:
         """Renew the lease when it is time, read what there is, and ask the judge.
@@ -84,8 +86,10 @@ class Looker:
         watched = self._watched
         await self._renew()
         # Kept only once all has been read: a look that breaks off is made again, and nothing is lost or counted twice.
-        tally = self._tally.advance(await self._agent.counters(watched.model))
-        evidence = self._known.model_copy(update={"periods": watched.periods(tally)})
+        counters = await self._agent.counters(watched.model)
+        tally = self._tally.advance(counters)
+        periods = with_overdue(watched.periods(tally), self._overdue(counters))
+        evidence = self._known.model_copy(update={"periods": periods})
         for source in self._sources:
             evidence = await source.add(evidence, watched)
         self._tally, self._known = tally, evidence
@@ -104,6 +108,19 @@ class Looker:
         """Close the sources."""
         for source in self._sources:
             await source.close()
+
+    def _overdue(self, counters: Counters) -> int:
+        """Return how many requests of stable's are late and not counted yet."""
+        now, watched = self._clock(), self._watched
+        self._recent.append((now, counters))
+        old_enough = now - watched.deadline_s
+        while len(self._recent) > 1 and self._recent[1][0] <= old_enough:
+            self._recent.popleft()
+        at, past = self._recent[0]
+        # After a promotion the edge cuts off the old version, which is the judge's stable.
+        if watched.kind == "control" or at > old_enough:
+            return 0
+        return overdue(past, counters, watched.stable)
 
     async def _renew(self) -> None:
         now = self._clock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,9 +14,9 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_release import Moment
 from operators.rollout.evidence import Evidence, Judgement, Outcome
 from operators.rollout.freeze import frozen_until
+from operators.rollout.limits import Limits, limits_from
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
-from operators.rollout.reading import quantile_ms
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
 from operators.rollout.steps.watched import Kind, Watched, canary_step, control_step, shadow_step
@@ -130,11 +129,12 @@ class ShadowOperator(StepOperator):
             self.spec.release,
             stable=stable,
             version=self.release["version"],
-            slow_us=slow_us(self.spec, controller, self.release),
+            limits=limits(self.spec, controller, self.release),
         )
         watched = self.watched(
             **known,
             began_at=move.at.timestamp(),
+            deadline_s=move.route.canary_timeout_ms / 1000,
             weights_bp=(),
             shadow_bp=round(shadow.sample_pct * 100),
             late=shadow.await_labels,
@@ -172,9 +172,10 @@ class CanaryStepOperator(StepOperator):
             stable=self.release["stable"],
             version=self.release["version"],
             weight_bp=self.spec.release.steps[self.index].weight_bp,
-            slow_us=slow_us(self.spec, controller, self.release),
+            limits=limits(self.spec, controller, self.release),
         )
-        self.wait(self._watched(self.index, began_at=move.at.timestamp(), **known), then="resume")
+        facts = {"began_at": move.at.timestamp(), "deadline_s": move.route.canary_timeout_ms / 1000}
+        self.wait(self._watched(self.index, **facts, **known), then="resume")
 
     def thaw(self, context: Any, event: Any, watched: str | None = None) -> None:
         """Begin the step, unless the canary has shown itself bad at the weight before."""
@@ -226,24 +227,16 @@ class WatchOperator(StepOperator):
         return {"step": self.task_id, "outcome": str(judgement.outcome), "reason": judgement.reason}
 
 
-def slow_us(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> int | None:
-    """Return what counts as slow in this release: by the spec, or by what stable's own answers took.
+def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> Limits:
+    """Return what is too long for an answer in this release: by the spec, or by what stable's own answers took.
 
     The first step decides, for all of the release: a limit that moves would compare different things.
     """
     from operators.rollout.moves import route_of
 
-    slow = spec.release.judge.slow
-    if slow is None:
-        return None
-    made = [route_of(entry).slow_us for entry in controller.moves_of(release["release_id"])]
-    if any(made):
-        return next(limit for limit in made if limit)
-    if slow.limit_s is not None:
-        return round(slow.limit_s * 1e6)
-    counters = controller.agent.counters(spec.name)
-    stable = [row for row in counters.rows if (row.version, row.arm) == (release["stable"], "stable")]
-    quantile = quantile_ms(stable, slow.quantile)
-    if quantile is None or not math.isfinite(quantile):
-        return None  # stable has not shown what is usual; the guard has no evidence then, and is not passed by silence
-    return round(1000 * max(quantile * slow.ratio, quantile + slow.increase_s * 1000))
+    judge = spec.release.judge
+    for entry in controller.moves_of(release["release_id"]):
+        route = route_of(entry)
+        if route.slow_us or (judge.slow is None and (route.canary or route.shadow)):
+            return Limits.of(route)
+    return limits_from(spec.release, controller.agent.counters(spec.name), release["stable"])

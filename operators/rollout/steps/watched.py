@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_release import Judge, Release
-from operators.rollout.evidence import Evidence, Judgement, Period
+from operators.rollout.evidence import Evidence, Judgement, Outcome, Period
 from operators.rollout.judge import judge
 from operators.rollout.reading import Counters, Tally, added, control_period, shadow_period
 from operators.rollout.routes import CONTROL_BP
@@ -24,7 +25,8 @@ class Watched(BaseModel):
     :param stable: version that it is compared with
     :param weights_bp: weights that the release has had so far, oldest first, with this step's
     :param harm_weight: share of the callers that the next step gives the canary
-    :param late: whether it is held to labels and business numbers, which come later
+    :param deadline_s: after which the edge cuts off a canary
+    :param late: whether it is held to labels and business numbers, which come later. If not, they can only fail it
     :param alpha_share: of the release's budget: shadow, canary and watch count the same units anew, so each has its own part
     :param released_at: Unix time in seconds when the release began
     :param began_at: Unix time in seconds when the step began, the first try of it
@@ -47,6 +49,7 @@ class Watched(BaseModel):
     min_requests: int
     harm_weight: float
     lease_s: float
+    deadline_s: float = 2.0
     late: bool = False
     alpha_share: float = 1.0
     released_at: float
@@ -66,10 +69,19 @@ class Watched(BaseModel):
             return canary
         return (*canary, control_period(tally, new=self.canary, old=self.stable, control_bp=CONTROL_BP))
 
-    def policy(self, whole: Judge) -> Judge:
-        """Return the part of the spec's judge that this step is held to."""
-        held = whole if self.late else whole.without_late()
-        return held.model_copy(update={"alpha": held.alpha * self.alpha_share})
+    def policies(self, whole: Judge) -> tuple[Judge, ...]:
+        """Return the part of the spec's judge that this step is held to, and then what can only fail it.
+
+        Labels of what the shadow answered are one sequence through all steps, with one threshold: to look at them again costs
+        nothing of alpha.
+        """
+        parts = whole.parts(late=self.late)
+        return tuple(part.model_copy(update={"alpha": part.alpha * self.alpha_share}) for part in parts)
+
+    def policy(self, whole: Judge, said: Judgement) -> Judge:
+        """Return which part it was that has said this."""
+        policies = self.policies(whole)
+        return next((policy for policy in policies if set(policy.guards) == set(said.guards)), policies[0])
 
     def judge(self, whole: Judge, evidence: Evidence, *, now: float) -> Judgement:
         """Ask the judge.
@@ -77,8 +89,8 @@ class Watched(BaseModel):
         :param whole: the spec's
         :param now: Unix time in seconds
         """
-        return judge(
-            self.policy(whole),
+        return judge_parts(
+            self.policies(whole),
             evidence,
             elapsed_s=self.elapsed_s(now),
             bake_s=self.bake_s,
@@ -89,6 +101,19 @@ class Watched(BaseModel):
     def elapsed_s(self, now: float) -> float:
         """Return how long the step has been watched, over all its tries; in milliseconds' steps, as it is recorded."""
         return round(max(0.0, now - self.began_at), 3)
+
+
+def judge_parts(policies: Sequence[Judge], evidence: Evidence, **asked: Any) -> Judgement:
+    """Ask the judge: the first policy has the say, the others are heard only if they say Failed.
+
+    :param asked: as for `judge`
+    """
+    said = judge(policies[0], evidence, **asked)
+    for policy in policies[1:]:
+        if said.outcome is not Outcome.FAILED:
+            other = judge(policy, evidence, **asked)
+            said = other if other.outcome is Outcome.FAILED else said
+    return said
 
 
 def shadow_step(release: Release) -> dict[str, float | int]:

@@ -183,3 +183,24 @@ def test_full_tables_refuse_nobody(config: Any, versions: Versions) -> None:
         assert sum(row.units for row in edge.counters(MODEL)) == 1_200
     finally:
         edge.stop()
+
+
+def test_an_answer_after_the_canarys_deadline_is_evidence_against_either_arm(edge: Edge, versions: Versions) -> None:
+    late = {"canary_timeout_ms": 100, "slow_us": None}
+    edge.set_route(split(5_000, **late))
+    versions.behaviour = {"3": "slow", "4": "slow"}
+    call = Caller(edge)
+    units = {
+        arm: next(u for u in map(str, range(99)) if (bucket(MODEL, u) < 5_000) == (arm == "canary"))
+        for arm in ("stable", "canary")
+    }
+    assert call(X_Taxiway_Unit=units["canary"]).arm == "fallback"
+    answer = call(X_Taxiway_Unit=units["stable"])
+    assert (answer.status, answer.arm) == (200, "stable")
+    call()  # without a unit, on either arm
+    found = rows(edge)
+    stable, canary = found["3", "stable", 5_000], found["4", "canary", 5_000]
+    assert stable.failures == 0  # its callers were answered
+    assert (stable.failed_units, stable.failed_first) == (stable.units, stable.units)
+    assert (canary.failed_units, canary.failed_first) == (canary.units, canary.units)
+    assert stable.units + canary.units == 3

@@ -24,7 +24,8 @@ class TestFallback:
             answer = call(body=b"x" * 5_000)
             assert (answer.status, answer.version, answer.arm) == (200, "3", "fallback")
             assert answer.json["bytes"] == 5_000
-            assert versions.asked[answer.request_id] == ["4", "3"]
+            # Silence on a kept connection says nothing of the version: a fresh one is asked.
+            assert versions.asked[answer.request_id] == (["4", "4", "3"] if behaviour == "close" else ["4", "3"])
         canary = counted(edge, "canary")
         assert (canary.version, canary.requests, canary.failures) == ("4", count + 1, count)
         assert sum(n for _, n in canary.latency_ms_buckets) == count + 1
@@ -47,6 +48,23 @@ class TestFallback:
         answer = call()
         assert (answer.status, answer.version, answer.arm) == (422, "4", "canary")
         assert counted(edge, "canary").failures == 0
+
+    @pytest.mark.parametrize("behaviour", ["forget", "close once"])
+    def test_a_kept_connection_to_a_proxy_that_goes_is_no_failure_of_the_canary(
+        self, edge: Edge, call: Caller, versions: Versions, behaviour: str
+    ) -> None:
+        edge.set_route(split(10_000))
+        assert call().arm == "canary"
+        versions.behaviour["4"] = behaviour
+        answer = call()
+        assert (answer.status, answer.version, answer.arm) == (200, "4", "canary")
+        assert (counted(edge, "canary").requests, counted(edge, "canary").failures) == (2, 0)
+
+    def test_a_canary_uses_kept_connections_as_stable_does(self, edge: Edge, call: Caller, versions: Versions) -> None:
+        edge.set_route(split(10_000))
+        for _ in range(10):
+            assert call().arm == "canary"
+        assert len(versions.connections) <= 3  # one of them asks whether the upstream is there
 
     def test_a_canary_that_serve_no_longer_knows_costs_nothing(
         self, edge: Edge, call: Caller, versions: Versions

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from operators.core.spec_release import Release
+from operators.rollout.limits import Limits, limits_from
+from operators.rollout.reading import Counters, Row
+
+_STEP = {"weight_pct": 5, "bake": "60s"}
+
+
+def release(judge: dict[str, object] | None = None, **more: object) -> Release:
+    return Release.model_validate({"steps": [_STEP], "judge": judge or {}, **more})
+
+
+def answered(*latency: tuple[float | None, int], arm: str = "stable", version: str = "1") -> Counters:
+    return Counters(since="one", rows=(Row(version=version, arm=arm, latency=latency),))
+
+
+@pytest.mark.parametrize(
+    ("latency", "timeout_ms"),
+    [
+        ([(10.0, 1000)], 250),  # quick versions still get a quarter of a second
+        ([(10.0, 980), (100.0, 20)], 400),
+        ([(10.0, 1000), (5000.0, 5)], 250),  # a few that took long are not what is usual
+        ([(9000.0, 10)], 36_000),
+        ([(None, 10)], 2000),
+        ([], 2000),
+    ],
+)
+def test_a_canary_gets_four_times_what_is_usual(latency: list[tuple[float | None, int]], timeout_ms: int) -> None:
+    assert limits_from(release(), answered(*latency), "1").canary_timeout_ms == timeout_ms
+
+
+def test_only_what_stable_answered_is_usual() -> None:
+    assert limits_from(release(), answered((900.0, 10), arm="bypass"), "1") == Limits()
+    assert limits_from(release(), answered((900.0, 10), version="2"), "1") == Limits()
+
+
+def test_the_spec_has_the_last_word() -> None:
+    found = limits_from(release({"slow": {"limit": "30ms"}}, canary_timeout="3s"), answered((10.0, 9)), "1")
+    assert found == Limits(slow_us=30_000, canary_timeout_ms=3000)
+    assert limits_from(release({"slow": None}), answered((10.0, 9)), "1").slow_us is None
+
+
+def test_slow_is_what_stable_does_rarely() -> None:
+    found = limits_from(
+        release({"slow": {"quantile": 0.95, "ratio": 1.5, "increase": "20ms"}}), answered((100.0, 9)), "1"
+    )
+    assert found.slow_us == 150_000
+    found = limits_from(
+        release({"slow": {"quantile": 0.95, "ratio": 1.5, "increase": "20ms"}}), answered((10.0, 9)), "1"
+    )
+    assert found.slow_us == 30_000
