@@ -31,7 +31,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Inconclusive or Continue. Look as often as you like. Count units of assignment (callers), each once; count "
         "requests only if each is assigned by itself. What was gained since the look before belongs to the look's weight. "
         "Every key but t and weight may be left out; what is not known is never Successful. Pairs on the first line are "
-        "judged as labels; if nothing else is there, and without a policy, only they are.",
+        "judged as labels; if nothing else is there, and without a policy, only they are. What is gained in a day is a block; "
+        "where each pair speaks for itself, the policy says `labels: {block: none}`.",
         epilog=f"example of a line: {_EXAMPLE}",
     )
     command.add_argument(
@@ -76,6 +77,7 @@ def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float =
             looks.add(_parsed(line))
             if first:
                 policy = _settled(given, looks)
+                looks.block_s = policy.labels.block_s if policy.labels else None
             elif policy.failures is None and not given and looks.with_arms:
                 raise ConfigurationError(
                     "the first line had pairs alone, so only they are judged; give the arms there, with zeros"

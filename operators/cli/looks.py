@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from operators.rollout.evidence import Arm, Evidence, Pairs, Period
+from operators.rollout.evidence import Arm, Evidence, PairCounts, Pairs, Period
 
 _ARMS = ("stable", "canary")
 _COUNTS = ("requests", "failed", "slow", "failed_first", "slow_first")
@@ -26,6 +26,7 @@ class Looks:
 
     def __init__(self) -> None:
         self.t = -math.inf
+        self.block_s: float | None = None  # pairs that are gained in so long a time are a block
         self.step_began = 0.0
         self.with_pairs = False  # at any look so far
         self.with_arms = False
@@ -40,6 +41,10 @@ class Looks:
         self._pairs_shown: dict[str, int] = {}
         self._pairs_gained: dict[str, int] = {}
         self._pairs_known = False
+        self._began = 0.0
+        self._block = 0
+        self._block_began: dict[str, int] = {}  # what had been gained when the block began
+        self._blocks: list[PairCounts] = []
 
     @property
     def looked(self) -> bool:
@@ -65,6 +70,7 @@ class Looks:
         pairs = _counts(look.get("pairs"), "`pairs`", _PAIRS)
         if weight != self.weight or not self.looked:
             self._fold()
+            self._began = self._began if self.looked else t
             self.weight, self.step_began = weight, self.t if self.looked else t
         self.t = t
         self.with_arms |= any(arms.values())
@@ -85,7 +91,10 @@ class Looks:
                 for arm, value in newest.items()
             }
             periods.append(Period(weight=self.weight, **whole))
-        return Evidence(periods=tuple(periods), pairs=Pairs(**self._pairs_gained) if self._pairs_known else None)
+        return Evidence(periods=tuple(periods), pairs=self._pairs() if self._pairs_known else None)
+
+    def _pairs(self) -> Pairs:
+        return Pairs(**self._pairs_gained, blocks=tuple(self._blocks))
 
     def _known(self, arm: str, key: str) -> int | None:
         if key in self._unknown[arm] or key in self._spoiled[arm]:
@@ -98,6 +107,12 @@ class Looks:
 
     def _take_pairs(self, counts: Mapping[str, int], *, given: bool) -> None:
         self.with_pairs |= given
+        block = int((self.t - self._began) // self.block_s) if self.block_s else 0
+        if block != self._block:
+            gained = {key: self._pairs_gained.get(key, 0) - self._block_began.get(key, 0) for key in _PAIRS}
+            gained["total"] = max(gained["total"], gained["stable_only_wrong"] + gained["canary_only_wrong"])
+            self._blocks += [PairCounts(**gained)] if gained["total"] else []
+            self._block, self._block_began = block, dict(self._pairs_gained)
         _gain(self._pairs_shown, self._pairs_gained, counts)
         self._pairs_known = {"stable_only_wrong", "canary_only_wrong"} <= set(counts)
 

@@ -68,12 +68,58 @@ class Period(_Fact):
     canary: Arm = Arm()
 
 
-class Pairs(_Fact):
-    """Requests that both versions answered, and whose label has arrived."""
+class PairCounts(_Fact):
+    """Requests that both versions answered.
+
+    :param total: those whose label has arrived
+    :param open: those whose label may still come, and whose answers differ: it will say that one was wrong. They count against
+        whatever is to be proven, so a label that never comes holds up nothing
+    :param answered: all of them, with a label or without
+    """
 
     total: int = Field(0, ge=0)
     stable_only_wrong: int = Field(0, ge=0)
     canary_only_wrong: int = Field(0, ge=0)
+    open: int = Field(0, ge=0)
+    answered: int = Field(0, ge=0)
+
+
+class Pairs(PairCounts):
+    """All pairs of a release.
+
+    :param blocks: of these, the blocks of time that have passed, oldest first
+    """
+
+    blocks: tuple[PairCounts, ...] = ()
+
+
+class LossSums(_Fact):
+    """The canary's absolute error less stable's, summed over requests that both answered, in the label's unit.
+
+    :param count: those whose label has arrived
+    :param squares: sum of the squares
+    :param open: those whose label may still come, as in `PairCounts`
+    :param open_total: sum of what each of these differences may be at most, up or down: how far the answers are apart
+    :param open_squares: sum of the squares of that
+    :param answered: all of them, with a label or without
+    """
+
+    count: int = Field(0, ge=0)
+    total: float = 0.0
+    squares: float = Field(0.0, ge=0)
+    open: int = Field(0, ge=0)
+    open_total: float = Field(0.0, ge=0)
+    open_squares: float = Field(0.0, ge=0)
+    answered: int = Field(0, ge=0)
+
+
+class Losses(LossSums):
+    """All pairs of a release.
+
+    :param blocks: of these, the blocks of time that have passed, oldest first
+    """
+
+    blocks: tuple[LossSums, ...] = ()
 
 
 class Point(_Fact):
@@ -88,13 +134,12 @@ class Evidence(_Fact):
     """All that a judge looks at.
 
     :param periods: oldest first; the last one has the weight that is in force
-    :param loss_differences: the canary's error less stable's for each labelled pair, in the order of the requests
     :param series: points of each series guard, oldest first
     """
 
     periods: tuple[Period, ...] = ()
     pairs: Pairs | None = None
-    loss_differences: tuple[float, ...] = ()
+    losses: Losses | None = None
     series: dict[str, tuple[Point, ...]] = Field(default_factory=dict)
 
 

@@ -3,49 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import fsum, isfinite
-from typing import NamedTuple
+from math import isfinite
 
 from operators.core.spec_release import Business, Judge
-from operators.rollout import series
-from operators.rollout.evidence import Arm, Evidence, Moments, Pairs, Period, Reading
+from operators.rollout import paired, series
+from operators.rollout.evidence import Arm, Evidence, Moments, Period
+from operators.rollout.said import Rules, Said, reading_of, unproven
 from operators.rollout.statistics import means, normal, ownership, shares
-from operators.rollout.statistics.numeric import e_value, log_mean, significant
-
-
-class Rules(NamedTuple):
-    """What all guards have in common.
-
-    :param threshold: of the e-value
-    :param level: chance of error of each end of an interval
-    :param harm_weight: share of the callers that the next step would give the canary
-    """
-
-    threshold: float
-    level: float
-    harm_weight: float
-
-    def margin(self, share: float) -> float:
-        """Return the margin on the canary's own share: what harms all callers by the margin in the next step."""
-        return significant(share / self.harm_weight)
-
-
-class Said(NamedTuple):
-    """A reading, and the facts that it rests on in words.
-
-    :param points: whether harm is a share of the units or pairs, and is told in percentage points
-    """
-
-    reading: Reading
-    facts: str
-    points: bool = False
-
-    @property
-    def proven(self) -> str:
-        """What the interval proves; empty while nothing is known."""
-        if self.reading.interval is None or self.reading.margin is None:
-            return ""
-        return _proven(self.reading.interval[1], self.reading.margin, points=self.points)
+from operators.rollout.statistics.numeric import e_value, log_mean
 
 
 def read(policy: Judge, evidence: Evidence, rules: Rules) -> dict[str, Said]:
@@ -53,8 +18,8 @@ def read(policy: Judge, evidence: Evidence, rules: Rules) -> dict[str, Said]:
     built_in: dict[str, Callable[[], Said]] = {
         "failures": lambda: _bad_units(policy, evidence, rules, "failed"),
         "slow": lambda: _bad_units(policy, evidence, rules, "slow"),
-        "labels": lambda: _labels(policy, evidence.pairs, rules),
-        "loss": lambda: _loss(policy, evidence.loss_differences, rules),
+        "labels": lambda: paired.labels(policy, evidence.pairs, rules),
+        "loss": lambda: paired.loss(policy, evidence.losses, rules),
         "prediction": lambda: _prediction(policy, evidence.periods, rules),
     }
     said = {name: built_in[name]() for name in policy.guards if name in built_in}
@@ -81,13 +46,13 @@ def _bad_units(policy: Judge, evidence: Evidence, rules: Rules, kind: str) -> Sa
     newest = evidence.periods[-1] if evidence.periods else None
     lacking = _uncountable(newest, kind)
     if lacking or newest is None:
-        return Said(_reading(rules, log_e, None, margin, lacking), owned or lacking)
+        return Said(reading_of(rules, log_e, None, margin, lacking), owned or lacking)
     canary, stable = getattr(newest.canary, kind), getattr(newest.stable, kind)
     harms = shares.of_units(canary, newest.canary.requests, stable, newest.stable.requests, newest.weight)
     verb = "failed" if kind == "failed" else "were slow"
     facts = f"{canary:,} of {newest.canary.requests:,} canary units {verb}, {stable:,} of {newest.stable.requests:,} on stable"
     bounds = shares.interval(harms, rules.level)
-    reading = _reading(rules, log_e, bounds, margin, _unproven(bounds[1], margin, points=True))
+    reading = reading_of(rules, log_e, bounds, margin, unproven(bounds[1], margin, points=True))
     return Said(reading, f"{facts}; {owned}" if owned else facts, points=True)
 
 
@@ -119,40 +84,6 @@ def _uncountable(period: Period | None, kind: str) -> str:
     return ""
 
 
-def _labels(policy: Judge, pairs: Pairs | None, rules: Rules) -> Said:
-    """Right or wrong by pair. Of the pairs in which one version was wrong, half are the canary's if it is no worse."""
-    assert policy.labels is not None
-    margin = rules.margin(policy.labels.margin_pct / 100)
-    if pairs is None:
-        return Said(_reading(rules, 0.0, None, margin, "no labels have arrived"), "no labels have arrived")
-    worse, better = pairs.canary_only_wrong, pairs.stable_only_wrong
-    # If the number of all pairs was left out, those that differ are all: the harm then seems larger, never smaller.
-    total = max(pairs.total, worse + better)
-    bounds = shares.interval(shares.Harms(worse, better, total - worse - better), rules.level)
-    missing = _too_few(total, policy.labels.min_pairs, "labelled pairs") or _unproven(bounds[1], margin, points=True)
-    log_e = ownership.log_e([ownership.Events(worse, better, 0.5)], prior=ownership.PAIRS)
-    facts = f"of {total:,} labelled pairs only the canary was wrong in {worse:,}, only stable in {better:,}"
-    return Said(_reading(rules, log_e, bounds, margin, missing), facts, points=True)
-
-
-def _loss(policy: Judge, differences: tuple[float, ...], rules: Rules) -> Said:
-    """Errors by pair, each at most ``largest``."""
-    assert policy.loss is not None
-    largest, margin = policy.loss.largest, rules.margin(policy.loss.margin)
-    if not differences:
-        return Said(_reading(rules, 0.0, None, margin, "no labels have arrived"), "no labels have arrived")
-    if not all(map(isfinite, differences)):
-        lacking = "an error is not a finite number"
-        return Said(_reading(rules, 0.0, None, margin, lacking), lacking)
-    scaled = [min(max(d / largest, -1.0), 1.0) for d in differences]
-    sums = means.Sums(len(scaled), fsum(scaled), fsum([x * x for x in scaled]), -1.0, 1.0)
-    log_e = means.log_e_above([[sums]], 0.0)
-    low, high = (end * largest for end in means.interval([[sums]], rules.level))
-    missing = _too_few(len(scaled), policy.loss.min_pairs, "labelled pairs") or _unproven(high, margin)
-    facts = f"the canary's mean error is {sums.total / sums.size * largest:+.4g} against stable's, over {len(scaled):,} pairs"
-    return Said(_reading(rules, log_e, (low, high), margin, missing), facts)
-
-
 def _prediction(policy: Judge, periods: tuple[Period, ...], rules: Rules) -> Said:
     """Mean predictions. A new version predicts otherwise, so it fails only when proven to be over the margin."""
     assert policy.prediction is not None
@@ -164,7 +95,7 @@ def _prediction(policy: Judge, periods: tuple[Period, ...], rules: Rules) -> Sai
         most = max((min(c.count, s.count) for c, s in arms if c and s), default=0)
         lacking = lacking or f"{most} predictions in the smaller arm; {normal.ENOUGH} are needed"
     if lacking:
-        return Said(_reading(rules, 0.0, None, margin, lacking), lacking)
+        return Said(reading_of(rules, 0.0, None, margin, lacking), lacking)
     # A constant prediction has no variance; the floor is far below the margin and keeps the information finite.
     floor = (own / 10) ** 2
     differences = [
@@ -177,7 +108,7 @@ def _prediction(policy: Judge, periods: tuple[Period, ...], rules: Rules) -> Sai
     numbers = f"{sum(c.count for c, _ in known):,} of the canary and {sum(s.count for _, s in known):,} of stable"
     facts = f"mean predictions differ by {low:.4g} to {high:.4g}, over {numbers}"
     worst = max(-low, high)
-    return Said(_reading(rules, log_e, (low, high), margin, _unproven(worst, margin), worst=worst), facts)
+    return Said(reading_of(rules, log_e, (low, high), margin, unproven(worst, margin), worst=worst), facts)
 
 
 def _business(name: str, guard: Business, periods: tuple[Period, ...], rules: Rules) -> Said:
@@ -191,14 +122,14 @@ def _business(name: str, guard: Business, periods: tuple[Period, ...], rules: Ru
     if not lacking and not (sum(x.canary.size for x in splits) and sum(x.stable.size for x in splits)):
         lacking = "no values have arrived for both arms"
     if lacking:
-        return Said(_reading(rules, 0.0, None, margin, lacking), lacking)
+        return Said(reading_of(rules, 0.0, None, margin, lacking), lacking)
     size = guard.highest - guard.lowest
     choices = means.weighted(splits)
     log_e = means.log_e_above(choices, 0.0)
     low, high = (end * size for end in means.interval(choices, rules.level))
     numbers = sum(x.canary.size for x in splits), sum(x.stable.size for x in splits)
     facts = f"{name} is worse by {low:.4g} to {high:.4g}, over {numbers[0]:,} values of the canary and {numbers[1]:,} of stable"
-    return Said(_reading(rules, log_e, (low, high), margin, _unproven(high, margin)), facts)
+    return Said(reading_of(rules, log_e, (low, high), margin, unproven(high, margin)), facts)
 
 
 def _scaled(moments: Moments, guard: Business) -> means.Numbers:
@@ -218,39 +149,3 @@ def _unusable(all_moments: Iterable[Moments | None], word: str, bounds: Business
         if bounds and not bounds.lowest <= moments.mean <= bounds.highest:
             return f"the mean of the {word}, {moments.mean:g}, is not between {bounds.lowest:g} and {bounds.highest:g}"
     return ""
-
-
-def _too_few(count: int, needed: int, word: str) -> str:
-    return f"{count:,} of {needed:,} {word}" if count < needed else ""
-
-
-def _proven(high: float, margin: float, *, points: bool) -> str:
-    if points:
-        return f"harm below {high * 100:.3g} points, {margin * 100:.3g} allowed"
-    return f"harm below {high:.3g}, {margin:.3g} allowed"
-
-
-def _unproven(high: float, margin: float, *, points: bool = False) -> str:
-    """Say by how much harm is not yet excluded, or return an empty string."""
-    return "" if high < margin else f"proven so far: {_proven(high, margin, points=points)}"
-
-
-def _reading(
-    rules: Rules,
-    log_e: float,
-    bounds: tuple[float, float] | None,
-    margin: float,
-    missing: str,
-    *,
-    worst: float | None = None,
-) -> Reading:
-    """Put a reading together.
-
-    :param bounds: None: not known
-    :param worst: what must be below the margin; default: the upper bound
-    """
-    inside = None if bounds is None else (significant(bounds[0]), significant(bounds[1]))
-    refuted = bounds is not None and (bounds[1] if worst is None else worst) < margin
-    return Reading(
-        e=e_value(log_e), threshold=rules.threshold, interval=inside, margin=margin, refuted=refuted, missing=missing
-    )

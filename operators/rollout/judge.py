@@ -14,11 +14,12 @@ from math import log
 from operators.core.spec_release import Judge
 from operators.rollout import guards
 from operators.rollout.evidence import Evidence, Judgement, Outcome, Period
+from operators.rollout.said import Rules, Said
 from operators.rollout.statistics import sample_ratio
 from operators.rollout.statistics.numeric import significant
 
 # Files beside this one that a judgement depends on, besides the types of spec and evidence.
-SOURCES = ("judge.py", "guards.py", "series.py", "statistics/*.py")
+SOURCES = ("judge.py", "guards.py", "paired.py", "said.py", "series.py", "statistics/*.py")
 _SPLIT_IS_WRONG = log(1000)
 
 
@@ -46,7 +47,7 @@ def judge(
     """
     if not 0 < harm_weight <= 1:
         raise ValueError(f"harm_weight is {harm_weight}; it must be above 0 and at most 1")
-    rules = guards.Rules(significant(len(policy.guards) / policy.alpha), 1 - policy.confidence, harm_weight)
+    rules = Rules(significant(len(policy.guards) / policy.alpha), 1 - policy.confidence, harm_weight)
     said = guards.read(policy, evidence, rules)
     readings = {name: one.reading for name, one in said.items()}
 
@@ -97,7 +98,7 @@ def _too_few(newest: Period | None, needed: int) -> list[str]:
     return [f"{name} had {arm.requests:,} units of {needed:,}" for name, arm in arms if arm.requests < needed]
 
 
-def _missing(said: dict[str, guards.Said]) -> list[str]:
+def _missing(said: dict[str, Said]) -> list[str]:
     return [
         f"{name}: " + "; ".join(dict.fromkeys(part for part in (one.facts, one.reading.missing) if part))
         for name, one in said.items()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Judgement, Moments, Outcome, Pairs, Period, Point
+from operators.rollout.evidence import Arm, Evidence, Judgement, Losses, Moments, Outcome, Pairs, Period, Point
 from operators.rollout.judge import judge
 
 JUDGE = Judge()
@@ -186,7 +186,7 @@ def test_more_failures_of_the_canary_never_speak_for_it(base: Period, more: int)
 
 
 def test_labels_fail_on_pairs_and_succeed_on_enough_of_them() -> None:
-    policy = Judge.model_validate({"failures": None, "slow": None, "labels": {"within": "1d"}})
+    policy = Judge.model_validate({"failures": None, "slow": None, "labels": {"within": "1d", "block": "none"}})
 
     def said(total: int, stable_only: int, canary_only: int) -> Judgement:
         units = period(1000, 0, 9000, 0)
@@ -238,18 +238,25 @@ def test_business_metric_that_gets_worse_fails() -> None:
 
 def test_losses_by_pair() -> None:
     policy = Judge.model_validate(
-        {"failures": None, "slow": None, "loss": {"margin": 1.0, "largest": 20.0, "within": "1d"}}
+        {
+            "failures": None,
+            "slow": None,
+            "loss": {"margin": 1.0, "largest": 20.0, "within": "1d", "block": "none"},
+        }
     )
 
     def said(*differences: float) -> Judgement:
         units = period(1000, 0, 9000, 0)
-        return judge(policy, Evidence(periods=(units,), loss_differences=differences), elapsed_s=60)
+        clipped = [max(-20.0, min(x, 20.0)) for x in differences]
+        sums = Losses(count=len(clipped), total=math.fsum(clipped), squares=math.fsum(x * x for x in clipped))
+        return judge(policy, Evidence(periods=(units,), losses=sums), elapsed_s=60)
 
     noise = [1.0, -1.0, 0.5, -0.5] * 200
     assert said(*noise).outcome is Outcome.SUCCESSFUL
     assert said(*(x + 0.5 for x in noise)).outcome is Outcome.FAILED
     assert said(*(x * 1e9 for x in noise)).outcome is Outcome.CONTINUE  # each counts as `largest` at most
-    assert "not a finite number" in said(*noise, math.nan).reason
+    endless = Evidence(losses=Losses(count=300, total=math.inf))
+    assert "not a finite number" in judge(policy, endless, elapsed_s=60).reason
 
 
 def test_series_without_a_newest_value_is_no_success() -> None:

@@ -142,7 +142,7 @@ def test_pairs_that_come_later_are_not_ignored_in_silence() -> None:
 
 
 def test_pairs_that_grow_slowly_keep_what_was_shown() -> None:
-    only = {"failures": None, "slow": None, "labels": {"within": "1d"}}
+    only = {"failures": None, "slow": None, "labels": {"within": "1d", "block": "none"}}
     looks = [look(i, 0.5, pairs={"stable_only_wrong": i, "canary_only_wrong": i, "total": 100 * i}) for i in range(300)]
     units = {"stable": {"requests": 500}, "canary": {"requests": 500}}
     assert judged(*(x | units for x in looks), policy=only)[-1]["verdict"] == "Successful"

@@ -12,7 +12,7 @@ from operators.core.errors import RejectedError
 from operators.core.storage import Storage
 from operators.rollout.evidence import Evidence, Moments, Pairs, Period
 from operators.rollout.late.collect import Collector, collect
-from operators.rollout.late.facts import Facts, Late, Span, only_late, with_late
+from operators.rollout.late.facts import Facts, Late, Span, with_late
 from tests.support.late_world import (
     BEGIN,
     CANARY,
@@ -175,10 +175,10 @@ def test_pairs_wait_for_their_labels_in_their_order(storage: Storage, open_colle
     collector = open_collector(facts(HALF), labels, **LABELS)
     assert collector.look(BEGIN + 250).pairs == Pairs()  # b is known, but a comes before it
     late = collector.look(BEGIN + 400)
-    assert late.pairs == Pairs(total=2, stable_only_wrong=1, canary_only_wrong=1)
+    assert late.pairs == Pairs(total=2, stable_only_wrong=1, canary_only_wrong=1, answered=2)
     assert late.waiting["labels"].model_dump() == {"labelled": 2, "unlabelled": 0, "open": 2}
     late = collector.look(BEGIN + 3700)
-    assert late.pairs == Pairs(total=3, stable_only_wrong=1, canary_only_wrong=2)
+    assert late.pairs == Pairs(total=3, stable_only_wrong=1, canary_only_wrong=2, answered=4)
     assert late.waiting["labels"].model_dump() == {"labelled": 3, "unlabelled": 1, "open": 0}
     # What was decided stays: this label comes after its time. And who has nothing to wait for asks for nothing.
     labels.known["u5"] = (1.0, 3690)
@@ -198,9 +198,9 @@ def test_another_collector_finds_the_same(storage: Storage, open_collector: Any)
         seen = patient.look(BEGIN + after_s)
     fresh = open_collector(facts(HALF), labels, **judge).look(BEGIN + 4200)
     assert fresh.pairs == seen.pairs
-    assert fresh.loss_differences == patient.look(BEGIN + 4200).loss_differences
-    assert seen.pairs.total == len(seen.loss_differences) == 171
-    assert max(map(abs, seen.loss_differences)) <= 0.5
+    assert fresh.losses == patient.look(BEGIN + 4200).losses
+    assert seen.pairs.total == seen.losses.count == 171
+    assert seen.losses.squares <= 0.5**2 * 171
 
 
 def test_business_numbers_belong_to_the_arm_of_the_assignment(storage: Storage, open_collector: Any) -> None:
@@ -253,12 +253,3 @@ def test_late_evidence_finds_its_period() -> None:
     assert whole.periods[0] == evidence.periods[0]
     assert whole.periods[1].stable.prediction == Moments(count=1, mean=2.0, m2=0.0)
     assert whole.pairs == Pairs(total=3)
-
-
-def test_a_wait_for_labels_has_its_share_of_the_budget() -> None:
-    judge = spec_with(**LABELS, **PREDICTION).release.judge
-    late = only_late(judge)
-    assert late.guards == ("labels",)
-    assert late.alpha == pytest.approx(judge.alpha / 4)
-    with pytest.raises(ValueError, match="nothing to wait for"):
-        only_late(spec_with(**PREDICTION).release.judge)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import pairwise
 
 import pytest
 
-from operators.rollout.evidence import Moments, Pairs
+from operators.core.spec_release import Judge
+from operators.rollout.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
+from operators.rollout.judge import judge
 from operators.rollout.late.business import Value, moments
-from operators.rollout.late.pairs import Pair, loss_differences, right_or_wrong, settled
+from operators.rollout.late.pairs import Error, Pair, PairTally, RightOrWrong, settled
 
 
 def pair(at: int, arrived: int | None, *, stable: float = 0.9, canary: float = 0.1, label: float = 1.0) -> Pair:
@@ -46,23 +49,137 @@ def test_what_labels_say_cannot_choose_which_count() -> None:
     assert {row.label for row in there if row.at_us > 150} == {0.0}  # whoever takes what is there sees no late flight
 
 
+def tallied(rows: list[Pair], now: int, *, threshold: float = 0.5, block: int | None = None, within: int = 10) -> Pairs:
+    tally = PairTally(RightOrWrong(threshold), begin_us=0, block_us=block, within_us=within)
+    tally.take(rows, now_us=now, until_us=now)
+    assert isinstance(tally.evidence, Pairs)
+    return tally.evidence
+
+
 def test_pairs_are_counted_by_who_was_wrong() -> None:
     both_right = Pair(0, 0, 0.5, 0.8, 1.0, 0)
-    stable_wrong = Pair(1, 1, 0.49, 0.5, 1.0, 0)
-    canary_wrong = Pair(2, 2, 0.1, 0.5, 0.0, 0)
-    both_wrong = Pair(3, 3, 0.9, 0.9, 0.0, 0)
-    first = right_or_wrong([both_right, stable_wrong], 0.5)
-    assert first == Pairs(total=2, stable_only_wrong=1)
-    whole = right_or_wrong([canary_wrong, both_wrong], 0.5, before=first)
-    assert whole == Pairs(total=4, stable_only_wrong=1, canary_only_wrong=1)
-    assert right_or_wrong([Pair(0, 0, 0.7, 0.9, 1.0, 0)], 0.8) == Pairs(total=1, stable_only_wrong=1)
+    stable_wrong = Pair(1, 1, 0.49, 0.5, 1.0, 1)
+    canary_wrong = Pair(2, 2, 0.1, 0.5, 0.0, 2)
+    both_wrong = Pair(3, 3, 0.9, 0.9, 0.0, 3)
+    rows = [both_right, stable_wrong, canary_wrong, both_wrong]
+    assert tallied(rows[:2], 9) == Pairs(total=2, stable_only_wrong=1, answered=2)
+    assert tallied(rows, 9) == Pairs(total=4, stable_only_wrong=1, canary_only_wrong=1, answered=4)
+    assert tallied([Pair(0, 0, 0.7, 0.9, 1.0, 0)], 9, threshold=0.8) == Pairs(total=1, stable_only_wrong=1, answered=1)
+    assert tallied([Pair(0, 0, math.nan, 0.9, 1.0, 0)], 9) == Pairs(total=1, stable_only_wrong=1, answered=1)
 
 
 def test_errors_beyond_the_largest_count_as_this() -> None:
-    rows = [Pair(0, 0, 1.0, 3.0, 1.5, 0), Pair(1, 1, 0.0, 1e9, 0.0, 0), Pair(2, 2, -1e9, 0.0, 0.0, 0)]
-    assert list(loss_differences(rows, 10.0)) == [1.0, 10.0, -10.0]
-    with pytest.raises(ValueError, match="without a label"):
-        list(loss_differences([pair(0, None)], 1.0))
+    rows = [Pair(0, 0, 1.0, 3.0, 1.5, 0), Pair(1, 1, 0.0, 1e9, 0.0, 1), Pair(2, 2, -1e9, 0.0, 0.0, 2)]
+    tally = PairTally(Error(10.0), begin_us=0, block_us=2, within_us=10)
+    tally.take([*rows, Pair(3, 3, 0.0, math.nan, 1.0, 3)], now_us=5, until_us=5)
+    # 1.5 - 0.5, 10, -10, and 10 - 1 for an answer that is no number
+    assert tally.evidence == Losses(
+        count=4,
+        total=10.0,
+        squares=282.0,
+        answered=4,
+        blocks=(
+            LossSums(count=2, total=11.0, squares=101.0, answered=2),
+            LossSums(count=2, total=-1.0, squares=181.0, answered=2),
+        ),
+    )
+
+
+def test_blocks_pass_with_the_answers_or_with_time() -> None:
+    rows = [pair(at, at + 1) for at in (0, 1, 5, 17)]
+    assert [block.answered for block in tallied(rows, 9, block=5).blocks] == [2]
+    assert [block.answered for block in tallied(rows, 18, block=5).blocks] == [2, 1]  # in the third, nobody asked
+    assert [block.answered for block in tallied(rows, 20, block=5).blocks] == [2, 1, 1]
+    assert tallied(rows, 99, block=None).blocks == ()
+    # Of a block whose last answer waits for its label, it is not known what it will say: it has not passed.
+    assert [block.answered for block in tallied([*rows[:2], pair(4, None), *rows[2:3]], 9, block=5).blocks] == []
+
+
+def stream(rng: random.Random, size: int, *, never: float, differ: float = 0.1) -> list[Pair]:
+    """Pairs of which some differ; those that say no are known soon, the others later, or never."""
+    rows = []
+    for at in range(size):
+        label = float(rng.random() < 0.4)
+        drawn = rng.random()
+        stable, canary = (0.9, 0.1) if drawn < differ / 2 else (0.1, 0.9) if drawn < differ else (0.1, 0.1)
+        known = rng.random() >= never
+        arrived = at + rng.randrange(1, 20) * (4 if label else 1)
+        rows.append(Pair(at, at, stable, canary, label if known else None, arrived if known else None))
+    return rows
+
+
+def test_labels_that_never_come_hold_up_nothing() -> None:
+    """Three in a hundred labels never come, and may come for as long as the whole stream takes and more."""
+    rows = stream(random.Random(3), 4000, never=0.03)
+    within, waits = 10_000, []
+    for now in range(400, 4000, 200):
+        found = tallied(rows[:now], now, within=within)
+        waits.append(now - found.answered)
+        assert found.open <= 0.12 * (found.open + found.canary_only_wrong + found.stable_only_wrong) + 1
+    assert max(waits) < 300  # by then, all labels that come have come
+    held_up = len(list(settled(rows, now_us=4000, within_us=within)))
+    assert held_up < 100  # whoever waits for each is held up by the first
+
+
+@pytest.mark.parametrize("block", [None, 40])
+@pytest.mark.parametrize("guard", ["labels", "loss"])
+def test_missing_labels_never_say_more_than_they_will(guard: str, block: int | None) -> None:
+    """At every look the evidence is at most that of the same answers with all labels that will ever come.
+
+    So the e-values of all looks together are below one e-process along the answers, whatever the delays have to do with what
+    the labels say: Ville's inequality holds for it, and a label cannot choose when it counts.
+    """
+    rng = random.Random(11)
+    of_guard = {
+        "labels": {"margin_pct": 8, "block_margin_pct": 20, "within": "1d", "block": "1d" if block else "none"},
+        "loss": {"margin": 0.1, "largest": 1.0, "within": "1d", "block": "1d" if block else "none"},
+    }
+    policy = Judge.model_validate({"failures": None, "slow": None, guard: of_guard[guard]})
+    imputed = 0
+    for _ in range(12):
+        rows = stream(rng, 400, never=0.05, differ=0.5)
+        for now in range(30, 460, 43):
+            seen = [row for row in rows if row.at_us <= now]
+            tallies = [
+                PairTally(
+                    RightOrWrong(0.5) if guard == "labels" else Error(1.0), begin_us=0, block_us=block, within_us=90
+                )
+                for _ in range(2)
+            ]
+            tallies[0].take(seen, now_us=now, until_us=now)
+            looked_at = tallies[0].evidence
+            to_the_end = looked_at.answered == len(seen)
+            beginning = seen[: looked_at.answered]
+            until = now if to_the_end or not beginning else beginning[-1].at_us
+            tallies[1].take(beginning, now_us=10_000, until_us=until)
+            said, will_say = (reading(policy, guard, tally.evidence) for tally in tallies)
+            assert said.e <= will_say.e * (1 + 1e-5)
+            if said.interval and will_say.interval:
+                assert said.interval[1] >= will_say.interval[1] - 1e-5
+            imputed += looked_at.open
+    assert imputed > 50
+
+
+def reading(policy: Judge, guard: str, evidence: Pairs | Losses) -> Reading:
+    given = Evidence(pairs=evidence) if isinstance(evidence, Pairs) else Evidence(losses=evidence)
+    return judge(policy, given, elapsed_s=1).guards[guard]
+
+
+def test_looks_only_ever_go_on() -> None:
+    rng = random.Random(5)
+    for _ in range(5):
+        rows = stream(rng, 500, never=0.05)
+        patient = PairTally(RightOrWrong(0.5), begin_us=0, block_us=50, within_us=200)
+        before = 0
+        for now in range(10, 800, 13):
+            after = patient.after
+            patient.take(
+                [row for row in rows if after < (row.at_us, row.request) and row.at_us <= now], now_us=now, until_us=now
+            )
+            assert patient.evidence.answered >= before
+            before = patient.evidence.answered
+            assert patient.evidence == tallied([row for row in rows if row.at_us <= now], now, block=50, within=200)
+        assert before == 500
 
 
 def test_business_numbers_are_clipped_and_folded() -> None:

@@ -289,10 +289,10 @@ def test_durations_are_written_as_the_spec_reads_them(seconds: float, text: str)
     assert parse_duration_s(text) == seconds
 
 
-def labelled(**shadow: object) -> Release:
+def labelled(*, block: str = "none", **shadow: object) -> Release:
     judge = {
         **ONE.judge.model_dump(mode="json", by_alias=True),
-        "labels": {"margin_pct": 2, "min_pairs": 50, "within": "1d"},
+        "labels": {"margin_pct": 2, "min_pairs": 50, "within": "1d", "block": block},
     }
     return release(judge=judge, shadow={"sample_pct": 50, "bake": "30s", **shadow}, watch="1h", keep_warm="1h")
 

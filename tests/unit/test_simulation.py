@@ -131,7 +131,7 @@ def test_what_only_labels_show_is_found_by_labels_alone() -> None:
         "slow": None,
     }
     labelled = release(
-        judge={**judge, "labels": {"margin_pct": 3, "within": "1h"}},
+        judge={**judge, "labels": {"margin_pct": 3, "within": "1h", "block": "none"}},
         shadow={"sample_pct": 100, "bake": "20s", "await_labels": True},
     )
     blind = Setting(release(judge=judge), LOAD)

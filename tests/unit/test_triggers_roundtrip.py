@@ -46,7 +46,6 @@ ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "operators.rollout.triggers.DeployTrigger": {"model": text, "version": text, "deadline": seconds},
     "operators.rollout.steps.triggers.JudgeTrigger": {"spec": text, "watched": facts, "until": st.none() | seconds},
     "operators.rollout.approval.triggers.ApprovalTrigger": {"spec": text, "watched": facts},
-    "operators.rollout.late.triggers.LabelsTrigger": {"spec": text, "facts": facts, "every_s": seconds},
 }  # fmt: skip
 # What the trigger of Airflow's that one is made from takes beside.
 FIXED: dict[str, dict[str, Any]] = {

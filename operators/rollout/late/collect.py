@@ -8,10 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
+from operators.core import spec_release
 from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
@@ -19,36 +18,32 @@ from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
 from operators.core.storage import Storage
-from operators.rollout.evidence import Moments, Pairs
+from operators.rollout.evidence import Losses, Moments, Pairs
 from operators.rollout.late.business import Cell, Value, moments
 from operators.rollout.late.facts import Facts, Late, Numbers, Waiting, longest_wait_s
 from operators.rollout.late.labels import Labels, QueryLabels
 from operators.rollout.late.log import AnswerLog, Place, to_us
-from operators.rollout.late.pairs import Pair, loss_differences, right_or_wrong, settled
+from operators.rollout.late.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
 from operators.rollout.late.values import Known, business_prefix
 
-MOST_DIFFERENCES = 10_000
-"""Loss differences that are kept: a fixed beginning is as valid as the whole, and a record stays small."""
 _MEMORY_LIMIT = "256MB"  # beyond it DuckDB spills: a triggerer shares its machine with much else
-_FIRST: Place = (-(2**62), 0)
 # The replicas of two versions write a pair's rows at different moments; until both must be there, a pair is not looked at.
 _WRITING_S = 60.0
-_Row = TypeVar("_Row", Pair, Value)
 
 
 class _Cohort:
-    """Answers that wait for something, taken in their order. What was taken stays taken."""
+    """Business numbers that are waited for, taken in the order of the answers. What was taken stays taken."""
 
     def __init__(self, within_s: float) -> None:
-        self.after = _FIRST
+        self.after: Place = FIRST
         self.waiting = Waiting()
         self._within_us = to_us(within_s)
 
-    def take(self, rows: Iterator[_Row], now_us: int) -> list[_Row]:
-        """Return the rows that are settled and have their label."""
+    def take(self, rows: Iterator[Value], now_us: int) -> list[Value]:
+        """Return the rows that are settled and have their number."""
         read = 0
 
-        def counting() -> Iterator[_Row]:
+        def counting() -> Iterator[Value]:
             nonlocal read
             for row in rows:
                 read += 1
@@ -104,10 +99,9 @@ class Collector:
         self._db.execute("SET threads = 1")
         self._log = AnswerLog(self._storage, facts, self._db, self._folder)
         self._known = {name: Known(self._db, name) for name in ("labels", *self._policy.business)}
-        self._cohorts = _cohorts(self._policy)
+        self._tallies = _tallies(self._policy, facts)
+        self._cohorts = {name: _Cohort(guard.within_s) for name, guard in self._policy.business.items()}
         self._labels_at_s = -math.inf
-        self._pairs = Pairs()
-        self._differences: list[float] = []
         self._business: dict[str, dict[Cell, Moments]] = {}
 
     def look(self, now_s: float) -> Late:
@@ -137,11 +131,10 @@ class Collector:
             self._stack.close()
 
     def _take_pairs(self, now_s: float) -> None:
-        cohorts = {name: self._cohorts[name] for name in ("labels", "loss") if name in self._cohorts}
-        if not cohorts:
+        if not self._tallies:
             return
         until_us = to_us(now_s - self.writing_s)
-        open_from = min(cohort.after for cohort in cohorts.values())
+        open_from = min(tally.after for tally in self._tallies.values())
         span_us = self._log.pairs_between(open_from, until_us)
         if span_us is None:
             return
@@ -150,15 +143,8 @@ class Collector:
         self._labels.write(path, begin=begin, end=end, known_before=datetime.fromtimestamp(now_s, UTC))
         self._known["labels"].replace(path)
         path.unlink()
-        for name, cohort in cohorts.items():
-            self._add_pairs(name, cohort.take(self._log.pairs(cohort.after, until_us), to_us(now_s)))
-
-    def _add_pairs(self, guard: str, pairs: list[Pair]) -> None:
-        if guard == "labels" and self._policy.labels:
-            self._pairs = right_or_wrong(pairs, self._policy.labels.threshold, before=self._pairs)
-        elif guard == "loss" and self._policy.loss:
-            room = MOST_DIFFERENCES - len(self._differences)
-            self._differences += islice(loss_differences(pairs, self._policy.loss.largest), room)
+        for tally in self._tallies.values():
+            tally.take(self._log.pairs(tally.after, until_us), now_us=to_us(now_s), until_us=until_us)
 
     def _take_business(self, now_s: float) -> None:
         since = datetime.fromtimestamp(self._facts.begin_s, UTC)
@@ -185,10 +171,14 @@ class Collector:
 
         return Late(
             arms=tuple((numbers((index, False)), numbers((index, True))) for index in range(len(self._facts.spans))),
-            pairs=self._pairs if self._policy.labels else None,
-            loss_differences=tuple(self._differences),
-            waiting={name: cohort.waiting for name, cohort in self._cohorts.items()},
+            pairs=pairs if isinstance(pairs := self._evidence("labels"), Pairs) else None,
+            losses=losses if isinstance(losses := self._evidence("loss"), Losses) else None,
+            waiting={name: tally.waiting for name, tally in self._tallies.items()}
+            | {name: cohort.waiting for name, cohort in self._cohorts.items()},
         )
+
+    def _evidence(self, guard: str) -> Pairs | Losses | None:
+        return self._tallies[guard].evidence if guard in self._tallies else None
 
 
 def collect(
@@ -202,9 +192,22 @@ def collect(
         collector.close()
 
 
-def _cohorts(policy: Judge) -> dict[str, _Cohort]:
-    guards = {"labels": policy.labels, "loss": policy.loss, **policy.business}
-    return {name: _Cohort(guard.within_s) for name, guard in guards.items() if guard}
+def _tallies(policy: Judge, facts: Facts) -> dict[str, PairTally]:
+    found = {}
+    if policy.labels:
+        found["labels"] = _tally(policy.labels, RightOrWrong(policy.labels.threshold), facts)
+    if policy.loss:
+        found["loss"] = _tally(policy.loss, Error(policy.loss.largest), facts)
+    return found
+
+
+def _tally(guard: spec_release.Labels | spec_release.Loss, measure: Measure, facts: Facts) -> PairTally:
+    return PairTally(
+        measure,
+        begin_us=to_us(facts.begin_s),
+        block_us=to_us(guard.block_s) if guard.block_s else None,
+        within_us=to_us(guard.within_s),
+    )
 
 
 def _query_labels(spec: ModelSpec, storage: Storage) -> Labels:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Moments, Pairs
+from operators.rollout.evidence import Arm, Evidence, Losses, Moments, Pairs
 
 
 class _Fact(BaseModel):
@@ -63,7 +63,7 @@ class Waiting(_Fact):
 
     :param labelled: in the evidence
     :param unlabelled: left out for good: the label did not come within its time
-    :param open: not looked at yet: it, or one before it, still waits for its label
+    :param open: the label may still come, or one before it is waited for
     """
 
     labelled: int = 0
@@ -80,7 +80,7 @@ class Late(_Fact):
 
     arms: tuple[tuple[Numbers, Numbers], ...] = ()
     pairs: Pairs | None = None
-    loss_differences: tuple[float, ...] = ()
+    losses: Losses | None = None
     waiting: dict[str, Waiting] = Field(default_factory=dict)
 
 
@@ -101,9 +101,7 @@ def with_late(evidence: Evidence, facts: Facts, late: Late) -> Evidence:
         else period
         for period in evidence.periods
     )
-    return evidence.model_copy(
-        update={"periods": periods, "pairs": late.pairs, "loss_differences": late.loss_differences}
-    )
+    return evidence.model_copy(update={"periods": periods, "pairs": late.pairs, "losses": late.losses})
 
 
 def _with_numbers(arm: Arm, numbers: Numbers) -> Arm:
@@ -119,15 +117,3 @@ def longest_wait_s(judge: Judge) -> float:
     """Return how long after the last answer a label or a business number may still come."""
     waits = [guard.within_s for guard in (judge.labels, judge.loss, *judge.business.values()) if guard]
     return max(waits, default=0.0)
-
-
-def only_late(judge: Judge) -> Judge:
-    """Return the judge for a wait that has nothing but labels and business numbers; alpha is split as before.
-
-    :raises ValueError: no guard waits for anything
-    """
-    left = [name for name in judge.guards if name in ("labels", "loss", *judge.business)]
-    if not left:
-        raise ValueError("the judge has none of the guards labels, loss and business: there is nothing to wait for")
-    others: dict[str, object] = {"failures": None, "slow": None, "prediction": None, "series": {}}
-    return judge.model_copy(update={**others, "alpha": judge.alpha * len(left) / len(judge.guards)})

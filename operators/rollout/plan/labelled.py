@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import ceil, log
+from math import ceil, inf, log, sqrt
+from random import Random
 
-from operators.core.spec_release import Release
-from operators.rollout import guards
+from operators.core.spec_release import Labels, Release
 from operators.rollout.plan.chance import at_most, strata
 from operators.rollout.plan.prober import PARTS, SURE, last_count
 from operators.rollout.plan.search import duration
 from operators.rollout.plan.types import LabelPlan, Problem, Remedy
+from operators.rollout.said import Rules
 from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase
-from operators.rollout.statistics import ownership, shares
+from operators.rollout.statistics import blocks, ownership, shares
 from operators.rollout.statistics.numeric import e_value
 
 _MOST = 100_000_000
+_MOST_BLOCKS = 100
+_RUNS = 100
 
 
 def label_plans(
@@ -35,25 +38,25 @@ def label_plans(
     for phase in phases:
         if not phase.late:
             continue
-        rules = guards.Rules(
-            len(release.judge.guards) / release.judge.alpha, 1 - release.judge.confidence, phase.harm_weight
-        )
+        rules = Rules(len(release.judge.guards) / release.judge.alpha, 1 - release.judge.confidence, phase.harm_weight)
         margin = min(rules.margin(rule.margin_pct / 100), 1 - labelling.disagree / 2)
         prove = max(_least(partial(_proven, labelling.disagree, margin, rules)), rule.min_pairs)
         find = _least(partial(_found, labelling.disagree, margin, rules))
+        prove_blocks, find_blocks = _blocks(rule, margin, labelling.disagree, pairs_per_s if known else inf, rules)
+        # After the shadow no request is copied any more: there, what has been copied has to do.
+        timed = known and pairs_per_s and phase.kind == "shadow"
+        block_s = rule.block_s or 0.0
         yield LabelPlan(
             phase=phase.name,
             margin_pct=100 * margin,
             disagree_pct=100 * labelling.disagree,
             prove_pairs=prove,
             find_pairs=find,
-            # After the shadow no request is copied any more: there, what has been copied has to do.
-            proven_s=labelling.delay_s + prove / pairs_per_s
-            if known and pairs_per_s and phase.kind == "shadow"
-            else None,
-            found_s=labelling.delay_s + find / pairs_per_s
-            if known and pairs_per_s and phase.kind == "shadow"
-            else None,
+            block_s=rule.block_s,
+            prove_blocks=prove_blocks,
+            find_blocks=find_blocks,
+            proven_s=labelling.delay_s + max(prove / pairs_per_s, prove_blocks * block_s) if timed else None,
+            found_s=labelling.delay_s + max(find / pairs_per_s, find_blocks * block_s) if timed else None,
         )
 
 
@@ -73,13 +76,65 @@ def label_problems(release: Release, phases: tuple[Phase, ...], plans: tuple[Lab
             if made.phase == phase.name and phase.kind == "shadow" and needed_s > phase.max_wait_s:
                 yield Problem(
                     phase=phase.name,
-                    text=f"labels: {max(made.prove_pairs, made.find_pairs):,} pairs are needed; that takes "
+                    text=f"labels: {_needed(made)} are needed; that takes "
                     f"{duration(float(ceil(needed_s)))}, max_wait is {duration(phase.max_wait_s)}",
                     remedies=(Remedy(changes={"judge.max_wait": duration(60.0 * ceil(needed_s / 60))}),),
                 )
 
+    yield from _too_short(release, plans)
 
-def _proven(disagree: float, margin: float, rules: guards.Rules, pairs: int) -> float:
+
+def _too_short(release: Release, plans: tuple[LabelPlan, ...]) -> Iterator[Problem]:
+    """Say that a shadow which nobody waits for sees too few blocks for those that ask its labels later."""
+    rule, shadow = release.judge.labels, release.shadow
+    if rule is None or rule.block_s is None or shadow is None or shadow.await_labels:
+        return
+    for made in plans:
+        if made.find_blocks * rule.block_s > shadow.bake_s:
+            yield Problem(
+                phase=made.phase,
+                text=f"labels: {made.find_blocks} blocks of {duration(rule.block_s)} are needed; the shadow copies for "
+                f"{duration(shadow.bake_s)}",
+                remedies=(
+                    Remedy(changes={"shadow.bake": duration(made.find_blocks * rule.block_s)}),
+                    Remedy(changes={"judge.labels.block": "none"}),
+                ),
+            )
+
+
+def _needed(made: LabelPlan) -> str:
+    pairs = f"{max(made.prove_pairs, made.find_pairs):,} pairs"
+    if made.block_s is None:
+        return pairs
+    return f"{pairs} in {max(made.prove_blocks, made.find_blocks)} blocks of {duration(made.block_s)}"
+
+
+def _blocks(rule: Labels, margin: float, disagree: float, pairs_per_s: float, rules: Rules) -> tuple[int, int]:
+    """Return how many blocks prove that a version which is as good is so, and find one that is worse by the margin.
+
+    All days are alike here, and differ only by chance: a version that has good days and bad days takes longer.
+    """
+    if rule.block_s is None:
+        return 0, 0
+    if not pairs_per_s:
+        return _MOST_BLOCKS, _MOST_BLOCKS
+    noise, chance = sqrt(disagree / (pairs_per_s * rule.block_s)), Random(1)  # noqa: S311
+    runs = [[chance.gauss(margin, noise) for _ in range(_MOST_BLOCKS)] for _ in range(_RUNS)]
+    # To fail, the average of two e-values is needed, of which the other has nothing to say so near to the margin.
+    return _enough(runs, -log(rules.level)), _enough(runs, log(2 * rules.threshold))
+
+
+def _enough(runs: list[list[float]], needed: float) -> int:
+    """Return after how many blocks so much has been shown in four of five runs."""
+
+    def first(run: list[float]) -> int:
+        along = enumerate(blocks.log_e_along(run), 1)
+        return next((count for count, log_e in along if log_e >= needed), _MOST_BLOCKS)
+
+    return sorted(map(first, runs))[ceil(SURE * len(runs)) - 1]
+
+
+def _proven(disagree: float, margin: float, rules: Rules, pairs: int) -> float:
     """Return the chance that harm over the margin is refuted, for a version that is as good."""
 
     def clears(better: int, worse: int) -> bool:
@@ -93,7 +148,7 @@ def _proven(disagree: float, margin: float, rules: guards.Rules, pairs: int) -> 
     return total / PARTS
 
 
-def _found(disagree: float, margin: float, rules: guards.Rules, pairs: int) -> float:
+def _found(disagree: float, margin: float, rules: Rules, pairs: int) -> float:
     """Return the chance that a version which is worse by the margin has failed."""
 
     def passes(better: int, worse: int) -> bool:

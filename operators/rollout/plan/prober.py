@@ -14,9 +14,9 @@ from functools import partial
 from math import log
 
 from operators.core.spec_release import Judge
-from operators.rollout import guards
 from operators.rollout.plan.chance import at_most, quantile, strata
 from operators.rollout.plan.expected import Counts, Part, expect
+from operators.rollout.said import Rules
 from operators.rollout.simulation.load import Load
 from operators.rollout.statistics import ownership, shares
 from operators.rollout.statistics.numeric import e_value
@@ -63,7 +63,7 @@ class Prober:
 
     def _margin(self, part: Part) -> float:
         margin: float = getattr(self.policy, self.guard).margin_pct / 100
-        return guards.Rules(self.threshold, 1 - self.policy.confidence, part.phase.harm_weight).margin(margin)
+        return Rules(self.threshold, 1 - self.policy.confidence, part.phase.harm_weight).margin(margin)
 
     def effect(self, part: Part) -> float:
         """Return by how much more requests must be bad for the share of bad *units* to be worse by the margin.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+from operators.rollout.plan.search import duration
 from operators.rollout.plan.types import LabelPlan, Plan, Remedy
 from operators.rollout.simulation.load import Load
 
@@ -158,9 +159,11 @@ def _closing(plan: Plan) -> list[str]:
 
 def _labels(made: LabelPlan) -> str:
     when = "" if made.proven_s is None else f" ({seconds(made.proven_s)} and {seconds(made.found_s)} after its start)"
+    block = f"blocks of {duration(made.block_s)}" if made.block_s else ""
+    proven, found = (f" in {n} {block}" if block else "" for n in (made.prove_blocks, made.find_blocks))
     return (
-        f"Labels at {made.phase}: {made.prove_pairs:,} pairs prove an accuracy not worse by {made.margin_pct:.3g} points,"
-        f"\n  {made.find_pairs:,} find it if it is{when}, where {made.disagree_pct:g} % of the pairs differ."
+        f"Labels at {made.phase}: {made.prove_pairs:,} pairs{proven} prove an accuracy not worse by {made.margin_pct:.3g} points,"
+        f"\n  {made.find_pairs:,}{found} find it if it is{when}, where {made.disagree_pct:g} % of the pairs differ."
     )
 
 

@@ -89,6 +89,9 @@ class LabelPlan(_Fact):
     :param disagree_pct: pairs in which equally good versions differ in being right; assumed or given
     :param prove_pairs: labelled pairs until a version that is as good has proven it
     :param find_pairs: until a version that is worse by the margin has failed
+    :param block_s: how long a block is; None: each pair speaks for itself
+    :param prove_blocks: blocks that it takes beside the pairs
+    :param find_blocks: likewise
     :param proven_s: when they have come; None: not known how labels come, or what the shadow copied has to do
     :param found_s: likewise
     """
@@ -98,6 +101,9 @@ class LabelPlan(_Fact):
     disagree_pct: float
     prove_pairs: int
     find_pairs: int
+    block_s: float | None
+    prove_blocks: int
+    find_blocks: int
     proven_s: float | None
     found_s: float | None
 

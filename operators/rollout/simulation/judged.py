@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from operators.core.spec_release import Judge
 from operators.rollout.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
-from operators.rollout.judge import judge
 from operators.rollout.simulation.feeds import ARM_COLUMNS
 from operators.rollout.simulation.phases import Phase
+from operators.rollout.steps.watched import judge_parts
 
 
 class Look(NamedTuple):
@@ -62,7 +62,7 @@ class Judged:
 
     def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
         self.phase, self.clock = phase, clock
-        self._policy = policy if phase.late else policy.without_late()
+        self._policies = policy.parts(late=phase.late)
         self._earlier = earlier
 
     def ask(self, look: Look) -> Judgement:
@@ -70,8 +70,8 @@ class Judged:
         phase = self.phase
         evidence = Evidence.model_construct(periods=(*self._earlier, self.period(look)), pairs=look.pairs)
         begun = time.perf_counter()
-        judgement = judge(
-            self._policy,
+        judgement = judge_parts(
+            self._policies,
             evidence,
             elapsed_s=look.elapsed_s,
             bake_s=phase.bake_s,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.rollout.evidence import Pairs
+from operators.rollout.evidence import PairCounts, Pairs
 
 
 class Labelling(BaseModel):
@@ -33,15 +33,20 @@ class LabelFeed:
     :param rng: numpy's generator
     :param copied_per_s: requests that both versions answer, while the shadow runs
     :param wrong: share of the pairs that the new version gets wrong on top
+    :param block_s: pairs of so long a time are a block; None: there are none
     """
 
     rng: Any
     labelling: Labelling
     copied_per_s: float
     wrong: float
+    block_s: float | None = None
     _stopped_s: float = inf
     _until_s: float = 0.0
     _counts: list[int] = field(default_factory=lambda: [0, 0, 0])
+    _block: list[int] = field(default_factory=lambda: [0, 0, 0])
+    _blocks: tuple[PairCounts, ...] = ()
+    _index: int = 0
 
     def stop(self, now_s: float) -> None:
         """Copy no more requests; labels of those that were copied still come."""
@@ -49,16 +54,28 @@ class LabelFeed:
 
     def at(self, now_s: float) -> Pairs:
         """Return the pairs whose label has arrived by now."""
-        labelling = self.labelling
-        until_s = min(self._stopped_s, now_s - labelling.delay_s)
-        if until_s > self._until_s:
-            total = self.rng.poisson(self.copied_per_s * labelling.share * (until_s - self._until_s))
-            better = labelling.disagree / 2
-            worse = min(better + self.wrong, 1 - better)
-            stable, canary, _ = self.rng.multinomial(total, [better, worse, 1 - better - worse])
-            self._counts = [
-                before + int(gained) for before, gained in zip(self._counts, (total, stable, canary), strict=True)
-            ]
-            self._until_s = until_s
+        until_s = min(self._stopped_s, now_s - self.labelling.delay_s)
+        while until_s > self._until_s:
+            self._go_on(until_s)
         total, stable, canary = self._counts
-        return Pairs.model_construct(total=total, stable_only_wrong=stable, canary_only_wrong=canary)
+        return Pairs.model_construct(
+            total=total, stable_only_wrong=stable, canary_only_wrong=canary, answered=total, blocks=self._blocks
+        )
+
+    def _go_on(self, until_s: float) -> None:
+        """Add what was copied up to a moment, or to the end of the block if that is sooner."""
+        labelling = self.labelling
+        ends_s = (self._index + 1) * self.block_s if self.block_s else inf
+        reached_s = min(until_s, ends_s)
+        total = self.rng.poisson(self.copied_per_s * labelling.share * (reached_s - self._until_s))
+        better = labelling.disagree / 2
+        worse = min(better + self.wrong, 1 - better)
+        stable, canary, _ = self.rng.multinomial(total, [better, worse, 1 - better - worse])
+        gained = int(total), int(stable), int(canary)
+        for counts in (self._counts, self._block):
+            counts[:] = [before + number for before, number in zip(counts, gained, strict=True)]
+        if reached_s == ends_s:
+            total, stable, canary = self._block
+            passed = PairCounts(total=total, stable_only_wrong=stable, canary_only_wrong=canary, answered=total)
+            self._blocks, self._block, self._index = (*self._blocks, passed), [0, 0, 0], self._index + 1
+        self._until_s = reached_s

@@ -134,4 +134,5 @@ def _labels(setting: Setting, scenario: Scenario, rng: Any) -> LabelFeed | None:
     shadow = setting.release.shadow
     if setting.labelling is None or shadow is None or setting.release.judge.labels is None:
         return None
-    return LabelFeed(rng, setting.labelling, setting.load.rate_per_s * shadow.sample_pct / 100, scenario.wrong)
+    copied_per_s = setting.load.rate_per_s * shadow.sample_pct / 100
+    return LabelFeed(rng, setting.labelling, copied_per_s, scenario.wrong, setting.release.judge.labels.block_s)

@@ -54,6 +54,8 @@ def _search(
 
 def _may_end(judged: Judged, first: Look, last: Look) -> bool:
     """Return whether a look from the first to the last may have a verdict."""
+    if first.pairs and last.pairs and first.pairs.blocks != last.pairs.blocks:
+        return True  # of a block that has passed in between it is not known for whom it speaks
     if judged.ask(_mixed(stable=first, canary=last, last=last)).outcome is not Outcome.CONTINUE:
         return True
     if last.elapsed_s < judged.phase.bake_s or judged.phase.kind == "watch":
@@ -72,5 +74,7 @@ def _mixed(*, stable: Look, canary: Look, last: Look) -> Look:
             total=last.pairs.total,
             stable_only_wrong=stable.pairs.stable_only_wrong,
             canary_only_wrong=canary.pairs.canary_only_wrong,
+            answered=last.pairs.total,
+            blocks=last.pairs.blocks,
         )
     return Look(row, last.elapsed_s, pairs)

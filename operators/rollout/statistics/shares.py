@@ -89,9 +89,10 @@ def interval(harms: Harms, level: float) -> tuple[float, float]:
 
     :param level: chance of error of each end
     """
-    return -_upper(harms.mirrored(), level), _upper(harms, level)
+    return -upper(harms.mirrored(), level), upper(harms, level)
 
 
-def _upper(harms: Harms, level: float) -> float:
+def upper(harms: Harms, level: float) -> float:
+    """Return the upper end of :func:`interval`."""
     start = min(max(harms.mean, -1.0), 1.0)
     return first_above(lambda delta: log_e_below(harms, delta), -log(level), start, 1.0)
