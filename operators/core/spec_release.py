@@ -280,7 +280,13 @@ class Release(_Part):
     holdout_pct: float = Field(0.0, ge=0, le=50, description="share of the units that never see a canary")
     testers: bool = Field(False, description="whether the header X-Taxiway-Version chooses a version that is routed")
     lease_s: DurationS = Field(60.0, alias="lease", description="a canary that nobody watches for so long drains to 0")
-    canary_timeout_s: DurationS = Field(2.0, alias="canary_timeout", description="then stable answers")
+    canary_timeout_s: DurationS | None = Field(
+        None,
+        alias="canary_timeout",
+        ge=0.01,
+        description="then stable answers; default: four times what 99 % of stable's answers took before the release, 0.25 s "
+        "or more, and 2 s where stable has answered nothing yet",
+    )
     max_in_flight: int = Field(64, ge=1, le=2000, description="of the canary; what is over it goes to stable")
     drain_s: DurationS = Field(30.0, alias="drain", description="a version that goes may finish requests for so long")
     watch_s: DurationS | None = Field(None, alias="watch", description="after the promotion, the old version kept warm")

@@ -22,7 +22,7 @@ from operators.rollout.steps.watched import Watched
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
 # A task that is resumed before the scheduler has heard of its deferral is taken for one that was killed, and tried again.
 SETTLE_S = 5.0
 _LONGEST_SILENCE_S = 60.0

@@ -25,6 +25,7 @@ class Watched(BaseModel):
     :param stable: version that it is compared with
     :param weights_bp: weights that the release has had so far, oldest first, with this step's
     :param harm_weight: share of the callers that the next step gives the canary
+    :param deadline_s: after which the edge cuts off a canary
     :param late: whether it is held to labels and business numbers, which come later. If not, they can only fail it
     :param alpha_share: of the release's budget: shadow, canary and watch count the same units anew, so each has its own part
     :param released_at: Unix time in seconds when the release began
@@ -48,6 +49,7 @@ class Watched(BaseModel):
     min_requests: int
     harm_weight: float
     lease_s: float
+    deadline_s: float = 2.0
     late: bool = False
     alpha_share: float = 1.0
     released_at: float
