@@ -156,13 +156,15 @@ class Keeper:
     def _report(self, orders: Orders | None = None) -> Report:
         """Return what the agent should know.
 
-        :raises ServiceError: HAProxy is away, and the agent wants to know something that only it knows
+        :raises ServiceError: HAProxy is away or was replaced, and the agent wants to know something that only it knows
         """
         since = self._edge.since() or ""
         lineage, generation = self._has.lineage, self._has.generation
         readings = {}
         if orders is not None and since:
             readings = {model: self._read(model) for model in orders.models}
+            if self._edge.since() != since:
+                raise ServiceError("HAProxy was replaced while its counters were read")
             self._answered = orders.ask
         return Report(
             url=self._url,

@@ -109,6 +109,38 @@ def test_agent_and_keeper_may_be_killed_and_callers_notice_nothing(world: World)
     assert world.api.journal("edge_restarted") == []
 
 
+def test_an_update_replaces_the_edge_and_callers_notice_nothing(world: World, tmp_path: Path) -> None:
+    world.start_agent()
+    world.start_keeper()
+    world.wait_ready()
+    world.api.route(canary="2", weight_bp=5_000)
+    pid, since = world.pid(), world.api.counters()["since"]
+    with Load(world) as load:
+        until(lambda: load.served > 20)
+        world.stop_keeper()
+        world.start_keeper(stable_timeout_s=12.0)
+        until(lambda: world.api.journal("edge_replaced"))
+        assert world.pid() != pid
+        until(lambda: world.api.counters()["since"] != since)
+        # A config that HAProxy does not take: it is said, and what runs goes on, watched and told of every change.
+        broken = tmp_path / "haproxy.cfg"
+        broken.write_text("global\n    no-such-keyword\n")
+        (tmp_path / "edge.lua").touch()
+        pid = world.pid()
+        world.stop_keeper()
+        world.start_keeper(template=broken)
+        until(lambda: "no-such-keyword" in (world.health()["a"]["error"] or ""))
+        status, answer = world.api.route(stable="3")
+        assert (status, answer["behind"]) == (200, [])
+        assert answers(world.ports["a"]) == "3"
+        assert world.health()["a"]["ready"]
+        served = load.served
+        until(lambda: load.served > served + 20)
+    assert load.failed == []
+    assert world.pid() == pid
+    assert [entry["kind"] for entry in world.api.journal() if entry["kind"].startswith("edge_re")] == ["edge_replaced"]
+
+
 def answers_api(world: World) -> bool:
     with contextlib.suppress(OSError, http.client.HTTPException):
         return bool(world.api("GET", "/v1/health/live")[0] == 200)

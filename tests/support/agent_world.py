@@ -192,17 +192,18 @@ class World:
         self.server.stop()
         self.server = None
 
-    def edge(self, name: str) -> Edge:
+    def edge(self, name: str, **settings: Any) -> Edge:
         return Edge(
             EdgeConfig(
                 bind=f"127.0.0.1:{self.ports[name]}",
                 upstream=f"127.0.0.1:{self.serve.server_port}",
                 state_dir=self.folder / f"edge-{name}",
+                **settings,
             )
         )
 
-    def start_keeper(self, name: str = "a") -> None:
-        self.keepers[name] = keeper_of(self.edge(name), self.port, name)
+    def start_keeper(self, name: str = "a", **settings: Any) -> None:
+        self.keepers[name] = keeper_of(self.edge(name, **settings), self.port, name)
         self.keepers[name].start()
 
     def stop_keeper(self, name: str = "a") -> None:
