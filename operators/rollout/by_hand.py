@@ -136,6 +136,10 @@ class ByHand(Moves):
         return True
 
     def drop_orphan(self, version: str) -> None:
-        """Delete what a release that was put aside had deployed, unless it has traffic or is being released again."""
-        if self._started(self.ledger.holder(self.model)).get("version") != version:
+        """Delete what a release that was put aside had deployed, unless it has traffic or is being released again.
+
+        What was promoted once is no orphan: the release after it may have to go back to it. `reconcile` deletes it in time.
+        """
+        promoted = [row.payload["version"] for row in self.ledger.entries(self.model, kind="promoted")]
+        if version not in (*promoted, self._started(self.ledger.holder(self.model)).get("version")):
             self.delete_unless_used(version)

@@ -164,6 +164,13 @@ def test_an_older_version_on_trial_is_rejected_too(to: Controller) -> None:
     assert [one.version for one in to.quarantine.standing()] == ["1"]
 
 
+def test_a_version_that_was_promoted_stays_though_its_watch_was_put_aside(to: Controller) -> None:
+    """Its run comes late: the release that put it aside has promoted another version, which may have to go back to it."""
+    to.promote(to.begin("third", to.find("3")).release_id, "3", "2", load_specs()[0][0])
+    to.drop_orphan("2")
+    assert f"{to.model}-2" in to.agent.apps()
+
+
 def test_what_is_not_deployed_any_more_is_explained(to: Controller) -> None:
     to.agent.retire(to.model, "1")
     for words in ((), ("--to", "1")):
