@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from operators.cli.config import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 _OFFSETS = (300, 500, 900, 1100)  # a stack that a developer runs has the ports at 0
@@ -45,29 +50,18 @@ def smaller(spec: str) -> str:
     return spec
 
 
-@pytest.fixture(scope="session")
-def system() -> Iterator[System]:
+@contextmanager
+def running(folder: Path, dags: Path | None = None) -> Iterator[Stack]:
+    """Bring up a stack with what is in ``folder/include``; its variables are in the environment until it is down again."""
     from operators.cli import preflight, supervisor
     from operators.cli.config import Stack
-    from operators.cli.demo.acts import Play
-    from operators.cli.demo.airflow import Airflow
-    from operators.cli.demo.view import View
-    from operators.cli.seed import seed_flights
     from operators.core.errors import ConfigurationError
-    from operators.core.loader import load_spec
-    from operators.core.settings import storage_url
-    from operators.core.storage import Storage
 
-    folder = Path(tempfile.mkdtemp(prefix="tw-test-"))
-    include = Path(shutil.copytree(ROOT / "include", folder / "include"))
-    spec_path = include / "models" / "flight_delay.yaml"
-    spec_path.write_text(smaller(spec_path.read_text()))
     kept = dict(os.environ)
-    os.environ.update(
-        TAXIWAY_HOME=str(folder / "home"),
-        TAXIWAY_INCLUDE=str(include),
-        TAXIWAY_DAGS=str(Path(__file__).parent / "dags"),
-    )
+    os.environ.update(TAXIWAY_HOME=str(folder / "home"), TAXIWAY_INCLUDE=str(folder / "include"))
+    os.environ.pop("TAXIWAY_DAGS", None)
+    if dags is not None:
+        os.environ["TAXIWAY_DAGS"] = str(dags)
     os.environ.pop("AIRFLOW_HOME", None)  # the DAG tests have one of their own
 
     def free(offset: int) -> bool:
@@ -81,16 +75,9 @@ def system() -> Iterator[System]:
     if not any(free(offset) for offset in _OFFSETS):
         pytest.fail(f"the ports at none of the offsets {_OFFSETS} are free")
     stack = Stack.load()
-    say: Callable[[str], None] = print
     try:
-        os.environ.update(supervisor.ensure_up(stack, progress=say))
-        seed_flights(Storage.from_url(storage_url()), months=[1])
-        airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
-        view = View(lambda: "")
-        play = Play(load_spec(spec_path), airflow, view, os.environ)
-        for dag_id in ("flight_delay.train", "flight_delay.release", "rollback", "retire", "reconcile"):
-            airflow.wait_for_dag(dag_id)
-        yield System(play, include, stack)
+        os.environ.update(supervisor.ensure_up(stack, progress=print))
+        yield stack
     finally:
         supervisor.down(stack)
         left = supervisor.leftovers(stack)
@@ -99,3 +86,27 @@ def system() -> Iterator[System]:
         if not left:
             shutil.rmtree(folder, ignore_errors=True)
     assert not left, f"`down` left processes: {left}"
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    from operators.cli.demo.acts import Play
+    from operators.cli.demo.airflow import Airflow
+    from operators.cli.demo.view import View
+    from operators.cli.seed import seed_flights
+    from operators.core.loader import load_spec
+    from operators.core.settings import storage_url
+    from operators.core.storage import Storage
+
+    folder = Path(tempfile.mkdtemp(prefix="tw-test-"))
+    include = Path(shutil.copytree(ROOT / "include", folder / "include"))
+    spec_path = include / "models" / "flight_delay.yaml"
+    spec_path.write_text(smaller(spec_path.read_text()))
+    with running(folder, Path(__file__).parent / "dags") as stack:
+        seed_flights(Storage.from_url(storage_url()), months=[1])
+        airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
+        view = View(lambda: "")
+        play = Play(load_spec(spec_path), airflow, view, os.environ)
+        for dag_id in ("flight_delay.train", "flight_delay.release", "rollback", "retire", "reconcile"):
+            airflow.wait_for_dag(dag_id)
+        yield System(play, include, stack)
