@@ -93,6 +93,7 @@ class Apps:
         async with self._store.moving:
             if name in self._deleting:
                 return _DELETING
+            self._edges.count_anew(model, version)
             if self._store.state.retiring.pop(name, None):
                 await self._store.save()
         await asyncio.to_thread(self._deployer.deploy, model, version, spec_json, model_uri)
@@ -143,6 +144,7 @@ class Apps:
         try:
             await asyncio.to_thread(self._deployer.delete, order.model, order.version)
             self._store.state.retiring.pop(name, None)
+            self._edges.forget(order.model, order.version)
             await self._store.save()
         except (TaxiwayError, OSError) as error:
             _log.error("%s could not be deleted, and will be tried again: %s", name, error)

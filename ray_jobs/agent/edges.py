@@ -10,14 +10,14 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ray_jobs.agent.counting import add_rows
 from ray_jobs.agent.journal import Journal
 from ray_jobs.agent.state import Held, Store
-from ray_jobs.agent.wire import Counters, EdgeState, Leased, Orders, Reading, Report
+from ray_jobs.agent.wire import Counters, EdgeState, Gone, Leased, Orders, Reading, Report
 
 POLL_S = 1.0
 LIVE_S = 3.0
@@ -50,6 +50,7 @@ class Edges:
         # Above every number that an agent before this one gave out.
         self._ask = time.time_ns() // 1_000_000
         self._asked: dict[str, int] = {}  # model → the newest wish for its counters
+        self._gone: dict[str, set[Gone]] = {}  # edge → whose counters it still has
         self._news = asyncio.Event()
 
     # ------------------------------------------------------------------ the keepers' side
@@ -70,16 +71,20 @@ class Edges:
         if known is not None and known.report.since == report.since:
             seen.readings = known.readings | report.readings
         self._seen[edge] = seen
+        self._gone.get(edge, set()).difference_update(report.forgotten)
         if self._store.state.edges.get(edge) != report.url:
             self._store.state.edges[edge] = report.url
             await self._store.save()
             await asyncio.to_thread(self._journal.append, "edge_joined", edge=edge, url=report.url)
         self.tell()
         if not heard:
-            await self._until(lambda: not self._has_all(report) or bool(self._wanted(report.answered)), POLL_S)
-        return self._orders(report, heard)
+            await self._until(lambda: self._has_news(edge, report), POLL_S)
+        return self._orders(report, heard, self._gone.get(edge, set()))
 
-    def _orders(self, report: Report, heard: list[str]) -> Orders:
+    def _has_news(self, edge: str, report: Report) -> bool:
+        return not self._has_all(report) or bool(self._wanted(report.answered)) or bool(self._gone.get(edge))
+
+    def _orders(self, report: Report, heard: list[str], gone: Iterable[Gone] = ()) -> Orders:
         state, ahead = self._store.state, self._ahead(report)
         return Orders(
             lineage=state.lineage,
@@ -90,6 +95,7 @@ class Edges:
             ask=self._ask,
             models=self._wanted(report.answered),
             heard=heard,
+            gone=list(gone),
         )
 
     def _wanted(self, answered: int) -> list[str]:
@@ -177,6 +183,17 @@ class Edges:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), left_s)
 
+    def forget(self, model: str, version: str) -> None:
+        """Let every edge remove the counters of a version that has been deleted; the room in its table is limited."""
+        for edge in self._store.state.edges:
+            self._gone.setdefault(edge, set()).add(Gone(model=model, version=version))
+        self.tell()
+
+    def count_anew(self, model: str, version: str) -> None:
+        """Remove no counters of a version that comes again."""
+        for gone in self._gone.values():
+            gone.discard(Gone(model=model, version=version))
+
     def forget_lost(self, gone: set[str] | None = None) -> bool:
         """Stop waiting for edges whose node has gone, or that have been away for a quarter of an hour.
 
@@ -189,6 +206,7 @@ class Edges:
         for edge in lost:
             del edges[edge]
             self._seen.pop(edge, None)
+            self._gone.pop(edge, None)
         return bool(lost)
 
     # ------------------------------------------------------------------ sums

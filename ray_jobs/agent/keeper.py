@@ -17,7 +17,7 @@ from typing import Any
 
 from operators.core.errors import ServiceError, TaxiwayError
 from ray_jobs.agent.link import Link
-from ray_jobs.agent.wire import Event, Leased, Orders, Reading, Report, RouteBody, Row
+from ray_jobs.agent.wire import Event, Gone, Leased, Orders, Reading, Report, RouteBody, Row
 from ray_jobs.edge import LATENCY_BOUNDS_MS, Edge
 from ray_jobs.edge.files import write
 from ray_jobs.edge.process import recorded_pid
@@ -47,6 +47,7 @@ class Keeper:
         self._events: list[Event] = []
         self._open: set[tuple[str, str]] = set()  # (model, canary) whose breaker is open
         self._answered = 0
+        self._forgotten: list[Gone] = []  # what the agent shall hear of next
         self._problems: dict[str, str] = {}  # thread → what keeps it from its work
         self._stopping = threading.Event()
         self._started = threading.Event()
@@ -149,6 +150,7 @@ class Keeper:
             self._events = [event for event in self._events if event.id not in heard]
             if orders.leased is not None:
                 self._take(orders, orders.leased)
+            self._forget(orders.gone)
             self._started.set()
             report = self._report(orders)
             self._is_well()
@@ -177,6 +179,7 @@ class Keeper:
             breakers=self._breakers() if since else [],
             leased=self._leased() if orders is not None and orders.tell else None,
             events=list(self._events),
+            forgotten=list(self._forgotten),
             error="; ".join(list(self._problems.values())) or None,
         )
 
@@ -194,6 +197,16 @@ class Keeper:
                 raise
         self._has = _Has(orders.lineage, orders.generation, wanted)
         self._has.write(self._folder / "keeper.json")
+
+    def _forget(self, versions: list[Gone]) -> None:
+        self._forgotten = []
+        for gone in versions:
+            try:
+                self._edge.forget(gone.model, gone.version)
+            except ServiceError as error:  # a last request is under way; the agent asks again
+                _log.info("the counters of %s/%s stay for now: %s", gone.model, gone.version, error)
+            else:
+                self._forgotten.append(gone)
 
     def _leased(self) -> dict[str, Leased]:
         routes, ends = self._edge.routes(), self._edge.leases()

@@ -221,6 +221,15 @@ class Reading(Closed):
     in_flight: dict[str, int] = Field(default_factory=dict)
 
 
+class Gone(Closed):
+    """A version that has been deleted: nobody needs its counters any longer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    version: str
+
+
 class Report(Closed):
     """What a keeper says of its edge."""
 
@@ -234,6 +243,7 @@ class Report(Closed):
     breakers: list[str] = Field(default_factory=list, description="models whose canary is taken out now")
     leased: dict[str, Leased] | None = Field(None, description="its routes, if the agent wants to know them")
     events: list[Event] = Field(default_factory=list, max_length=1000)
+    forgotten: list[Gone] = Field(default_factory=list, description="whose counters the edge has removed")
     error: str | None = Field(None, max_length=2000)
 
 
@@ -248,6 +258,7 @@ class Orders(Closed):
     ask: int = Field(description="number of the newest wish for counters")
     models: list[str] = Field(default_factory=list, description="whose counters are wanted since `answered`")
     heard: list[str] = Field(default_factory=list, description="ids of the events that are in the journal")
+    gone: list[Gone] = Field(default_factory=list, description="whose counters are to be removed")
 
 
 class Problem(BaseModel):

@@ -183,6 +183,45 @@ class TestDrain:
         until(lambda: self.state(world) == "NOT_STARTED", 2)
         assert world.api.route(stable="2")[0] == 409
 
+    def test_its_counters_go_with_it(self, world: World) -> None:
+        world.api.route(canary="2", weight_bp=10_000)
+        for unit in range(20):
+            world.call()(f"u{unit}")
+        world.api.route()
+        assert world.call()() == (200, "1")
+
+        def requests() -> dict[str, int]:
+            rows = world.api.counters()["rows"]
+            return {row["version"]: row["requests"] for row in rows if row["arm"] != "edge"}
+
+        def in_haproxy() -> set[str]:
+            return {row.version for row in world.edge("a").counters(MODEL)}
+
+        before, kept = requests(), in_haproxy() - {"2"}
+        assert before["2"] >= 20
+        called = [row for row in world.api.counters()["rows"] if row["arm"] == "edge"]
+        world.api("DELETE", self.path())
+        until(lambda: in_haproxy() == kept, 5)
+        del before["2"]
+        assert requests() == before
+        # What callers saw stays, and a version that comes again begins at nothing.
+        assert [row for row in world.api.counters()["rows"] if row["arm"] == "edge"] == called
+        world.api("PUT", f"/v1/apps/{MODEL}/2", {"spec": "{}", "model_uri": "models:/m/2"})
+        assert world.api.route(canary="2", weight_bp=10_000)[0] == 200
+        assert world.call()() == (200, "2")
+        time.sleep(1.2)  # an order that went astray would have come by now
+        assert requests() == before | {"2": 1}
+
+    def test_the_counters_of_one_that_still_has_a_request_go_later(self, world: World) -> None:
+        thread, found = self.slow_request(world)
+        world.api("DELETE", self.path(0.1))
+        until(lambda: f"{MODEL}-2" not in world.versions.states(), 1)
+        assert not found
+        assert {row.version for row in world.edge("a").counters(MODEL)} >= {"2"}
+        thread.join()
+        until(lambda: "2" not in {row.version for row in world.edge("a").counters(MODEL)}, 3)
+        assert world.api("GET", "/v1/health")[1]["edges"][0]["error"] is None
+
     def test_a_deadline_ends_the_waiting(self, world: World) -> None:
         thread, found = self.slow_request(world)
         world.api("DELETE", self.path(0.2))
