@@ -12,12 +12,13 @@ known when its flight has arrived. Beside the stable model stand candidates of a
 stable errs on late ones, of which nothing is known for longer. The flights are drawn at random, twenty for each real one, so
 that nothing but the delay of labels can make a difference. ``false_alarms``: how many of the runs the judge would roll back.
 
-Flights of one day share their weather, so a good verdict after one calm day says little about the season: ``--bake-days`` is the
-least time before a success, as a spec's ``bake`` is.
+Flights of one day share their weather, so one day is one block of the guard. ``days``: how much the candidates differ from day to
+day, beyond what chance makes of so many flights.
 
-``paired``: a shadow answers what stable answers; the evidence is read from a prediction log by `Collector`, the labels' order is
-kept, and the judge decides by `labels`. ``unpaired``, the reference: half of the flights each, wrong answers are bad events, the
-same margin and the same alpha. ``there``: pairs, but whichever labels are there are taken at once, without the order.
+``paired``: a shadow answers what stable answers; the evidence is read from a prediction log by `Collector`, a beginning of the
+answers counts, and the judge decides by `labels`. ``one_by_one``: the same with ``block: none``: each pair speaks for itself.
+``unpaired``, the reference: half of the flights each, wrong answers are bad events, the same margin and the same alpha.
+``there``: pairs one by one, but whichever labels are there are taken at once, without the order.
 
 Prints JSON. For each candidate and way: verdicts over the starts, median labels and hours until the verdict; labels of the
 unpaired way are those of both arms. An undecided replay counts with all that it had.
@@ -55,7 +56,7 @@ from operators.rollout.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.rollout.judge import judge
 from operators.rollout.late.collect import Collector
 from operators.rollout.late.facts import Facts
-from operators.rollout.late.pairs import Pair, right_or_wrong, settled
+from operators.rollout.late.pairs import Pair, PairTally, RightOrWrong, settled
 from operators.rollout.statistics import ownership
 
 TRAIN = (datetime(2013, 1, 1), datetime(2013, 4, 1))
@@ -64,6 +65,7 @@ AHEAD = timedelta(hours=1)
 WITHIN_S = 18 * 3600.0
 LOOK_EVERY_S = 3 * 3600.0
 MARGIN_PCT = 1.0
+BAKE_S = 7 * 86400.0  # least time before a success; blocks alone would say so after five days
 STABLE = "1"
 CATEGORIES = ("carrier", "origin", "dest")
 WEATHER_AND_TIME = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib", "dep_minute")
@@ -186,10 +188,10 @@ def keep(world: World, version: str, arm: str, values: Any) -> None:
         world.storage.put_bytes(f"{prefix}/all.parquet", sink.getvalue().to_pybytes())
 
 
-def policy(guard: str, alpha: float) -> Judge:
+def policy(guard: str, alpha: float, block: str = "1d") -> Judge:
     given: dict[str, Any] = {"alpha": alpha, "failures": None, "slow": None, "max_wait": "52w"}
     if guard == "labels":
-        given["labels"] = {"margin_pct": MARGIN_PCT, "within": f"{WITHIN_S:.0f}s"}
+        given["labels"] = {"margin_pct": MARGIN_PCT, "within": f"{WITHIN_S:.0f}s", "block": block}
     else:
         given["failures"] = {"margin_pct": MARGIN_PCT}
     return Judge.model_validate(given)
@@ -246,6 +248,20 @@ def rows(world: World, candidate: str, begin_us: int, days: float) -> list[Pair]
     ]  # fmt: skip
 
 
+def one_by_one(world: World, candidate: str, begin_us: int, days: float) -> Iterator[Any]:
+    """Pairs in their order."""
+    given = rows(world, candidate, begin_us, days)
+    tally = PairTally(RightOrWrong(0.5), begin_us=begin_us, block_us=None, within_us=int(WITHIN_S * 1e6))
+    times_us = [pair.at_us for pair in given]
+    taken = 0
+    for hours, now_s in times(begin_us, days):
+        end = bisect_right(times_us, now_s * 1e6)
+        taken = bisect_right(given, tally.after, lo=taken, key=lambda pair: (pair.at_us, pair.request))
+        tally.take(given[taken:end], now_us=int(now_s * 1e6), until_us=int(now_s * 1e6))
+        assert isinstance(tally.evidence, Pairs)
+        yield hours, tally.evidence.total, Evidence(pairs=tally.evidence)
+
+
 def unpaired(world: World, candidate: str, begin_us: int, days: float) -> Iterator[Any]:
     """Half of the flights each; the same order of labels."""
     given = rows(world, candidate, begin_us, days)
@@ -272,11 +288,13 @@ def there(world: World, candidate: str, begin_us: int, days: float) -> Iterator[
     given = rows(world, candidate, begin_us, days)
     given.sort(key=lambda pair: np.inf if pair.arrived_us is None else pair.arrived_us)
     arrivals = [pair.arrived_us for pair in given if pair.arrived_us is not None]
-    found, place = Pairs(), 0
+    tally, place = PairTally(RightOrWrong(0.5), begin_us=begin_us, block_us=None, within_us=2**62), 0
     for hours, now_s in times(begin_us, days):
         end = bisect_right(arrivals, now_s * 1e6)
-        found, place = right_or_wrong(given[place:end], 0.5, before=found), end
-        yield hours, found.total, Evidence(pairs=found)
+        tally.take(given[place:end], now_us=2**61, until_us=2**61)
+        assert isinstance(tally.evidence, Pairs)
+        yield hours, tally.evidence.total, Evidence(pairs=tally.evidence)
+        place = end
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -320,40 +338,62 @@ def order(world: World, runs: int, days: float = 2.0, traffic: int = 20) -> dict
         worse, better, arrived = canary_only[drawn], stable_only[drawn], slots + delay_us[drawn]
         alarmed = dict.fromkeys(alarms, False)
         for now in np.arange(slots[0], slots[0] + days * 86400e6, 3600e6):
-            for way, taken in taken_at(now, slots, arrived).items():
-                alarmed[way] |= log_e(int(worse[taken].sum()), int(better[taken].sum())) >= threshold
+            for way, (taken, awaited) in taken_at(now, slots, arrived, worse | better).items():
+                alarmed[way] |= log_e(int(worse[taken].sum()), int(better[taken].sum()) + awaited) >= threshold
         alarms = {way: count + int(alarmed[way]) for way, count in alarms.items()}
     return {"runs": runs, "days": days, "flights": len(slots), "alpha": 0.01, "false_alarms": alarms}
 
 
-def taken_at(now: float, at: Any, arrived: Any) -> dict[str, Any]:
+def taken_at(now: float, at: Any, arrived: Any, differ: Any) -> dict[str, tuple[Any, int]]:
+    """Return which labels count, and how many that may still come are taken for the canary."""
     closes = at + WITHIN_S * 1e6
     counts = arrived <= np.minimum(now, closes)
     waits = ~counts & (closes > now)
-    end = int(np.argmax(waits)) if waits.any() else len(at)
-    return {"in_order": np.flatnonzero(counts[:end]), "there": np.flatnonzero(arrived <= now)}
+    # As `PairTally` does: the longest beginning that is worth its missing labels.
+    worth = np.cumsum(np.where(differ & (at <= now), np.where(counts, 1, np.where(waits, -7, 0)), 0))
+    worth = worth[: int(np.searchsorted(at, now, side="right"))]
+    end = len(worth) - int(np.argmax(worth[::-1])) if len(worth) and worth.max() >= 0 else 0
+    awaited = int((waits & differ)[:end].sum())
+    return {"in_order": (np.flatnonzero(counts[:end]), awaited), "there": (np.flatnonzero(arrived <= now), 0)}
 
 
 @cache
 def log_e(worse: int, better: int) -> float:
-    return ownership.log_e([ownership.Events(worse, better, 0.5)])
+    return ownership.log_e([ownership.Events(worse, better, 0.5)], prior=ownership.PAIRS)
 
 
-def measure(world: World, starts: int, days: float, bake_days: float, runs: int) -> dict[str, Any]:
+def by_days(world: World, candidate: str) -> dict[str, float]:
+    """Say how much the candidate's loss differs from day to day."""
+    known = world.arrived_us >= 0
+    truth, day = world.label == 1.0, (world.at_us - world.at_us[0]) // 86_400_000_000
+    right = {name: (world.said[name] >= 0.5) == truth for name in ("stable", candidate)}
+    lost = right["stable"].astype(int) - right[candidate]
+    days = [lost[known & (day == one)] for one in np.unique(day)]
+    days = [one for one in days if len(one) >= 100]
+    means, chance = np.array([one.mean() for one in days]), np.array([one.var() / len(one) for one in days])
+    between = max(0.0, float(means.var(ddof=1) - chance.mean())) ** 0.5
+    return {
+        "sd_points": round(100 * between, 2),
+        "worst": round(100 * float(means.max()), 1),
+        "best": round(100 * float(means.min()), 1),
+    }
+
+
+def measure(world: World, starts: int, days: float, runs: int) -> dict[str, Any]:
     first, last = us(REPLAY[0]), us(REPLAY[1]) - int((days + 1) * 86400e6)
     begins = [int(first + (last - first) * number / max(1, starts - 1)) for number in range(starts)]
     costs: list[float] = []
-    ways: dict[str, tuple[str, Callable[[str, int], Iterator[Any]]]] = {
-        "paired": ("labels", lambda name, begin: paired(world, name, begin, days, costs)),
-        "there": ("labels", lambda name, begin: there(world, name, begin, days)),
-        "unpaired": ("failures", lambda name, begin: unpaired(world, name, begin, days)),
+    ways: dict[str, tuple[Judge, Callable[[str, int], Iterator[Any]]]] = {
+        "paired": (policy("labels", 0.01), lambda name, begin: paired(world, name, begin, days, costs)),
+        "one_by_one": (policy("labels", 0.01, "none"), lambda name, begin: one_by_one(world, name, begin, days)),
+        "there": (policy("labels", 0.01, "none"), lambda name, begin: there(world, name, begin, days)),
+        "unpaired": (policy("failures", 0.01), lambda name, begin: unpaired(world, name, begin, days)),
     }
     found: dict[str, Any] = {}
     for name in list(world.said)[1:]:
-        found[name] = facts_of(world, name)
-        for way, (guard, looks) in ways.items():
-            rules = policy(guard, 0.01)
-            found[name][way] = summary([verdict(rules, looks(name, begin), bake_days * 86400) for begin in begins])
+        found[name] = {**facts_of(world, name), "days": by_days(world, name)}
+        for way, (rules, looks) in ways.items():
+            found[name][way] = summary([verdict(rules, looks(name, begin), BAKE_S) for begin in begins])
     return {
         "flights_a_day": round(len(world.ids) / ((REPLAY[1] - REPLAY[0]) / timedelta(days=1))),
         "margin_points": MARGIN_PCT,
@@ -361,7 +401,7 @@ def measure(world: World, starts: int, days: float, bake_days: float, runs: int)
         "within_h": WITHIN_S / 3600,
         "starts": starts,
         "days": days,
-        "bake_days": bake_days,
+        "bake_days": BAKE_S / 86400,
         "look_ms": {"median": round(1000 * statistics.median(costs), 1), "largest": round(1000 * max(costs), 1)},
         "candidates": found,
         "order": order(world, runs),
@@ -372,11 +412,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=8, help="replays of each candidate, from different days")
     parser.add_argument("--days", type=float, default=30.0, help="longest replay")
-    parser.add_argument("--bake-days", type=float, default=7.0, help="least time before a success")
     parser.add_argument("--runs", type=int, default=200, help="of versions that are equally good")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="taxiway-late-labels-") as folder:
-        print(json.dumps(measure(world(Path(folder)), given.starts, given.days, given.bake_days, given.runs), indent=2))
+        print(json.dumps(measure(world(Path(folder)), given.starts, given.days, given.runs), indent=2))
 
 
 if __name__ == "__main__":

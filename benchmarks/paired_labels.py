@@ -25,7 +25,9 @@ from operators.rollout.judge import judge
 from operators.rollout.statistics import ownership, shares
 
 ALPHA, ACCURACY, WORSE, DISCORDANT = 0.01, 0.90, 0.88, 0.06
-POLICY = Judge.model_validate({"alpha": ALPHA, "failures": None, "slow": None, "labels": {"within": "7d"}})
+POLICY = Judge.model_validate(
+    {"alpha": ALPHA, "failures": None, "slow": None, "labels": {"within": "7d", "block": "none"}}
+)
 LONGEST = 12_000
 
 
