@@ -294,10 +294,13 @@ class Controller(ByHand):
         return Outcome.FAILED in said
 
     def why(self, release_id: str, *, otherwise: str = "a task of the release failed") -> str:
-        """Return the reason of the last verdict that was not Successful, for the rollback's row.
+        """Return who decided to go back, or the last verdict that was not Successful, for the rollback's row.
 
-        :param otherwise: the answer if there is none
+        :param otherwise: the answer if there is neither
         """
+        answers = self.ledger.entries(self.model, release_id=release_id, kind="approval")
+        if answers and answers[-1].payload["answer"] == "roll_back":
+            return "{step}: {by} decided to roll back".format_map(answers[-1].payload)
         said = [(entry.payload["step"], entry.payload["judgement"]) for entry in self.verdicts(release_id)]
         bad = [(step, found) for step, found in said if found["outcome"] != Outcome.SUCCESSFUL]
         if not bad:

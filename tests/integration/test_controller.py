@@ -272,6 +272,16 @@ def test_what_goes_into_quarantine(
     assert (row.payload["by"], row.payload["reason"]) == ("ada", "the data was wrong, not the model")
 
 
+def test_a_rollback_names_the_person_who_decided_it(controller: Controller, spec: ModelSpec) -> None:
+    first_release(controller, spec)
+    release_id = controller.begin("r", controller.find("2")).release_id
+    verdict(controller, release_id, Outcome.INCONCLUSIVE)
+    controller.approve(release_id, "ask_at_5_pct", answer="go_on", by="ada")
+    assert controller.why(release_id).startswith("canary: Inconclusive")
+    controller.approve(release_id, "ask_at_25_pct", answer="roll_back", by="eve")
+    assert controller.why(release_id) == "ask_at_25_pct: eve decided to roll back"
+
+
 def test_a_person_returns_to_a_version(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id

@@ -204,13 +204,13 @@ async def ask_prometheus() -> dict[str, Any]:
 
 
 def play_asked(way: Way, began: Future[None]) -> dict[str, Any]:
-    """Two releases at once, of which one waits; both are answered in the instant in which they ask."""
+    """Two releases at once, of which one waits; one is answered when its form is there, one when its task is deferred."""
     began.result()
     callers = way.call(rate=20)
     one, two = way.release("2"), way.release("3")
     states = [way.answer(one, "approve", "Go on")]
     ended_one = way.end(one)
-    states.append(way.answer(two, "approve", "Roll back"))
+    states.append(way.answer(two, "approve", "Roll back", deferred=True))
     ended_two = way.end(two)
     tries = [way.tries(run, "approve") for run in (one, two)]
     tally = callers.stop()
@@ -392,6 +392,8 @@ def test_an_answer_of_the_first_instant_is_obeyed_and_nobody_is_asked_twice(play
     assert [said for said in way.story(one) if "approval" in said] == ["approval go_on by admin"]
     assert [said for said in way.story(two) if "approval" in said] == ["approval roll_back by admin"]
     assert found["ended"][1][1]["approve"] == "failed"
+    end = way.to.ledger.end(way.release_of(two))
+    assert end.payload["reason"] == "approve: admin decided to roll back"
     assert way.to.quarantine.standing() == ()
     assert way.agreed() == {"2"}
     tally = found["tally"]
