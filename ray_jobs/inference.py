@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from operators.core.spec import FeatureKind
 
@@ -96,7 +96,7 @@ def read_request(
         raise BadRequestError(f"a request holds 1 to {max_rows} rows; this one has {rows}")
     return Request(
         id=_text(document, "id"),
-        unit=_unit(document.get("parameters") or {}),
+        unit=unit_of(document.get("parameters") or {}),
         columns={name: columns[name] for name in features},
         rows=rows,
     )
@@ -113,9 +113,10 @@ def read_output(result: Any, rows: int) -> list[float]:
         raise ValueError(f"the model returned {values.dtype} where numbers were expected")
     if values.shape not in ((rows,), (rows, 1)):
         raise ValueError(f"the model returned an array of shape {values.shape} for {rows} rows")
-    if not np.isfinite(values).all():
+    found: list[float] = values.reshape(rows).astype(float).tolist()
+    if not all(map(math.isfinite, found)):
         raise ValueError("the model returned a number that is not finite")
-    return values.reshape(rows).astype(float).tolist()
+    return found
 
 
 def write_answer(*, model: str, version: str, request_id: str | None, output: str, values: Sequence[float]) -> bytes:
@@ -130,7 +131,9 @@ def write_answer(*, model: str, version: str, request_id: str | None, output: st
     }
     if request_id is not None:
         answer["id"] = request_id
-    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+    if not all(map(math.isfinite, values)):
+        raise ValueError("the model returned a number that is not JSON compliant")
+    return to_json(answer)
 
 
 def metadata(*, model: str, version: str, features: Mapping[str, FeatureKind], output: str) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def _text(holder: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _unit(parameters: Mapping[str, Any]) -> str | None:
+def unit_of(parameters: Mapping[str, Any]) -> str | None:
     """Return the unit of assignment; a number is as good as a string."""
     unit = parameters.get("unit")
     if isinstance(unit, int) and not isinstance(unit, bool):
@@ -230,14 +233,14 @@ def _values(name: str, tensor: Mapping[str, Any], kind: FeatureKind, limits: Lim
     shape = tensor.get("shape")
     if shape not in ([len(data)], [len(data), 1]):
         raise BadRequestError(f"input {name!r} has shape {shape!r} but {len(data)} values; expected [{len(data)}]")
-    narrow = _narrowest(base, datatype, limits)
+    narrow = narrowest(base, datatype, limits)
     if not _all_valid(data, base, nullable=kind.endswith("?"), limits=narrow):
         _complain(name, data, base, nullable=kind.endswith("?"), limits=narrow)
     return [None if value is None else float(value) for value in data] if base == "number" else data
 
 
 @cache
-def _narrowest(base: str, datatype: str, limits: Limits | None) -> Limits | None:
+def narrowest(base: str, datatype: str, limits: Limits | None) -> Limits | None:
     """Return the limits that all of the feature's kind, the request's datatype and the model's type keep."""
     bounds = [found for found in (_KIND_LIMITS.get(base), _INTEGER_LIMITS.get(datatype), limits) if found]
     return (max(low for low, _ in bounds), min(high for _, high in bounds)) if bounds else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 from ray import serve
@@ -15,11 +16,15 @@ from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer, write_request
-from ray_jobs.prediction_log import Asked, PredictionLog
+from ray_jobs import ingress
+from ray_jobs.inference import BadRequestError, metadata, read_output, write_answer, write_request
+from ray_jobs.prediction_log import HEADERS, Asked, PredictionLog
+from ray_jobs.reader import Reader
 from ray_jobs.signature import OUTPUT, limits_of
 
 _log = logging.getLogger("ray.serve")
+_SWITCH_S = 0.0005  # what a request waits for the prediction log's thread; Python's own is ten times as long
+_TOLD = frozenset(name.encode() for name in HEADERS)
 
 
 class Version:
@@ -39,10 +44,13 @@ class Version:
         self._spec = ModelSpec.from_json(spec_json)
         self._version = version
         loaded = mlflow.pyfunc.load_model(model_uri)
-        self._limits = limits_of(loaded.metadata.signature, self._spec)
+        limits = limits_of(loaded.metadata.signature, self._spec)
+        self._reader = Reader(self._spec.features, max_rows=self._spec.serving.max_rows_per_request, limits=limits)
         self._model = loaded.unwrap_python_model()
         self._try_example(loaded.input_example)
         self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
+        ingress.answer_by(self.infer)
+        sys.setswitchinterval(_SWITCH_S)
 
     def _try_example(self, example: Any) -> None:
         """Ask for a prediction of the rows that were logged with the model. It also warms the model up.
@@ -54,7 +62,7 @@ class Version:
         rows = [{**dict.fromkeys(self._spec.features), **row} for row in example.to_dict("records")]
         try:
             body = json.dumps(write_request(rows, self._spec.features)).encode()
-            request = read_request(body, self._spec.features, max_rows=len(rows), limits=self._limits)
+            request = self._reader.read(body)
             read_output(self._model.predict(None, request.columns), request.rows)
         except Exception as error:
             raise RejectedError(
@@ -68,7 +76,8 @@ class Version:
         if path.endswith("/infer"):
             if request.method != "POST":
                 return _json(405, {"error": "use POST"})
-            return self._infer(await request.body(), request.headers)
+            status, answer, _ = self.infer(await request.body(), request.headers.raw)
+            return Response(answer, status_code=status, media_type="application/json")
         if path.endswith("/ready"):
             return _json(200, {"ready": True})
         if path.endswith(f"/models/{self._spec.name}"):
@@ -76,13 +85,19 @@ class Version:
             return _json(200, found)
         return _json(404, {"error": f"nothing here: {path}"})
 
-    def _infer(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    def infer(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes, str]:
+        """Answer a request for a prediction and keep it in the prediction log.
+
+        :param body: as the caller sent it
+        :param headers: as ASGI has them, names in lower case
+        :return: HTTP status, JSON, and the request's id
+        """
+        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name in _TOLD}
         try:
-            request = read_request(
-                body, self._spec.features, max_rows=self._spec.serving.max_rows_per_request, limits=self._limits
-            )
+            request = self._reader.read(body)
         except BadRequestError as error:
-            return _json(400, {"error": str(error)})
+            return 400, _error(str(error)), Asked.of(told, None).request_id
+        asked = Asked.of(told, request.unit)
         try:
             values = read_output(self._model.predict(None, request.columns), request.rows)
             answer = write_answer(
@@ -94,9 +109,9 @@ class Version:
             )
         except Exception as error:  # noqa: BLE001 - the model's code is the user's: whatever it raises is its failure
             _log.exception("version %s of %s failed", self._version, self._spec.name)
-            return _json(500, {"error": f"version {self._version} failed: {type(error).__name__}"})
-        self._predictions.add(Asked.of(headers, request.unit), request.columns, values)
-        return Response(answer, media_type="application/json")
+            return 500, _error(f"version {self._version} failed: {type(error).__name__}"), asked.request_id
+        self._predictions.add(asked, request.columns, values)
+        return 200, answer, asked.request_id
 
     def __del__(self) -> None:
         if hasattr(self, "_predictions"):
@@ -112,7 +127,7 @@ def application(spec: ModelSpec, version: str, model_uri: str, runtime_env: dict
         ray_actor_options={
             "num_cpus": spec.serving.cpus_per_replica,
             "num_gpus": spec.serving.gpus_per_replica,
-            **({"runtime_env": runtime_env} if runtime_env else {}),
+            **({"runtime_env": _with_short_way(runtime_env)} if runtime_env else {}),
         },
         graceful_shutdown_timeout_s=5,
         logging_config={
@@ -120,6 +135,15 @@ def application(spec: ModelSpec, version: str, model_uri: str, runtime_env: dict
         },  # the edge counts; a line for each request costs more than it tells
     )
     return deployment.bind(spec.to_json(), version, model_uri)
+
+
+def _with_short_way(runtime_env: dict[str, Any]) -> dict[str, Any]:
+    """Where the cluster's own environment is not ours, the replica brings the setting."""
+    return {**runtime_env, "env_vars": {ingress.SETTING: ingress.PATH, **runtime_env.get("env_vars", {})}}
+
+
+def _error(said: str) -> bytes:
+    return json.dumps({"error": said}).encode()
 
 
 def _json(status: int, body: dict[str, Any]) -> Response:

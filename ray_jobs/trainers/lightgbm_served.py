@@ -19,13 +19,8 @@ def encode(codes: Mapping[str, Mapping[str, int] | None], columns: Mapping[str, 
 
     :param codes: for a category, its values' codes; else None
     """
-    nan = float("nan")
-    arrays = [
-        [nan if value is None else value for value in columns[name]]
-        if known is None
-        else [known.get(value, nan) for value in columns[name]]
-        for name, known in codes.items()
-    ]
+    # NumPy reads None as NaN where it makes numbers.
+    arrays = [columns[name] if known is None else [*map(known.get, columns[name])] for name, known in codes.items()]
     return np.ascontiguousarray(np.array(arrays, dtype=np.float32).T)
 
 

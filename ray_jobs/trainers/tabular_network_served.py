@@ -33,8 +33,7 @@ class TabularNetwork(PythonModel):
 
     def features(self, columns: Mapping[str, Sequence[Any]]) -> Any:
         """Return what the first layer takes, float32 [rows, width]."""
-        nan = float("nan")
-        raw = [[nan if value is None else value for value in columns[name]] for name in self.numbers]
+        raw = [columns[name] for name in self.numbers]  # NumPy reads None as NaN where it makes numbers
         parts = []
         if raw:
             numbers = (np.array(raw, dtype=np.float32).T - self.mean) / self.deviation

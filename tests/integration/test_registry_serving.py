@@ -58,8 +58,8 @@ def logged(tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def ask(version: Version, rows: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
-    answered = version._infer(json.dumps(write_request(rows, FEATURES)).encode(), {})
-    return answered.status_code, json.loads(bytes(answered.body))
+    status, answer, _ = version.infer(json.dumps(write_request(rows, FEATURES)).encode(), [])
+    return status, json.loads(answer)
 
 
 def test_a_version_answers_as_its_signature_says(logged: Any, spec: ModelSpec) -> None:

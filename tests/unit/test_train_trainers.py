@@ -87,7 +87,11 @@ class Trial:
         (files / "encoder.json").write_text(json.dumps(self.encoder))
         artifacts = {key: str(files / file) for key, file in ARTIFACTS[self.trainer].items()}
         module = importlib.import_module(f"ray_jobs.trainers.{self.trainer.replace('_classifier', '')}_served")
-        kind = next(v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__)
+        kind = next(
+            v
+            for name, v in vars(module).items()
+            if name.endswith(("Model", "Network")) and v.__module__ == module.__name__
+        )
         model = kind()
         model.load_context(SimpleNamespace(artifacts={**artifacts, "encoder": str(files / "encoder.json")}))
         return model
