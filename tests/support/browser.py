@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def look(
     :param screenshot: PNG of what was there in the end, also if it is not what was waited for
     """
     assert CHROMIUM, "there is no Chromium"
-    profile = screenshot.parent / "profile"
+    profile = Path(tempfile.mkdtemp(prefix="chromium-"))
     options = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1500,1000"]
     if os.geteuid() == 0:
         options.append("--no-sandbox")
@@ -44,6 +45,7 @@ def look(
     finally:
         browser.terminate()
         browser.wait(timeout=15)
+        shutil.rmtree(profile, ignore_errors=True)
 
 
 def _port(path: Path) -> int:
