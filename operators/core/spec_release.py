@@ -119,13 +119,20 @@ class Prediction(_Part):
 
 
 class Business(_Part):
-    """A number for each request id that arrives later: revenue, accepted or not."""
+    """A number for each request id that arrives later: revenue, accepted or not.
+
+    Callers are assigned by chance, so days that are good or bad for both versions cannot mislead it. A version that is better on
+    some days and worse on others is judged by those that it was there.
+    """
 
     better: Literal["higher", "lower"]
     margin: float = Field(gt=0, description="how much worse the mean may be, in the metric's unit")
     lowest: float = Field(description="smallest value; what is below counts as this")
     highest: float = Field(description="largest value; what is above counts as this")
-    within_s: DurationS = Field(alias="within", description="values that come later than this are not waited for")
+    within_s: DurationS = Field(
+        alias="within",
+        description="values that come later than this are not waited for; one that is missing holds up those after it until then",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Business:

@@ -135,7 +135,7 @@ class _Blocks(NamedTuple):
     def lacking(self, level: float, block_s: float) -> str:
         """Say that so few blocks prove nothing, or return an empty string."""
         needed = blocks.fewest(-log(level))
-        return too_few(len(self.most), needed, f"blocks of {_hours(block_s)}, each a coin,")
+        return too_few(len(self.most), needed, f"blocks of {_hours(block_s)}")
 
 
 def _hours(time_s: float) -> str:

@@ -135,6 +135,22 @@ def test_pairs_alone_are_judged_alone() -> None:
         judged(look(0, 0.1, pairs=NOTHING), GOOD)
 
 
+def test_what_is_gained_in_a_day_is_a_block() -> None:
+    def shown(day: int, per_day: int) -> dict[str, Any]:
+        wrong = {"stable_only_wrong": 600 * day, "canary_only_wrong": (600 + per_day) * day, "total": 20_000 * day}
+        return look(86400.0 * day + 5, 0.1, pairs=wrong)
+
+    worse = [one["verdict"] for one in judged(*(shown(day, 400) for day in range(14)))]
+    assert worse.index("Failed") in range(8, 12)
+    at_once = judged(
+        *(shown(day, 400) for day in range(3)),
+        policy={"failures": None, "slow": None, "labels": {"within": "1d", "block": "none"}},
+    )
+    assert [one["verdict"] for one in at_once] == ["Continue", "Failed", "Failed"]
+    as_good = judged(*(shown(day, 0) for day in range(10)))[-1]["guards"]["labels"]
+    assert as_good["interval"][1] < as_good["margin"]
+
+
 def test_pairs_that_come_later_are_not_ignored_in_silence() -> None:
     late = judged(look(0, 0.1), {**GOOD, "pairs": NOTHING})[1]
     assert late["verdict"] == "Inconclusive"

@@ -19,6 +19,7 @@ from operators.rollout.plan.expected import Part, expect
 from operators.rollout.plan.outlook import Outlook
 from operators.rollout.plan.prober import Prober, smallest
 from operators.rollout.plan.search import duration, first_good, least_good, rounded_up
+from operators.rollout.plan.text import rendered
 from operators.rollout.plan.types import Remedy
 from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
@@ -327,5 +328,16 @@ def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> Non
     late = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=3600))
     assert "pairs are needed; that takes" in late.problems[0].text
     assert late.problems[0].remedies[0].changes == {"judge.max_wait": "67m"}
+    blocks = plan("m", labelled(block="1d", await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=100))
+    made = blocks.labels[0]
+    assert 5 <= made.prove_blocks <= 8 <= made.find_blocks <= 14
+    assert made.found_s == 100 + made.find_blocks * 86400
+    assert f"in {made.find_blocks} blocks of 1d are needed" in blocks.problems[0].text
+    assert f"in {made.find_blocks} blocks of 1d find it" in rendered(blocks, width=100)
+    short = plan("m", labelled(block="1d"), BUSY)
+    assert f"{made.find_blocks} blocks of 1d are needed; the shadow copies for 30s" in short.problems[0].text
+    assert short.problems[0].remedies[1].changes == {"judge.labels.block": "none"}
+    assert not plan("m", labelled(block="none"), BUSY).problems
+    assert plan("m", labelled(block="1d"), Load(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
     assert "no phase is held to them" in nobody.problems[0].text

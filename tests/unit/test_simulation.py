@@ -55,6 +55,31 @@ def test_asking_only_where_it_matters_gives_what_asking_at_each_look_gives(text:
     assert quick.clock.looks == thorough.clock.looks
 
 
+@pytest.mark.parametrize("text", ["identical", "labels=6", "labels=40"])
+@pytest.mark.parametrize("block", ["15s", "none"])
+def test_it_does_so_with_labels_too(text: str, block: str) -> None:
+    judge = release().judge.model_dump(mode="json", by_alias=True)
+    labels = {"margin_pct": 6, "within": "1h", "block": block}
+    for awaits in (True, False):
+        held = release(
+            judge={**judge, "labels": labels}, shadow={"sample_pct": 100, "bake": "60s", "await_labels": awaits}
+        )
+        setting = Setting(held, LOAD, labelling=Labelling(share=0.5, delay_s=30))
+        quick, thorough = (run(replace(setting, every_look=every), text, 3) for every in (False, True))
+        assert quick.runs == thorough.runs
+        assert quick.clock.looks == thorough.clock.looks
+
+
+def test_labels_of_the_shadow_that_come_during_a_step_end_it() -> None:
+    judge = release().judge.model_dump(mode="json", by_alias=True)
+    labels = {"margin_pct": 3, "within": "1h"}
+    held = release(judge={**judge, "labels": labels}, shadow={"sample_pct": 100, "bake": "20s"})
+    seeing = Setting(held, LOAD, labelling=Labelling(share=0.5, delay_s=30))
+    found = summarise(run(seeing, "labels=40", 20), LOAD)
+    assert found.rolled_back.share == 1
+    assert set(found.ends) == {"rolled back at 10 % by labels"}
+
+
 def test_the_same_seed_gives_the_same_releases_whatever_the_number_of_processes() -> None:
     one, two, other = run(SETTING, "crash", 100), run(SETTING, "crash", 100, jobs=2), run(SETTING, "crash", 100, seed=2)
     assert one.runs == two.runs
@@ -219,6 +244,19 @@ def test_labels_come_late_and_stop_with_the_shadow() -> None:
     assert last.total == pytest.approx(22000, rel=0.05)
     assert last.stable_only_wrong == pytest.approx(0.1 * last.total, rel=0.1)
     assert last.canary_only_wrong == pytest.approx(0.2 * last.total, rel=0.1)
+
+
+def test_pairs_are_given_by_blocks_of_time() -> None:
+    feed = LabelFeed(np.random.default_rng(1), Labelling(share=1, delay_s=0, disagree=0.2), 10, wrong=0.0, block_s=60)
+    assert feed.at(59).blocks == ()
+    assert len(feed.at(60).blocks) == 1
+    whole = feed.at(150)
+    assert [block.total for block in whole.blocks] == pytest.approx([600, 600], rel=0.2)
+    feed.stop(200)
+    last = feed.at(1000)
+    assert last.blocks[:2] == whole.blocks
+    assert len(last.blocks) == 3  # the fourth was not copied to its end
+    assert sum(block.total for block in last.blocks) < last.total
 
 
 def test_slower_answers_are_slow_as_a_lognormal_latency_says() -> None:
