@@ -2,11 +2,12 @@
 
 ``python -m benchmarks.serving``: trains a small ``flight_delay`` (its spec, 16 features, 60 rounds of XGBoost), serves it both
 ways and asks both in turns with ``wrk`` (Debian's package; one thread, connections kept, a body from a Lua script). It starts
-its own Ray, Serve, agent and edge on ports of their own, and ends them. About four minutes on two cores. Prints JSON.
+its own Ray, Serve, agent and edge on ports of their own, and ends them. About five minutes on two cores. Prints JSON.
 
 The rival is flattered: it is asked directly, with no edge, no split, no fallback, no counters and no prediction log; it is
 shown as it comes (one worker) and with 2 and 4 workers, and gets the input that it reads fastest (``dataframe_split``). Both
-check every request against the model's signature. On the way, agent, keeper and HAProxy are killed, to see what callers notice.
+check every request against the model's signature, and both run the same model file. On the way, agent, keeper and HAProxy are
+killed, to see what callers notice.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from ray_jobs.worker import LoneWorker, Task
 
 KEY = "datasets/1/dataset.parquet"
 END = datetime(2013, 3, 1)
-BATCH = 100
+BATCHES = (1, 100, 1000)
 REPLICAS = (1, 2)
 WORKERS = (1, 2, 4)  # MLflow comes with 1
 WRK = """
@@ -311,7 +312,7 @@ def measure(rounds: int, seconds: float, folder: Path) -> dict[str, Any]:
     with ours(spec, model, folder) as (agent, edge, facts), mlflow_servers(model, folder) as theirs:
         result |= facts
         result["same_answers"] = same_answers(edge, theirs, *bodies(spec, rows, 5))
-        for count in (1, BATCH):
+        for count in BATCHES:
             v2, split_frame = bodies(spec, rows, count)
             for clients in (1, 16):
                 seen: dict[str, list[dict[str, float]]] = {}
