@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 
 from operators.core.loader import INCLUDE, load_spec
-from ray_jobs.inference import read_output, read_request, write_answer, write_request
+from ray_jobs.inference import read_output, write_answer, write_request
+from ray_jobs.reader import Reader
 from ray_jobs.signature import input_example, limits_of, signature_of
 
 _VALUES: dict[str, Any] = {"category": "AA", "number": 10.5, "integer": 5, "boolean": True}
@@ -61,7 +62,7 @@ def main() -> None:
         )
         loaded = mlflow.pyfunc.load_model(f"{folder}/model")
     bare = loaded.unwrap_python_model()
-    limits = limits_of(loaded.metadata.signature, spec)
+    reader = Reader(spec.features, max_rows=10_000, limits=limits_of(loaded.metadata.signature, spec))
 
     def none(body: bytes) -> bytes:
         columns = {tensor["name"]: tensor["data"] for tensor in json.loads(body)["inputs"]}
@@ -69,7 +70,7 @@ def main() -> None:
         return write_answer(model="m", version="1", request_id=None, output="p", values=values)
 
     def ours(body: bytes) -> bytes:
-        request = read_request(body, spec.features, max_rows=10_000, limits=limits)
+        request = reader.read(body)
         values = read_output(bare.predict(None, request.columns), request.rows)
         return write_answer(model="m", version="1", request_id=None, output="p", values=values)
 

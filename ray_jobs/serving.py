@@ -59,7 +59,8 @@ class Version:
         """
         if example is None:
             return
-        rows = [{**dict.fromkeys(self._spec.features), **row} for row in example.to_dict("records")]
+        shown = example.to_dict("records")[: self._spec.serving.max_rows_per_request]
+        rows = [{**dict.fromkeys(self._spec.features), **row} for row in shown]
         try:
             body = json.dumps(write_request(rows, self._spec.features)).encode()
             request = self._reader.read(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from starlette.requests import Request
 
 from operators.core.errors import RejectedError
 from operators.core.loader import load_specs
@@ -101,3 +103,34 @@ def test_a_version_that_does_not_fit_the_spec_does_not_start(logged: Any, spec: 
     other = spec.model_copy(update={"data": spec.data.model_copy(update={"features": {**FEATURES, "wind": "number"}})})
     with pytest.raises(RejectedError, match="does not take the feature wind"):
         Version(other.to_json(), "1", logged("[]", signature_of(spec)))
+
+
+def test_the_example_may_have_more_rows_than_a_request(logged: Any, spec: ModelSpec) -> None:
+    uri = logged("[0.25] * len(model_input['month'])", signature_of(spec))
+    small = spec.model_copy(update={"serving": spec.serving.model_copy(update={"max_rows_per_request": 1})})
+    version = Version(small.to_json(), "1", uri)
+    assert [ask(version, rows)[0] for rows in (ROWS[:1], ROWS)] == [200, 400]
+
+
+def test_serves_own_way_answers_the_same(logged: Any, spec: ModelSpec) -> None:
+    version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", signature_of(spec)))
+
+    def post(body: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/m/1/v2/models/m/infer",
+            "query_string": b"",
+            "headers": headers,
+        }
+        answered = asyncio.run(version(Request(scope, receive)))
+        return answered.status_code, bytes(answered.body)
+
+    headers = [(b"x-request-id", b"r1"), (b"x-taxiway-arm", b"canary"), (b"x-taxiway-weight", b"500")]
+    for body in (json.dumps(write_request(ROWS, FEATURES)).encode(), b"{}", b"\xff"):
+        assert post(body, headers) == version.infer(body, headers)[:2]
+    kept = [answered.asked for answered in version._predictions._answered]
+    assert kept == [("r1", None, "canary", 500)] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import socket
 from collections.abc import Callable
@@ -16,9 +17,12 @@ import uvicorn
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from operators.cli import environment
+from operators.core.loader import load_specs
 from ray_jobs import ingress
 from ray_jobs.inference import BadRequestError, read_request, write_request
 from ray_jobs.reader import Reader
+from ray_jobs.serving import application
 from ray_jobs.trainers import lightgbm_served, xgboost_served
 
 FEATURES: dict[str, Any] = {
@@ -311,6 +315,14 @@ def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
         assert b" 418 " in asyncio.run(talk(app, other))
     del version  # a version that has gone answers nothing
     assert b" 418 " in asyncio.run(talk(app, post(b"abc", more=CLOSE)))
+
+
+def test_taxiway_up_asks_serve_for_the_short_way() -> None:
+    assert f'"{ingress.SETTING}": "{ingress.PATH}"' in inspect.getsource(environment.ray_head)
+    brought = application(load_specs()[0][0], "1", "models:/m", {"py_modules": ["x"], "env_vars": {"A": "1"}})
+    options = brought._bound_deployment.ray_actor_options
+    assert options is not None
+    assert options["runtime_env"]["env_vars"] == {ingress.SETTING: ingress.PATH, "A": "1"}
 
 
 def test_an_answer_leaves_in_one_piece() -> None:
