@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -72,6 +73,23 @@ class Explanation(_Fact):
     why: str
     moment: Moment | None
     origin: Origin | None
+
+
+def asked_at(request_id: str) -> datetime | None:
+    """Return the time that a request's id tells, if it is a UUID of version 7 (RFC 9562, 5.7).
+
+    It is the time when the id was made, by the caller or the edge: a hint, no fact.
+    """
+    try:
+        found = UUID(request_id)
+    except ValueError:
+        return None
+    if found.version != 7:
+        return None
+    try:
+        return datetime.fromtimestamp((found.int >> 80) / 1000, UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def in_force(rows: Iterable[Entry], at: datetime) -> Moment | None:

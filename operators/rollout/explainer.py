@@ -15,7 +15,7 @@ from operators.core.predictions import hour_prefix, hours
 from operators.core.storage import Storage
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
-from operators.rollout.explain import Answer, Explanation, Origin, decisions, in_force, why
+from operators.rollout.explain import Answer, Explanation, Origin, asked_at, decisions, in_force, why
 from operators.rollout.moves import MOVED, route_of
 from operators.rollout.reconciler import ALL_MODELS
 
@@ -49,8 +49,15 @@ class Explainer:
         names = [model] if model else [name for name in self._ledger.models() if name != ALL_MODELS]
         rows = {name: self._ledger.entries(name) for name in names}
         used = {name: _versions(entries, begin, end) for name, entries in rows.items()}
-        found = self._find(request_id, used, begin, end)
+        found = self._soon(request_id, used, begin, end) or self._find(request_id, used, begin, end)
         return [self._explain(answer, rows[answer.model]) for answer in found]
+
+    def _soon(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
+        """Look only where the id itself says that the request was: two or three hours and not all of them."""
+        at = asked_at(request_id)
+        if at is None or not begin <= at <= end:
+            return []
+        return self._find(request_id, used, at, at)
 
     def _find(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
         found: dict[tuple[str, str], Answer] = {}

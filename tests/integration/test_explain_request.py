@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def test_an_answer_is_explained(to: Controller, tmp_path: Path, capsys: pytest.C
     assert command("r-3", "--json") == 0
     both: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert [(one["answer"]["version"], one["answer"]["arm"]) for one in both] == [("1", "stable"), ("2", "shadow")]
+
+    # An id that tells a time is looked for there first, and everywhere if that time was not the request's.
+    for at in (datetime.now(UTC), datetime.now(UTC) - timedelta(hours=20)):
+        name = f"{int(at.timestamp() * 1000):012x}"
+        name = f"{name[:8]}-{name[8:]}-7cc3-98c4-dc0c0c07398f"
+        answer(tmp_path, "1", Asked(name, None, "stable", None), [0.3])
+        assert command(name) == 0
+        assert "version 1 (stable)" in capsys.readouterr().out
 
     assert command("r-4") == 1
     assert "ask again" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from operators.core.ledger import Entry
 from operators.rollout.assignment import ALL_BP, bucket, in_canary, xxh32
 from operators.rollout.client import Route
-from operators.rollout.explain import Answer, Moment, decisions, in_force, why
+from operators.rollout.explain import Answer, Moment, asked_at, decisions, in_force, why
 from tests.support import edge_servers
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -122,3 +122,10 @@ def test_how_a_version_got_its_traffic() -> None:
         "approval: canary: go_on, by ada",
         "promoted: version 2, previous 1",
     ]
+
+
+def test_an_id_may_tell_its_time() -> None:
+    # The example of RFC 9562, appendix A.6.
+    assert asked_at("017F22E2-79B0-7CC3-98C4-DC0C0C07398F") == datetime(2022, 2, 22, 19, 22, 22, tzinfo=UTC)
+    for other in ("r-1", "", "f81d4fae-7dec-41d0-a765-00a0c91e6bf6", "ffffffff-ffff-7cc3-98c4-dc0c0c07398f"):
+        assert asked_at(other) is None
