@@ -65,8 +65,8 @@ class Daemons:
             if (serving := self.serving.pid()) is not None:
                 _release(self.serving, serving)
                 _drain(self.serving)
-        for pid in pids - {None}:
-            if not process.end(pid):
+        for pid in pids:
+            if pid is not None and not process.end(pid):
                 raise ServiceError(f"HAProxy (pid {pid}) of {self._folder} does not end")
 
     def _launch(self, before: str | None) -> str:
