@@ -25,6 +25,7 @@ from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
 from operators.rollout.statistics.ownership import Events
+from operators.rollout.steps.watched import alpha_share, policies
 
 
 def release(**changes: object) -> Release:
@@ -310,7 +311,7 @@ def test_labelled_pairs_are_few_and_the_time_until_they_come_is_known() -> None:
 def test_the_pairs_that_are_planned_find_a_worse_version() -> None:
     made = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(disagree=0.06)).labels[1]
     rng = np.random.default_rng(1)
-    policy = labelled().judge
+    (policy,) = policies(labelled().judge, late=True, alpha_share=alpha_share(labelled()))
     found = proven = 0
     for _ in range(200):
         worse, better = rng.poisson(made.find_pairs * 0.05), rng.poisson(made.find_pairs * 0.03)
@@ -327,7 +328,7 @@ def test_the_pairs_that_are_planned_find_a_worse_version() -> None:
 def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> None:
     late = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=3600))
     assert "pairs are needed; that takes" in late.problems[0].text
-    assert late.problems[0].remedies[0].changes == {"judge.max_wait": "67m"}
+    assert late.problems[0].remedies[0].changes == {"judge.max_wait": "68m"}
     blocks = plan("m", labelled(block="1d", await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=100))
     made = blocks.labels[0]
     assert 5 <= made.prove_blocks <= 8 <= made.find_blocks <= 14

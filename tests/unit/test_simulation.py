@@ -8,14 +8,24 @@ import numpy as np
 import pytest
 
 from operators.core.errors import ConfigurationError
-from operators.core.spec_release import Failures, Release, Slow
+from operators.core.spec_release import Failures, Judge, Release, Slow
 from operators.rollout.evidence import Arm, Evidence, Period
 from operators.rollout.judge import judge
 from operators.rollout.plan import plan
-from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_REQUESTS, CANARY_UNITS, CountFeed, Pattern, Weather
+from operators.rollout.plan.outlook import Outlook
+from operators.rollout.simulation.feeds import (
+    CANARY_BAD,
+    CANARY_REQUESTS,
+    CANARY_UNITS,
+    COLUMNS,
+    CountFeed,
+    Pattern,
+    Weather,
+)
+from operators.rollout.simulation.judged import Clock, Judged, Look
 from operators.rollout.simulation.labels import LabelFeed, Labelling
 from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import phases_of
+from operators.rollout.simulation.phases import Phase, phases_of
 from operators.rollout.simulation.recorded import load_like, read_recording
 from operators.rollout.simulation.report import share_of, summarise
 from operators.rollout.simulation.requests import zipf_feed
@@ -144,6 +154,26 @@ def test_a_plan_and_a_simulation_say_the_same() -> None:
     bad = summarise(run(setting, f"fails={detects_pct / 0.99:.4f}", 60), LOAD)
     assert bad.rolled_back.high >= 0.8
     assert bad.rolled_back.low <= 0.92  # it is about the smallest
+
+
+def test_shadow_steps_and_watch_have_their_own_evidence_and_part_of_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int, float]] = []
+
+    class Noted(Judged):
+        def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
+            super().__init__(policy, phase, earlier, clock)
+            threshold = self.ask(Look([0] * COLUMNS, 1.0)).guards["failures"].threshold
+            asked.append((phase.name, len(earlier), threshold))
+
+    monkeypatch.setattr("operators.rollout.simulation.engine.Judged", Noted)
+    whole = release(shadow={"sample_pct": 50, "bake": "20s"}, watch="20s", keep_warm="1h")
+    assert run(Setting(whole, LOAD), "identical", 1).runs[0].end == "promoted"
+    threshold = 3 * 2 / 0.05  # three phases of two guards
+    earlier = [("shadow", 0), ("10 %", 0), ("50 %", 1), ("watch", 0)]
+    assert asked == [(name, count, pytest.approx(threshold)) for name, count in earlier]
+    outlook = Outlook(whole, LOAD)
+    assert outlook.probers["failures"].threshold == pytest.approx(threshold)
+    assert [len(outlook.before(index)) for index in range(4)] == [count for _, count in earlier]
 
 
 def test_what_only_labels_show_is_found_by_labels_alone() -> None:

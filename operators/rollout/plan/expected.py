@@ -36,7 +36,7 @@ class Part(NamedTuple):
 def expect(load: Load, guard: str, before: Sequence[Part], part: Part, effect: float) -> Counts:
     """Return what one phase is expected to give.
 
-    :param before: the phases until then
+    :param before: the phases until then; only those of the same kind count, as another kind counts the units anew
     :param effect: by how much the canary's share of bad requests is above stable's
     """
     base = load.base(guard)
@@ -44,7 +44,7 @@ def expect(load: Load, guard: str, before: Sequence[Part], part: Part, effect: f
     phase, lasts_s = part
     canary_bad, stable_bad = load.bad(phase.canary_share, bad, lasts_s), load.bad(phase.stable_share, base, lasts_s)
     canary_first, stable_first = canary_bad, stable_bad
-    steps = [p for p in before if p.phase.kind != "shadow"]
+    steps = [p for p in before if p.phase.kind == phase.kind]
     if load.units is not None and phase.kind != "shadow":
         stable_first = load.bad(phase.stable_share, base, lasts_s, sum(base * p.lasts_s for p in steps))
         canary_first = _moved(load, [*steps, part], base, bad)

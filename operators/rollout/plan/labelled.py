@@ -38,7 +38,8 @@ def label_plans(
     for phase in phases:
         if not phase.late:
             continue
-        rules = Rules(len(release.judge.guards) / release.judge.alpha, 1 - release.judge.confidence, phase.harm_weight)
+        threshold = len(release.judge.guards) / (release.judge.alpha * phase.alpha_share)
+        rules = Rules(threshold, 1 - release.judge.confidence, phase.harm_weight)
         margin = min(rules.margin(rule.margin_pct / 100), 1 - labelling.disagree / 2)
         prove = max(_least(partial(_proven, labelling.disagree, margin, rules)), rule.min_pairs)
         find = _least(partial(_found, labelling.disagree, margin, rules))

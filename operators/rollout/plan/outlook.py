@@ -13,6 +13,7 @@ from operators.rollout.plan.prober import SURE, Prober, smallest
 from operators.rollout.plan.types import Effect, Found, GuardPlan, PhasePlan
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
+from operators.rollout.steps.watched import alpha_share
 
 _SOONEST_S = 1.0  # the judge looks once a second
 _STEP = 1.15  # factor from one time to the next
@@ -29,7 +30,8 @@ class Outlook:
     def __init__(self, release: Release, load: Load, *, like: Outlook | None = None) -> None:
         self.release, self.load = release, load
         self.phases: tuple[Phase, ...] = phases_of(release)
-        self.probers = {name: Prober(release.judge, load, name) for name in release.judge.guards if name in PLANNED}
+        judge = release.judge.model_copy(update={"alpha": release.judge.alpha * alpha_share(release)})
+        self.probers = {name: Prober(judge, load, name) for name in judge.guards if name in PLANNED}
         self._times: dict[int, tuple[float | None, float | None]] = dict(like._times) if like else {}
 
     @cached_property
@@ -70,10 +72,11 @@ class Outlook:
             now_s *= _STEP
 
     def before(self, index: int) -> list[Part]:
-        """Return the phases before, as long as they are expected to take."""
+        """Return the phases before whose evidence counts too, as long as they are expected to take."""
         return [
             Part(phase, self.times_s(earlier)[0] or phase.max_wait_s)
             for earlier, phase in enumerate(self.phases[:index])
+            if phase.kind == self.phases[index].kind
         ]
 
     def least_chance(self, phase: Phase, lasts_s: float) -> float:

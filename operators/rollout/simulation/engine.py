@@ -12,7 +12,7 @@ from operators.rollout.evidence import Outcome, Period
 from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_REQUESTS, CANARY_UNITS, Feed
 from operators.rollout.simulation.judged import GO_ON, Clock, Judged, Look, Verdict
 from operators.rollout.simulation.labels import LabelFeed
-from operators.rollout.simulation.phases import Phase
+from operators.rollout.simulation.phases import Kind, Phase
 from operators.rollout.simulation.screen import first_verdict
 
 _FIRST_BLOCK, _LONGEST_BLOCK = 32, 1024
@@ -60,7 +60,7 @@ class Simulated:
     clock: Clock = field(default_factory=Clock)
     every_look: bool = False
     _now_s: float = 0.0
-    _periods: list[Period] = field(default_factory=list)
+    _periods: dict[Kind, tuple[Period, ...]] = field(default_factory=dict)
     _harm_s: float | None = None
     _units: int = 0
     _requests: int = 0
@@ -97,7 +97,8 @@ class Simulated:
     def _watch(self, phase: Phase) -> Verdict:
         """Look at one phase until its verdict, as `JudgeTrigger` does."""
         self.feed.enter(phase)
-        judged = Judged(self.policy, phase, tuple(self._periods), self.clock)
+        earlier = self._periods.get(phase.kind, ())
+        judged = Judged(self.policy, phase, earlier, self.clock)
         began_s, verdict, last = self._now_s, GO_ON, None
         for looks in self._looks(phase, began_s):
             index, verdict = judged.first(looks) if self.every_look else first_verdict(judged, looks)
@@ -107,7 +108,7 @@ class Simulated:
                 break
         assert last is not None
         self._now_s = began_s + last.elapsed_s
-        self._periods.append(judged.period(last))
+        self._periods[phase.kind] = (*earlier, judged.period(last))
         if self._harm_s is not None:
             self._units += last.row[CANARY_UNITS]
         if phase.kind == "shadow":

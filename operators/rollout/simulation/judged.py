@@ -11,7 +11,7 @@ from operators.core.spec_release import Judge
 from operators.rollout.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
 from operators.rollout.simulation.feeds import ARM_COLUMNS
 from operators.rollout.simulation.phases import Phase
-from operators.rollout.steps.watched import judge_parts
+from operators.rollout.steps.watched import judge_parts, policies
 
 
 class Look(NamedTuple):
@@ -57,12 +57,12 @@ class Judged:
     """The judge, asked about one phase.
 
     :param policy: the whole release's
-    :param earlier: evidence of the phases before
+    :param earlier: evidence of the phases before that are of the same kind: another kind counts the units anew
     """
 
     def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
         self.phase, self.clock = phase, clock
-        self._policies = policy.parts(late=phase.late)
+        self._policies = policies(policy, late=phase.late, alpha_share=phase.alpha_share)
         self._earlier = earlier
 
     def ask(self, look: Look) -> Judgement:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from operators.core.spec_release import Release
 from operators.rollout.routes import CONTROL_BP
-from operators.rollout.steps.watched import canary_step, control_step, shadow_step
+from operators.rollout.steps.watched import alpha_share, canary_step, control_step, shadow_step
 
 Kind = Literal["shadow", "step", "watch"]
 
@@ -23,6 +23,7 @@ class Phase:
     :param harm_weight: share of the callers that what comes next would give to the new version
     :param late: whether it is held to labels and business numbers
     :param max_wait_s: then the judge says Inconclusive; for the watch: when it ends
+    :param alpha_share: of the release's alpha, what all phases of this kind may spend
     """
 
     name: str
@@ -35,6 +36,7 @@ class Phase:
     max_wait_s: float
     min_requests: int
     late: bool = False
+    alpha_share: float = 1.0
 
     @property
     def weight(self) -> float:
@@ -58,7 +60,8 @@ def phases_of(release: Release) -> tuple[Phase, ...]:
         phases.append(
             _phase("watch", "watch", (1 - control, control, 1 - control), control_step(release), 0.0, late=True)
         )
-    return tuple(phases)
+    share = alpha_share(release)
+    return tuple(replace(phase, alpha_share=share) for phase in phases)
 
 
 def _phase(

@@ -163,6 +163,8 @@ class RequestFeed:
         import numpy as np
 
         self._phase, self._total = phase, np.zeros(COLUMNS, dtype=np.int64)
+        if phase.kind == "watch":  # which counts the first bad events anew
+            self._ever = {column: np.zeros(self.source.units, dtype=bool) for column in self._ever}
         self._known = {
             (arm, column): np.zeros(self.source.units, dtype=bool)
             for arm in (0, 1)

@@ -19,13 +19,22 @@ from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
-from operators.rollout.steps.watched import Kind, Watched, canary_step, control_step, shadow_step
+from operators.rollout.steps.watched import (
+    FROZEN,
+    SHADOW,
+    WATCH,
+    Kind,
+    Watched,
+    alpha_share,
+    canary_step,
+    control_step,
+    shadow_step,
+)
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
 
 
-SHADOW, WATCH = "shadow", "watch"
 _KIND_OF_STEP: Mapping[str, Kind] = {SHADOW: "shadow", WATCH: "control"}
 
 
@@ -60,7 +69,7 @@ class StepTask:
             stable=self.release["stable"],
             pool_bp=10_000 - round(release.holdout_pct * 100),
             lease_s=release.lease_s,
-            alpha_share=1 / (1 + (release.shadow is not None) + (release.watch_s is not None)),
+            alpha_share=alpha_share(release),
             released_at=self.release["began_at"],
             **{"step": self.task_id, **facts},
         )
@@ -193,7 +202,7 @@ class CanaryStepOperator(StepOperator):
         if self.index == 0:
             self.defer(trigger=DateTimeTrigger(moment=until), method_name="thaw")
         known = self.before(self.controller(), "canary")
-        watched = self._watched(self.index - 1, began_at=time.time(), step=f"{self.task_id}_frozen", **known)
+        watched = self._watched(self.index - 1, began_at=time.time(), step=self.task_id + FROZEN, **known)
         self.wait(watched, then="thaw", until=until.timestamp())
 
     def _watched(self, index: int, **facts: Any) -> Watched:

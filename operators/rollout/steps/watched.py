@@ -14,6 +14,8 @@ from operators.rollout.reading import Counters, Tally, added, control_period, sh
 from operators.rollout.routes import CONTROL_BP
 
 Kind = Literal["shadow", "canary", "control"]
+SHADOW, WATCH = "shadow", "watch"  # names of the steps of these kinds; a canary has several, with names of their own
+FROZEN = "_frozen"  # ends the name of what is watched while a step waits for the end of a freeze
 
 
 class Watched(BaseModel):
@@ -75,8 +77,7 @@ class Watched(BaseModel):
         Labels of what the shadow answered are one sequence through all steps, with one threshold: to look at them again costs
         nothing of alpha.
         """
-        parts = whole.parts(late=self.late)
-        return tuple(part.model_copy(update={"alpha": part.alpha * self.alpha_share}) for part in parts)
+        return policies(whole, late=self.late, alpha_share=self.alpha_share)
 
     def policy(self, whole: Judge, said: Judgement) -> Judge:
         """Return which part it was that has said this."""
@@ -101,6 +102,21 @@ class Watched(BaseModel):
     def elapsed_s(self, now: float) -> float:
         """Return how long the step has been watched, over all its tries; in milliseconds' steps, as it is recorded."""
         return round(max(0.0, now - self.began_at), 3)
+
+
+def policies(whole: Judge, *, late: bool, alpha_share: float) -> tuple[Judge, ...]:
+    """Return the parts of the spec's judge with the alpha that a phase may spend.
+
+    :param late: as for `Watched`
+    :param alpha_share: likewise
+    """
+    parts = whole.parts(late=late)
+    return tuple(part.model_copy(update={"alpha": part.alpha * alpha_share}) for part in parts)
+
+
+def alpha_share(release: Release) -> float:
+    """Return which part of the release's alpha each of shadow, canary and watch may spend."""
+    return 1 / (1 + (release.shadow is not None) + (release.watch_s is not None))
 
 
 def judge_parts(policies: Sequence[Judge], evidence: Evidence, **asked: Any) -> Judgement:
