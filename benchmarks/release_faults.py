@@ -221,13 +221,14 @@ class Proof:
         got = self._canary_requests() - counted
         self.back(fault)
         self.tell(fault, fault.share)
+        counted = self._canary_requests()  # those of a version that was deleted and deployed again begin anew
         release_id = self.begin()
         self.give(release_id, fault)
         time.sleep(self._endure_s)
         self.take(release_id)
         time.sleep(_AFTER_S)
         answers = [answer for answer in load.stop() if answer.sent >= began]
-        endured = self._canary_requests() - counted - got
+        endured = self._canary_requests() - counted
         in_decision = [a for a in answers if given <= a.sent < decided]
         met = [a.sent for a in in_decision if a.arm in ("canary", "fallback")]
         first = min(met, default=given)

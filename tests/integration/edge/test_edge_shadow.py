@@ -30,7 +30,7 @@ def shadow(edge: Edge, requests: int) -> Counters:
 
 def test_the_copy_has_the_same_id_unit_and_body(edge: Edge, call: Caller, versions: Versions) -> None:
     mirror(edge)
-    body = b'{"inputs": "' + b"x" * 100_000 + b'"}'
+    body = b'{"inputs": "' + b"x" * 30_000 + b'"}'
     answer = call(
         body=body, path=f"/v2/models/{MODEL}/infer?trace=1", X_Taxiway_Unit="somebody", Content_Type="application/json"
     )
@@ -118,7 +118,7 @@ def test_copies_are_bounded_and_stop_nobody(edge: Edge, versions: Versions) -> N
 
     def ask() -> None:
         caller = Caller(edge)
-        answers.extend(caller(body=b"x" * 100_000) for _ in range(10))
+        answers.extend(caller(body=b"x" * 30_000) for _ in range(10))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
