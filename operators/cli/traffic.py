@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
 def _measured(model: str) -> dict[str, float]:
     """Look at the edge twice; what it cannot say is left out."""
     from operators.rollout.client import Agent
-    from operators.rollout.reading import Row
+    from operators.rollout.reading import Row, Tally
 
     if not os.environ.get("TAXIWAY_AGENT_URL"):
         if not supervisor.is_up():
@@ -141,12 +142,12 @@ def _measured(model: str) -> dict[str, float]:
         print(f"taxiway: the edge was not asked for its traffic: {error}", file=sys.stderr)
         return {}
 
-    def total(rows: tuple[Row, ...], name: str, arm: str | None = None) -> int:
+    def total(rows: Iterable[Row], name: str, arm: str | None = None) -> int:
         return sum(getattr(row, name) for row in rows if row.arm != "shadow" and arm in (None, row.arm))
 
     known: dict[str, float] = {}
-    gained = total(last.rows, "requests") - total(first.rows, "requests")
-    if last.since == first.since and gained > 0:
+    gained = total(Tally.begin(first).advance(last).gained.values(), "requests")
+    if gained > 0:
         known["rate_per_s"] = gained / lasted_s
     requests = total(last.rows, "requests", "stable")
     if requests >= _ENOUGH:

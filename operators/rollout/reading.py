@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +20,9 @@ _COUNTS = (
     "failed_first",
     "slow_first",
 )
+_EVIDENCE = ("stable", "canary", "shadow")
+Key = tuple[str, str, int]
+"""(version, arm, weight in basis points)"""
 Latency = tuple[tuple[float | None, int], ...]
 """(upper bound in ms, answers in that bucket), bounds rising; the last bound is None: infinite."""
 
@@ -45,69 +49,95 @@ class Row(_Fact):
     latency: Latency = ()
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         """What names the row."""
         return self.version, self.arm, self.weight_bp
 
-    def plus(self, other: Row, sign: int = 1) -> Row:
-        """Add another row's counts, or take them away."""
+    def plus(self, other: Row) -> Row:
+        """Add another row's counts."""
+        return self._with(other, 1)
+
+    def gain(self, before: Row | None) -> Row:
+        """Return what was counted since the same count stood at ``before``. One that has gone back has begun anew."""
+        if before is None or any(getattr(self, name) < getattr(before, name) for name in _COUNTS):
+            return self
+        return self._with(before, -1)
+
+    def _with(self, other: Row, sign: int) -> Row:
         sums = {name: getattr(self, name) + sign * getattr(other, name) for name in _COUNTS}
-        theirs = dict(other.latency)
-        bounds = self.latency or tuple((bound, 0) for bound, _ in other.latency)
-        latency = tuple((bound, count + sign * theirs.get(bound, 0)) for bound, count in bounds)
-        return self.model_copy(update={**sums, "latency": latency})
+        return self.model_copy(update={**sums, "latency": ()})
+
+
+class EdgeReading(_Fact):
+    """What one edge counted.
+
+    :param since: names its counting, which begins anew with its HAProxy; None: the edge could not be asked
+    :param new: it had counted nothing when it joined
+    :param rows: without latency
+    :param in_flight: requests under way, by version
+    """
+
+    edge: str
+    since: str | None = None
+    new: bool = False
+    rows: tuple[Row, ...] = ()
+    in_flight: dict[str, int] = Field(default_factory=dict)
+
+    def of(self, versions: Collection[str]) -> EdgeReading:
+        """Return what is evidence for these versions."""
+        rows = tuple(row for row in self.rows if row.version in versions and row.arm in _EVIDENCE)
+        return self.model_copy(update={"rows": rows, "in_flight": {}})
 
 
 class Counters(_Fact):
     """All rows of a model at one moment.
 
-    :param since: changes when the counting begins anew, because HAProxy was started again
+    :param rows: sums over the edges; of one that is away, the last that it said. They fall when an edge begins anew or leaves
     :param in_flight: requests under way, by version
+    :param edges: every edge that is known, for differences
     """
 
-    since: str
     rows: tuple[Row, ...] = ()
     in_flight: dict[str, int] = Field(default_factory=dict)
+    edges: tuple[EdgeReading, ...] = ()
 
     def of(self, *versions: str) -> Counters:
         """Return what is needed to take differences for these versions; it travels in a trigger's arguments."""
-        rows = tuple(row.model_copy(update={"latency": ()}) for row in self.rows if row.version in versions)
-        return Counters(since=self.since, rows=rows)
+        return Counters(edges=tuple(edge.of(versions) for edge in self.edges))
 
 
-class Tally(_Fact):
-    """Gains since a step began, also over a restart of the counters.
+@dataclass(frozen=True)
+class Tally:
+    """Gains since a step began, over restarts, comings and goings of edges.
 
-    :param before: the rows when it began, or none after a restart
-    :param carried: gains that restarts have taken from the counters
+    Each edge is followed by itself. A counting that is seen for the first time has gained all that it shows if it must have
+    begun after the step: its edge had another one before, or joined later and had counted nothing. Of any other nobody knows
+    how much is older than the step, so its gains begin at the first sight.
+
     :param now: the last reading
+    :param seen: of each edge, the last reading that could be had
+    :param gained: by version, arm and weight
     """
 
-    before: Counters
-    carried: tuple[Row, ...] = ()
     now: Counters
+    seen: Mapping[str, EdgeReading]
+    gained: Mapping[Key, Row] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, counters: Counters) -> Tally:
         """Start at this reading."""
-        return cls(before=counters, now=counters)
+        return cls(counters, {edge.edge: edge for edge in counters.edges})
 
     def advance(self, counters: Counters) -> Tally:
         """Take in a later reading."""
-        if counters.since == self.now.since:
-            return self.model_copy(update={"now": counters})
-        nothing = Counters(since=counters.since)
-        return Tally(before=nothing, carried=tuple(self.gains().values()), now=counters)
-
-    def gains(self) -> dict[tuple[str, str, int], Row]:
-        """Return what was gained, by version, arm and weight."""
-        gained = {row.key: row for row in self.now.rows}
-        for row in self.before.rows:
-            if row.key in gained:
-                gained[row.key] = gained[row.key].plus(row, -1)
-        for row in self.carried:
-            gained[row.key] = row.plus(gained[row.key]) if row.key in gained else row
-        return gained
+        seen, gained = dict(self.seen), dict(self.gained)
+        for edge in counters.edges:
+            if edge.since is None:
+                continue
+            for row in _gains(seen.get(edge.edge), edge):
+                gained[row.key] = row.plus(gained[row.key]) if row.key in gained else row
+            seen[edge.edge] = edge
+        return Tally(counters, seen, gained)
 
     def periods(
         self, *, canary: str, stable: str, weights_bp: Iterable[int], pool_bp: int = 10_000
@@ -117,11 +147,11 @@ class Tally(_Fact):
         :param weights_bp: the weights that the release has had, oldest first
         :param pool_bp: share of the units that may see a canary: those that are not held out
         """
-        gains, weights = self.gains(), tuple(weights_bp)
+        weights = tuple(weights_bp)
 
         def arm(version: str, name: str, weight_bp: int) -> Arm:
             busy = self.now.in_flight.get(version, 0) if weight_bp == weights[-1] else 0
-            return _arm(gains.get((version, name, weight_bp)), busy)
+            return _arm(self.gained.get((version, name, weight_bp)), busy)
 
         return tuple(
             Period(weight=bp / pool_bp, stable=arm(stable, "stable", bp), canary=arm(canary, "canary", bp))
@@ -129,12 +159,23 @@ class Tally(_Fact):
         )
 
 
+def _gains(before: EdgeReading | None, now: EdgeReading) -> Iterator[Row]:
+    if before is None:
+        rows = () if now.new else now.rows
+    elif before.since is None:
+        rows = now.rows
+    else:
+        rows = before.rows if before.since == now.since else ()
+    known = {row.key: row for row in rows}
+    return (row.gain(known.get(row.key)) for row in now.rows)
+
+
 def control_period(tally: Tally, *, new: str, old: str, control_bp: int) -> Period:
     """Return the evidence after a promotion: the new version has nearly all, the old one keeps a control group.
 
     At the edge the old version is the canary then; for the judge, the new one still is.
     """
-    gains = tally.gains()
+    gains = tally.gained
     return Period(
         weight=1 - control_bp / 10_000,
         stable=_arm(gains.get((old, "canary", control_bp))),
@@ -148,7 +189,7 @@ def shadow_period(tally: Tally, *, shadow: str, stable: str, shadow_bp: int) -> 
     A share s of the units is answered by both. Of events that each version has by itself, s / (1 + s) are the shadow's if it
     is no worse; where both fail on the same request, one is on either side, which is evidence for neither.
     """
-    gains = tally.gains()
+    gains = tally.gained
     share = shadow_bp / 10_000
     return Period(
         weight=share / (1 + share),
@@ -161,16 +202,19 @@ def overdue(past: Counters, now: Counters, version: str) -> int:
     """Return how many of a version's requests to take for late ones that nobody has counted yet.
 
     A canary is cut off at its deadline and counted; stable is counted when it answers. In a moment in which everything stands
-    still the canary would look worse. If a request from before ``past`` is still under way, all of them are taken for late.
+    still the canary would look worse. If a request from before ``past`` is still under way on an edge, all of that edge's are
+    taken for late. An edge that was not asked both times, or has begun anew in between, has none.
 
     :param past: a reading that is as old as the canary's deadline, or older
     """
-    waiting = now.in_flight.get(version, 0)
-    if not waiting or past.since != now.since:
-        return 0
-    answered = sum(row.requests for row in now.rows if row.version == version)
-    answered -= sum(row.requests for row in past.rows if row.version == version)
-    return waiting if past.in_flight.get(version, 0) > answered else 0
+    before = {(edge.edge, edge.since): edge for edge in past.edges if edge.since is not None}
+    both = ((before[edge.edge, edge.since], edge) for edge in now.edges if (edge.edge, edge.since) in before)
+    return sum(edge.in_flight.get(version, 0) for then, edge in both if _is_stuck(then, edge, version))
+
+
+def _is_stuck(past: EdgeReading, now: EdgeReading, version: str) -> bool:
+    then, answered = (sum(row.requests for row in edge.rows if row.version == version) for edge in (past, now))
+    return 0 <= answered - then < past.in_flight.get(version, 0)
 
 
 def with_overdue(periods: Sequence[Period], count: int) -> tuple[Period, ...]:

@@ -98,9 +98,8 @@ def _routes(agent: Agent) -> APIRouter:
 
     @api.get("/v1/counters/{model}")
     async def counters(model: _Model) -> Counters:
-        """Return what every arm did, summed over the edges. It renews no lease."""
-        await agent.edges.read(model)
-        return agent.edges.counters(model)
+        """Return what every arm did, on each edge and in all. It renews no lease."""
+        return agent.edges.counters(model, await agent.edges.read(model))
 
     @api.post("/v1/rollback/{model}")
     async def roll_back(model: _Model, body: Rollback) -> RolledBack:
@@ -157,8 +156,8 @@ def _others(agent: Agent) -> APIRouter:
     async def prometheus() -> Response:
         """Return the counters as Prometheus text."""
         routes = agent.control.routes()
-        await agent.edges.read(*routes)
-        found = {model: agent.edges.counters(model) for model in routes}
+        ask = await agent.edges.read(*routes)
+        found = {model: agent.edges.counters(model, ask) for model in routes}
         text = metrics.exposition(found, routes, agent.edges.states(), time.time())
         return Response(text, media_type=metrics.CONTENT_TYPE)
 

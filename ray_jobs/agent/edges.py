@@ -7,7 +7,6 @@ milliseconds, an edge that was away learns all of it with its first question, an
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from ray_jobs.agent.counting import add_rows
 from ray_jobs.agent.journal import Journal
 from ray_jobs.agent.state import Held, Store
-from ray_jobs.agent.wire import Counters, EdgeState, Gone, Leased, Orders, Reading, Report
+from ray_jobs.agent.wire import Counters, EdgeReading, EdgeState, Gone, Leased, Orders, Reading, Report
 
 POLL_S = 1.0
 LIVE_S = 3.0
@@ -28,10 +27,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Seen:
-    """One edge: its last report, and the last readings of its counters, which stand for it while it is away."""
+    """One edge: its last report, and the last readings of its counters, which stand for it while it is away.
+
+    :param new: it joined without routes and without a HAProxy, so it had counted nothing
+    """
 
     report: Report
     at: float
+    new: bool
     readings: dict[str, Reading] = field(default_factory=dict)
 
 
@@ -67,7 +70,8 @@ class Edges:
             if report.leased is None:
                 return self._orders(report, heard)
             await self._adopt(edge, report, report.leased)
-        seen = _Seen(report, self._clock(), dict(report.readings))
+        new = known.new if known is not None else not report.since and not report.lineage
+        seen = _Seen(report, self._clock(), new, dict(report.readings))
         if known is not None and known.report.since == report.since:
             seen.readings = known.readings | report.readings
         self._seen[edge] = seen
@@ -228,15 +232,25 @@ class Edges:
             )
         return found
 
-    def counters(self, model: str) -> Counters:
-        """Return a model's counters, summed over the edges; of an edge that is away, the last that it said."""
-        found = {edge: seen for edge, seen in self._seen.items() if model in seen.readings}
-        parts = "\n".join(f"{edge}={found[edge].report.since}" for edge in sorted(found))
+    def counters(self, model: str, ask: int) -> Counters:
+        """Return a model's counters: of each edge, and summed; of an edge that is away, the sums have the last that it said.
+
+        :param ask: number of the wish that an edge must have answered, or it could not be asked
+        """
+        readings = (seen.readings[model] for seen in self._seen.values() if model in seen.readings)
         return Counters(
-            since=hashlib.sha256(parts.encode()).hexdigest()[:16],
-            rows=add_rows(row for seen in found.values() for row in seen.readings[model].rows),
+            rows=add_rows(row for reading in readings for row in reading.rows),
             in_flight=self.in_flight(model),
+            edges=[self._reading(edge, model, ask) for edge in sorted({*self._seen, *self._store.state.edges})],
         )
+
+    def _reading(self, edge: str, model: str, ask: int) -> EdgeReading:
+        seen = self._seen.get(edge)
+        if seen is None or model not in seen.readings or not self._has_read(edge, ask):
+            return EdgeReading(edge=edge, since=None, new=seen is not None and seen.new)
+        found = seen.readings[model]
+        rows = [row.model_copy(update={"latency": []}) for row in found.rows]
+        return EdgeReading(edge=edge, since=seen.report.since, new=seen.new, rows=rows, in_flight=found.in_flight)
 
     def in_flight(self, model: str) -> dict[str, int]:
         """Return the requests of a model that are under way, by version."""

@@ -143,6 +143,7 @@ class Keeper:
     # ------------------------------------------------------------------ the agent
 
     def _talk(self) -> None:
+        self._answered = 0  # the last answer may not have arrived
         report = self._report()
         while not self._stopping.is_set():
             orders = self._link.sync(report)

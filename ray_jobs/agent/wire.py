@@ -135,7 +135,7 @@ class RolledBack(BaseModel):
 
 
 class Row(BaseModel):
-    """What one version answered on one arm, at one weight. Sums over the edges since `since`."""
+    """What one version answered on one arm, at one weight."""
 
     version: str
     arm: str
@@ -154,14 +154,6 @@ class Row(BaseModel):
         default_factory=list,
         description="upper bound in ms (null: none) and requests below it and above the one before",
     )
-
-
-class Counters(BaseModel):
-    """The counters of one model."""
-
-    since: str = Field(description="changes when a count begins anew: compare only what has the same `since`")
-    rows: list[Row]
-    in_flight: dict[str, int] = Field(description="requests that are under way now, by version")
 
 
 class EdgeState(BaseModel):
@@ -219,6 +211,28 @@ class Reading(Closed):
 
     rows: list[Row] = Field(default_factory=list)
     in_flight: dict[str, int] = Field(default_factory=dict)
+
+
+class EdgeReading(Reading):
+    """What one edge counted, without latency."""
+
+    edge: str = Field(description="its id")
+    since: str | None = Field(
+        description="changes when its counters begin anew; null: it could not be asked, rows follow later"
+    )
+    new: bool = Field(description="it had counted nothing when it joined")
+
+
+class Counters(BaseModel):
+    """The counters of one model."""
+
+    rows: list[Row] = Field(
+        description="sums over the edges, for a look; they fall when an edge begins anew or leaves: take differences of `edges`"
+    )
+    in_flight: dict[str, int] = Field(description="requests that are under way now, by version")
+    edges: list[EdgeReading] = Field(
+        description="every edge that is known: compare only rows with the same `edge` and `since`"
+    )
 
 
 class Gone(Closed):

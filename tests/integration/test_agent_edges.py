@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from operators.rollout.reading import Counters, Tally
 from tests.support.agent_world import MODEL, World, answers, until, world_in
 
 
@@ -58,7 +59,7 @@ def test_haproxy_that_is_killed_is_back_within_a_second(world: World) -> None:
     world.wait_ready()
     world.api.route(canary="2", weight_bp=10_000)
     assert world.call()() == (200, "2")
-    since = world.api.counters()["since"]
+    since = world.api.since()
     for times in (1, 2):
         old = world.pid()
         os.kill(old, signal.SIGKILL)
@@ -68,7 +69,7 @@ def test_haproxy_that_is_killed_is_back_within_a_second(world: World) -> None:
     time.sleep(1.2)
     assert [entry["edge"] for entry in world.api.journal("edge_restarted")] == ["a", "a"]
     found = world.api.counters()
-    assert found["since"] != since
+    assert world.api.since()["a"] not in (None, since["a"])
     assert sum(row["requests"] for row in found["rows"] if row["arm"] == "canary") <= 3
 
 
@@ -114,14 +115,14 @@ def test_an_update_replaces_the_edge_and_callers_notice_nothing(world: World, tm
     world.start_keeper()
     world.wait_ready()
     world.api.route(canary="2", weight_bp=5_000)
-    pid, since = world.pid(), world.api.counters()["since"]
+    pid, since = world.pid(), world.api.since()
     with Load(world) as load:
         until(lambda: load.served > 20)
         world.stop_keeper()
         world.start_keeper(stable_timeout_s=12.0)
         until(lambda: world.api.journal("edge_replaced"))
         assert world.pid() != pid
-        until(lambda: world.api.counters()["since"] != since)
+        until(lambda: world.api.since() != since)
         # A config that HAProxy does not take: it is said, and what runs goes on, watched and told of every change.
         broken = tmp_path / "haproxy.cfg"
         broken.write_text("global\n    no-such-keyword\n")
@@ -181,7 +182,8 @@ def test_every_edge_converges_and_one_that_was_away_comes_back_with_the_right_ro
         for _ in range(requests):
             assert world.call(name)() == (200, "1")
     after = world.api.counters()
-    assert after["since"] == before["since"]
+    assert world.api.since(after) == world.api.since(before)
+    assert {edge["edge"]: edge["new"] for edge in after["edges"]} == dict.fromkeys("abc", True)
     stable = [sum(r["requests"] for r in found["rows"] if r["arm"] == "stable") for found in (before, after)]
     assert stable[1] - stable[0] == 23
 
@@ -215,7 +217,7 @@ def test_an_edge_that_comes_up_has_the_right_routes_before_its_first_answer(worl
         world.start_keeper(name)
     world.wait_ready("a", "b")
     world.api.route(stable="1")
-    since = world.api.counters()["since"]
+    since = world.api.since()
     world.stop_keeper("b")
     world.edge("b").stop()
     world.api.route(stable="2")
@@ -226,8 +228,53 @@ def test_an_edge_that_comes_up_has_the_right_routes_before_its_first_answer(worl
         assert {version for version in found if version} == {"2"}
         assert 404 not in found
     world.wait_ready("a", "b", "c")
-    until(lambda: world.api.counters()["since"] != since)
+    until(lambda: None not in world.api.since().values())
+    found_since = world.api.since()
+    assert found_since["a"] == since["a"]
+    assert found_since["b"] != since["b"]
     assert [entry["edge"] for entry in world.api.journal("edge_joined")] == ["a", "b", "c"]
+
+
+def test_gains_of_several_edges_are_counted_once_whatever_restarts(world: World) -> None:
+    def reading() -> Counters:
+        return Counters.model_validate(world.api.counters())
+
+    def call(**requests: int) -> None:
+        for name, number in requests.items():
+            for _ in range(number):
+                assert world.call(name)() == (200, "1")
+
+    def gained() -> int:
+        return sum(row.requests for row in tally.gained.values() if row.arm == "stable")
+
+    world.start_agent()
+    for name in "ab":
+        world.start_keeper(name)
+    world.wait_ready("a", "b")
+    world.api.route()
+    call(a=30, b=20)
+    tally = Tally.begin(reading())
+    call(a=5, b=7)
+    tally = tally.advance(reading())
+    assert gained() == 12
+
+    # One edge's HAProxy is killed, then the agent; a third edge joins.
+    pid = world.pid("b")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: world.pid("b") != pid and answers(world.ports["b"]) == "1")  # answers once
+    world.start_keeper("c")
+    world.wait_ready("a", "b", "c")
+    call(a=1, b=2, c=3)
+    tally = tally.advance(reading())
+    assert gained() == 12 + (1 + 1 + 2 + 3)
+    world.stop_agent()
+    call(a=4, c=1)
+    world.start_agent()
+    tally = tally.advance(reading())  # perhaps before any edge has reported
+    assert gained() >= 19
+    world.wait_ready("a", "b", "c")
+    tally = tally.advance(reading())
+    assert gained() == 19 + 5
 
 
 def test_an_edge_starts_without_the_agent_with_the_routes_that_it_had(world: World) -> None:

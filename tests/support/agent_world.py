@@ -134,6 +134,10 @@ class Api:
         assert status == 200, found
         return found
 
+    def since(self, counters: Any = None) -> dict[str, str | None]:
+        """Return which counting each edge has."""
+        return {edge["edge"]: edge["since"] for edge in (counters or self.counters())["edges"]}
+
 
 class Caller:
     """A caller of an edge, with one connection."""

@@ -41,7 +41,7 @@ def test_the_prometheus_text() -> None:
         stable="1", canary="2", weight_bp=500, lease_s=60, lease_expires_at=130.0, weight_now_bp=500, breaker="open"
     )
     edge = EdgeState(id="a", url="http://a", ready=True, generation=3, behind=False)
-    counters = {"m": Counters(since="x", rows=[STABLE], in_flight={"1": 7})}
+    counters = {"m": Counters(rows=[STABLE], in_flight={"1": 7}, edges=[])}
     text = exposition(counters, {"m": route}, [edge], now=100.0).decode()
     found = {
         (sample.name, *sorted(sample.labels.items())): sample.value

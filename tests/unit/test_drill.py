@@ -271,7 +271,7 @@ class Stage:
         self.tally = SimpleNamespace(sent=9, failed=0, failures=[], fallbacks=0, canary=[], stable=[])
         self.registry = SimpleNamespace(version=lambda _model, version: version)
         self.agent = SimpleNamespace(
-            counters=lambda _model: Counters(since="one"),
+            counters=lambda _model: Counters(),
             route=lambda _model: SimpleNamespace(weight_now_bp=self._drain()),
         )
         self.ledger = None

@@ -149,6 +149,6 @@ def test_the_facts_of_a_step() -> None:
 @pytest.mark.parametrize("kind", ["shadow", "canary", "control"])
 def test_every_period_of_a_step_has_its_facts(kind: str) -> None:
     step = watched(kind=kind, pool_bp=9700, shadow_bp=5000)
-    periods = step.periods(Tally.begin(Counters(since="1")))
+    periods = step.periods(Tally.begin(Counters()))
     assert periods
     assert {period.weight for period in periods} <= {span.share for span in facts_of(step, SPEC).spans}

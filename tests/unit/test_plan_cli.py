@@ -11,6 +11,7 @@ from operators.core.errors import ConfigurationError
 from operators.rollout.client import Agent
 from operators.rollout.evidence import Arm, Evidence, Period
 from operators.rollout.reading import Counters, Row
+from tests.support.readings import counted
 
 TRAFFIC = ("--rate", "40", "--error-rate", "0.5", "--slow-rate", "1")
 
@@ -132,7 +133,7 @@ def test_the_traffic_is_measured_at_the_edge_when_it_is_up(
 ) -> None:
     def row(requests: int) -> Counters:
         stable = Row(version="3", arm="stable", requests=requests, failures=requests // 100, slow=requests // 50)
-        return Counters(since="a", rows=(stable, Row(version="4", arm="shadow", requests=9999, failures=9999)))
+        return counted(stable, Row(version="4", arm="shadow", requests=requests, failures=9999))
 
     readings = iter((row(10_000), row(10_150)))
     clock = iter((0.0, 3.0))

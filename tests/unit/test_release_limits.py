@@ -14,7 +14,7 @@ def release(judge: dict[str, object] | None = None, **more: object) -> Release:
 
 
 def answered(*latency: tuple[float | None, int], arm: str = "stable", version: str = "1") -> Counters:
-    return Counters(since="one", rows=(Row(version=version, arm=arm, latency=latency),))
+    return Counters(rows=(Row(version=version, arm=arm, latency=latency),))
 
 
 @pytest.mark.parametrize(

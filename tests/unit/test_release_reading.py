@@ -9,6 +9,7 @@ from operators.rollout.evidence import Arm, Period
 from operators.rollout.freeze import frozen_until
 from operators.rollout.reading import (
     Counters,
+    EdgeReading,
     Row,
     Tally,
     added,
@@ -18,6 +19,7 @@ from operators.rollout.reading import (
     shadow_period,
     with_overdue,
 )
+from tests.support.readings import counted
 
 
 def row(version: str, arm: str, weight_bp: int, units: int, failed: int = 0, **more: int) -> Row:
@@ -25,14 +27,18 @@ def row(version: str, arm: str, weight_bp: int, units: int, failed: int = 0, **m
     return Row(version=version, arm=arm, weight_bp=weight_bp, **counts)
 
 
-def counters(*rows: Row, since: str = "one") -> Counters:
-    return Counters(since=since, rows=rows)
+def edge(name: str, since: str | None, *rows: Row, new: bool = False, **in_flight: int) -> EdgeReading:
+    return EdgeReading(edge=name, since=since, new=new, rows=rows, in_flight=in_flight)
+
+
+def units(tally: Tally) -> int:
+    return sum(row.units for row in tally.gained.values())
 
 
 def test_gains_are_counted_by_weight_and_from_the_beginning_of_the_step() -> None:
-    before = counters(row("1", "stable", 500, 100, 3), row("2", "canary", 500, 7))
+    before = counted(row("1", "stable", 500, 100, 3), row("2", "canary", 500, 7))
     tally = Tally.begin(before).advance(
-        counters(row("1", "stable", 500, 150, 4), row("2", "canary", 500, 9), row("2", "canary", 2500, 5, 5))
+        counted(row("1", "stable", 500, 150, 4), row("2", "canary", 500, 9), row("2", "canary", 2500, 5, 5))
     )
     first, second = tally.periods(canary="2", stable="1", weights_bp=(500, 2500))
     assert (first.weight, first.stable.requests, first.stable.failed, first.canary.requests) == (0.05, 50, 1, 2)
@@ -40,13 +46,57 @@ def test_gains_are_counted_by_weight_and_from_the_beginning_of_the_step() -> Non
 
 
 def test_a_restart_of_the_counters_loses_nothing_that_was_seen() -> None:
-    tally = Tally.begin(counters(row("1", "stable", 500, 100)))
-    tally = tally.advance(counters(row("1", "stable", 500, 140, 2)))
-    tally = tally.advance(counters(row("1", "stable", 500, 10), since="two"))
-    tally = tally.advance(counters(row("1", "stable", 500, 30, 1), since="two"))
-    tally = tally.advance(counters(since="three"))
+    tally = Tally.begin(counted(row("1", "stable", 500, 100)))
+    tally = tally.advance(counted(row("1", "stable", 500, 140, 2)))
+    tally = tally.advance(counted(row("1", "stable", 500, 10), since="two"))
+    tally = tally.advance(counted(row("1", "stable", 500, 30, 1), since="two"))
+    tally = tally.advance(counted(since="three"))
     (period,) = tally.periods(canary="2", stable="1", weights_bp=(500,))
     assert (period.stable.requests, period.stable.failed) == (70, 3)
+
+
+def test_an_edge_that_begins_anew_does_not_bring_in_what_the_others_counted_before() -> None:
+    tally = Tally.begin(
+        Counters(edges=(edge("a", "x", row("1", "stable", 0, 50)), edge("b", "y", row("1", "stable", 0, 1000))))
+    )
+    tally = tally.advance(
+        Counters(edges=(edge("a", "x", row("1", "stable", 0, 90)), edge("b", "y", row("1", "stable", 0, 1010))))
+    )
+    tally = tally.advance(
+        Counters(edges=(edge("a", "z", row("1", "stable", 0, 10)), edge("b", "y", row("1", "stable", 0, 1050))))
+    )
+    assert units(tally) == 100
+
+
+def test_an_edge_that_could_not_be_asked_goes_on_where_it_was() -> None:
+    tally = Tally.begin(Counters(edges=(edge("a", "x", row("1", "stable", 0, 50)), edge("b", None))))
+    tally = tally.advance(Counters(edges=(edge("a", None), edge("b", "y", row("1", "stable", 0, 700)))))
+    assert units(tally) == 0  # how much of b's is older, nobody knows
+    tally = tally.advance(Counters(edges=(edge("b", "y", row("1", "stable", 0, 703)),)))
+    tally = tally.advance(Counters(edges=(edge("a", "x", row("1", "stable", 0, 55)), edge("b", "y"))))
+    assert units(tally) == 5 + 3
+
+
+@pytest.mark.parametrize(("new", "gained"), [(True, 7), (False, 0)])
+def test_only_an_edge_that_joins_with_nothing_counted_has_gained_all_that_it_shows(new: bool, gained: int) -> None:
+    joined = Counters(edges=(edge("b", "y", row("1", "stable", 0, 7), new=new),))
+    assert units(Tally.begin(Counters()).advance(joined)) == gained
+    named = Counters(edges=(edge("b", None, new=new),))  # it joined before, and may have counted before
+    assert units(Tally.begin(named).advance(joined)) == 0
+
+
+def test_a_row_that_was_removed_begins_at_nothing() -> None:
+    tally = Tally.begin(counted(row("1", "stable", 0, 10), row("2", "canary", 500, 100)))
+    tally = tally.advance(counted(row("1", "stable", 0, 11), row("2", "canary", 500, 4)))
+    tally = tally.advance(counted(row("1", "stable", 0, 12)))
+    tally = tally.advance(counted(row("1", "stable", 0, 13), row("2", "canary", 500, 5)))
+    assert {key: row.units for key, row in tally.gained.items()} == {("1", "stable", 0): 3, ("2", "canary", 500): 9}
+
+
+def test_what_travels_is_only_what_differences_need() -> None:
+    rows = (row("1", "stable", 0, 1), row("1", "fallback", 0, 1), row("9", "stable", 0, 1), row("2", "shadow", 0, 1))
+    (found,) = counted(*rows, in_flight={"1": 3}).of("1", "2").edges
+    assert found == edge("a", "one", rows[0], rows[3])
 
 
 def test_what_was_assigned_and_is_not_counted_is_known() -> None:
@@ -55,8 +105,8 @@ def test_what_was_assigned_and_is_not_counted_is_known() -> None:
         row("2", "canary", 500, 7, 3, failures=3, fallbacks=10),
         row("2", "canary", 300, 1),
     )
-    now = Counters(since="one", rows=rows, in_flight={"1": 2, "2": 4})
-    older, newest = Tally.begin(counters()).advance(now).periods(canary="2", stable="1", weights_bp=(300, 500))
+    now = counted(*rows, in_flight={"1": 2, "2": 4})
+    older, newest = Tally.begin(counted()).advance(now).periods(canary="2", stable="1", weights_bp=(300, 500))
     assert (newest.stable.unanswered, newest.canary.unanswered) == (2, 4 + 7)  # three of the ten had failed before
     assert older.canary.unanswered == 0
 
@@ -74,10 +124,25 @@ def test_requests_are_overdue_if_one_from_before_is_still_under_way(
     past: int, answered: int, waiting: int, expected: int
 ) -> None:
     def reading(requests: int, busy: int) -> Counters:
-        return Counters(since="one", rows=(row("1", "stable", 500, requests),), in_flight={"1": busy})
+        return counted(row("1", "stable", 500, requests), in_flight={"1": busy})
 
     assert overdue(reading(100, past), reading(100 + answered, waiting), "1") == expected
-    assert overdue(Counters(since="other", in_flight={"1": 9}), reading(0, 9), "1") == 0
+    assert overdue(counted(since="other", in_flight={"1": 9}), reading(0, 9), "1") == 0
+
+
+def test_requests_are_overdue_on_the_edge_where_one_is_stuck() -> None:
+    def reading(*edges: EdgeReading) -> Counters:
+        return Counters(edges=edges, in_flight={"1": 99})
+
+    def one(name: str, since: str | None, requests: int, busy: int) -> EdgeReading:
+        return EdgeReading(edge=name, since=since, rows=(row("1", "stable", 0, requests),), in_flight={"1": busy})
+
+    past = reading(one("a", "x", 100, 5), one("b", "y", 100, 5))
+    assert overdue(past, reading(one("a", "x", 101, 6), one("b", "y", 900, 7)), "1") == 6  # the busy edge hides nothing
+    assert overdue(past, reading(one("a", "x", 900, 6), one("b", "z", 1, 7)), "1") == 0  # began anew
+    assert overdue(past, reading(one("a", "x", 900, 6), one("b", None, 100, 5)), "1") == 0  # away
+    assert overdue(past, reading(one("a", "x", 900, 6)), "1") == 0  # left
+    assert overdue(past, reading(one("a", "x", 0, 6)), "1") == 0  # its row was removed
 
 
 def test_overdue_requests_count_as_late_in_the_newest_period() -> None:
@@ -90,19 +155,19 @@ def test_overdue_requests_count_as_late_in_the_newest_period() -> None:
 
 
 def test_held_out_units_are_not_in_the_pool() -> None:
-    (period,) = Tally.begin(counters()).periods(canary="2", stable="1", weights_bp=(500,), pool_bp=9000)
+    (period,) = Tally.begin(counted()).periods(canary="2", stable="1", weights_bp=(500,), pool_bp=9000)
     assert period.weight == pytest.approx(500 / 9000)
 
 
 def test_after_the_promotion_the_new_version_is_still_the_one_on_trial() -> None:
-    tally = Tally.begin(counters()).advance(counters(row("2", "stable", 100, 990, 9), row("1", "canary", 100, 10)))
+    tally = Tally.begin(counted()).advance(counted(row("2", "stable", 100, 990, 9), row("1", "canary", 100, 10)))
     period = control_period(tally, new="2", old="1", control_bp=100)
     assert (period.weight, period.canary.requests, period.canary.failed, period.stable.requests) == (0.99, 990, 9, 10)
 
 
 def test_a_shadow_shares_its_units_with_stable() -> None:
-    tally = Tally.begin(counters()).advance(
-        counters(row("1", "stable", 0, 100), row("1", "stable", 500, 1), row("2", "shadow", 0, 50, 2))
+    tally = Tally.begin(counted()).advance(
+        counted(row("1", "stable", 0, 100), row("1", "stable", 500, 1), row("2", "shadow", 0, 50, 2))
     )
     period = shadow_period(tally, shadow="2", stable="1", shadow_bp=5000)
     assert period.weight == pytest.approx(1 / 3)

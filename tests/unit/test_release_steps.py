@@ -28,6 +28,7 @@ from operators.rollout.steps.looking import Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.triggers import opened
 from operators.rollout.steps.watched import Watched, canary_step
+from tests.support.readings import counted
 from tests.support.tasks import context
 
 _HITL = "airflow.providers.standard.triggers.hitl"
@@ -53,13 +54,13 @@ class World:
     """Agent and controller in one; `seen` is what the counters say, look after look (the last one for ever)."""
 
     def __init__(self, *seen: Counters | Exception) -> None:
-        self.seen = list(seen) or [Counters(since="one")]
+        self.seen = list(seen) or [counted()]
         self.told: list[tuple[Any, ...]] = []
         self.routes: list[Route] = []
         self.renewals = 0
         self.lease_ended = False
         self.refusal: Exception | None = None
-        self.agent = SimpleNamespace(counters=lambda _model: Counters(since="one"))
+        self.agent = SimpleNamespace(counters=lambda _model: counted())
         self.ledger = SimpleNamespace(looks=lambda _release: [])
 
     async def counters(self, _model: str) -> Counters:
@@ -116,23 +117,17 @@ class World:
 
 
 def bad() -> Counters:
-    return Counters(
-        since="one",
-        rows=(
-            Row(version="1", arm="stable", weight_bp=500, requests=300, units=300),
-            Row(version="2", arm="canary", weight_bp=500, requests=20, units=20, failed_units=20, failed_first=20),
-        ),
+    return counted(
+        Row(version="1", arm="stable", weight_bp=500, requests=300, units=300),
+        Row(version="2", arm="canary", weight_bp=500, requests=20, units=20, failed_units=20, failed_first=20),
     )
 
 
 def good(weight_bp: int = 500, units: int = 4000) -> Counters:
     share = weight_bp / 10_000
-    return Counters(
-        since="one",
-        rows=(
-            Row(version="1", arm="stable", weight_bp=weight_bp, requests=units, units=round(units * (1 - share))),
-            Row(version="2", arm="canary", weight_bp=weight_bp, requests=units, units=round(units * share)),
-        ),
+    return counted(
+        Row(version="1", arm="stable", weight_bp=weight_bp, requests=units, units=round(units * (1 - share))),
+        Row(version="2", arm="canary", weight_bp=weight_bp, requests=units, units=round(units * share)),
     )
 
 
@@ -201,7 +196,7 @@ def test_a_bad_canary_loses_its_traffic_before_any_task_hears_of_it(world: World
 def test_overwhelming_evidence_reaches_its_task(world: World) -> None:
     """Airflow's database keeps JSON's numbers as decimals, and tasks are sent whole numbers of 64 bits."""
     row = Row(version="2", arm="canary", weight_bp=500, requests=2000, units=2000, failed_units=2000, failed_first=2000)
-    world.seen = [Counters(since="one", rows=(bad().rows[0], row))]
+    world.seen = [counted(bad().rows[0], row)]
     operator = canary(spec_with())
     step = deferred(operator, context())
     event = event_of(step)
@@ -290,7 +285,7 @@ def test_the_watch_ends_well_unless_harm_is_proven(world: World) -> None:
     harm = Row(version="2", arm="stable", weight_bp=100, units=9900, failed_units=4000, failed_first=4000)
     fine = Row(version="1", arm="canary", weight_bp=100, units=100)
     world.told.clear()
-    world.seen = [Counters(since="one", rows=(harm, fine))]
+    world.seen = [counted(harm, fine)]
     with pytest.raises(AirflowFailException, match="Failed"):
         end(operator, deferred(operator, context()))
     assert ("end_watch", "2") not in world.told
@@ -420,7 +415,7 @@ def test_looks_are_written_when_something_changes_and_ever_more_rarely() -> None
 
     watched = Watched(
         model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
-        lease_s=60, released_at=0, began_at=0, before=Counters(since="one"),
+        lease_s=60, released_at=0, began_at=0, before=counted(),
         **{**canary_step(spec.release, 0), "bake_s": 1e9},
     )  # fmt: skip
     looker = Looker(
@@ -456,11 +451,11 @@ def test_a_moment_in_which_everything_stands_still_is_not_the_canarys(answered: 
         late = clock[0] > 0.5
         stable = row("1", "stable", 1000 + answered * late)
         canary = row("2", "canary", 50 + 20 * late, 20 * late)
-        return Counters(since="one", rows=(stable, canary), in_flight={"1": 380 if clock[0] else 2})
+        return counted(stable, canary, in_flight={"1": 380 if clock[0] else 2})
 
     watched = Watched(
         model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
-        lease_s=60, released_at=0, began_at=0, before=Counters(since="one"), deadline_s=0.5,
+        lease_s=60, released_at=0, began_at=0, before=counted(), deadline_s=0.5,
         **canary_step(spec.release, 0),
     )  # fmt: skip
     agent = SimpleNamespace(counters=counters, renew=world.renew)
