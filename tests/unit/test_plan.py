@@ -17,6 +17,7 @@ from operators.rollout.plan.advice import refused, shortcomings
 from operators.rollout.plan.chance import at_most, quantile
 from operators.rollout.plan.expected import Part, expect
 from operators.rollout.plan.outlook import Outlook
+from operators.rollout.plan.passing import Passing
 from operators.rollout.plan.prober import Prober, smallest
 from operators.rollout.plan.search import duration, first_good, least_good, rounded_up
 from operators.rollout.plan.text import rendered
@@ -131,6 +132,33 @@ def test_times_add_up_and_exposure_is_the_traffic_of_that_time() -> None:
     assert made.exposed_units == pytest.approx(sum(40 * p.weight_pct / 100 * (p.expected_s or 0) for p in made.phases))
     assert not made.problems
     assert not made.remedies
+
+
+def test_a_caller_who_meets_it_in_two_steps_is_counted_once() -> None:
+    few = plan("m", ONE, Load(rate_per_s=40, units=3000, skew=0.0))
+    one, two = few.phases
+    assert one.exposed_units > 0.05 * few.exposed_units
+    assert two.exposed_units < few.exposed_units < 0.99 * (one.exposed_units + two.exposed_units)
+
+
+def test_the_chance_of_having_passed_is_more_than_that_of_passing_at_one_moment() -> None:
+    few = Load(rate_per_s=4, error_rate=0.02)
+    prober = Prober(ONE.judge, few, "failures")
+    step, rng = phases_of(ONE)[1], np.random.default_rng(1)
+    times_s = [100.0, 120.0, 140.0, 160.0, 180.0]
+    passing = Passing(prober)
+    chances = [passing.by(Part(step, at_s)) for at_s in times_s]
+    assert chances == sorted(chances)
+    assert chances[-1] > prober.refuted(Part(step, times_s[-1])) + 0.02
+    passed = 0
+    for _ in range(400):
+        bad = [0, 0]
+        for before_s, at_s in zip([0.0, *times_s], times_s, strict=False):
+            bad = [number + rng.poisson(2 * 0.02 * (at_s - before_s)) for number in bad]
+            if prober.clears(Part(step, at_s), (2 * at_s, 2 * at_s), (bad[0], bad[1])):
+                passed += 1
+                break
+    assert chances[-1] == pytest.approx(passed / 400, abs=0.06)
 
 
 def test_more_evidence_from_the_phases_before_finds_smaller_regressions() -> None:

@@ -44,7 +44,7 @@ def plan(
         confidence=release.judge.confidence,
         phases=phases,
         promoted_s=total_s(phases),
-        exposed_units=sum(phase.exposed_units for phase in phases if phase.kind == "step"),
+        exposed_units=outlook.met_units(),
         unplanned=outlook.unplanned,
         effect=found,
         labels=labels,

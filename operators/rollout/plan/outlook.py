@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from math import inf
+from math import inf, prod
 
 from operators.core.spec_release import Release
 from operators.rollout.plan.chance import at_most
 from operators.rollout.plan.expected import PLANNED, Part
+from operators.rollout.plan.passing import Passing
 from operators.rollout.plan.prober import SURE, Prober, smallest
 from operators.rollout.plan.types import Effect, Found, GuardPlan, PhasePlan
 from operators.rollout.simulation.load import Load
@@ -58,16 +59,21 @@ class Outlook:
         return self._times[index]
 
     def _passed(self, phase: Phase) -> list[tuple[float, float]]:
-        """Return (time, chance to have passed by then), rising, until that is almost sure or the wait is over."""
+        """Return (time, chance to have passed by then), rising, until that is almost sure or the wait is over.
+
+        The judge lets nobody pass before the bake is over. All guards must have refuted their margins at one time; that is taken
+        to be so once each of them has, which is a little early where two of them are as slow.
+        """
         steps: list[tuple[float, float]] = []
-        now_s, best = _SOONEST_S, 0.0
+        now_s, best = max(_SOONEST_S, phase.bake_s), 0.0
+        passing = [Passing(prober) for prober in self.probers.values()]
         while True:
             now_s = min(now_s, phase.max_wait_s)
             least = self.least_chance(phase, now_s)
             if least > 1 - _ALMOST:
-                best = max(best, least * self.refuted_chance(phase, now_s))
+                best = max(best, least * prod(one.by(Part(phase, now_s)) for one in passing))
             steps.append((now_s, best))
-            if now_s >= phase.max_wait_s or (best > _ALMOST and now_s >= phase.bake_s):
+            if now_s >= phase.max_wait_s or best > _ALMOST:
                 return steps
             now_s *= _STEP
 
@@ -83,13 +89,6 @@ class Outlook:
         """Return the chance that the smaller arm has its least number of units by then."""
         units = self.load.seen(min(phase.canary_share, phase.stable_share), lasts_s)
         return 1 - at_most(phase.min_requests - 1, units, inf)
-
-    def refuted_chance(self, phase: Phase, lasts_s: float) -> float:
-        """Return the chance that all guards have refuted their margins by then."""
-        chance = 1.0
-        for prober in self.probers.values():
-            chance *= prober.refuted(Part(phase, lasts_s))
-        return chance
 
     def describe(self, index: int) -> PhasePlan:
         """Put the figures of one phase together."""
@@ -112,6 +111,20 @@ class Outlook:
             dead_found_units=None if dead_s is None else self.load.seen(phase.canary_share, dead_s),
             guards=guards,
         )
+
+    def met_units(self) -> float:
+        """Return how many callers have got an answer of a version like stable by the promotion, each once.
+
+        Who has met it in one step is among those of the next.
+        """
+        indices = [index for index, phase in enumerate(self.phases) if phase.kind == "step"]
+        lasts_s = [self.times_s(index)[0] or self.phases[index].max_wait_s for index in indices]
+        total = share = 0.0
+        for number, index in enumerate(indices):
+            weight = self.phases[index].exposed_share
+            total += self.load.seen(weight - share, sum(lasts_s[number:]))
+            share = weight
+        return total
 
     def dead_found_s(self, index: int) -> float | None:
         """Return how long it takes to find a version that fails everything from this phase on, but was good until then."""

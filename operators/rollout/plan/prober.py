@@ -86,7 +86,7 @@ class Prober:
         return max(self._refuted_at(earlier) for earlier in _until(part))
 
     def _refuted_at(self, part: Part) -> float:
-        counts = self._clean(part)
+        counts = self.clean(part)
         total, most = 0.0, -1
 
         def clears(stable: int, canary: int) -> bool:
@@ -99,7 +99,7 @@ class Prober:
 
     def refuted_usually(self, part: Part) -> bool:
         """Return whether it is refuted by then when the counts are the middle ones."""
-        counts = self._clean(part)
+        counts = self.clean(part)
         middle = quantile(counts.canary_bad, 0.5), quantile(counts.stable_bad, 0.5)
         return self.clears(part, counts[:2], middle)
 
@@ -135,7 +135,8 @@ class Prober:
         newest = Events(canary, quantile(counts.stable_first, 0.5), part.phase.weight)
         return self.fails([*self._history(before, 0.0), newest])
 
-    def _clean(self, part: Part) -> Counts:
+    def clean(self, part: Part) -> Counts:
+        """Return what a phase is expected to give if the canary is like stable."""
         return expect(self.load, self.guard, (), part, 0.0)
 
     def _chance(self, counts: Counts, needed: Sequence[int]) -> float:

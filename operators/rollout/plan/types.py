@@ -135,6 +135,7 @@ class Plan(_Fact):
     """A whole release.
 
     :param assumed: which numbers of the load nobody gave or measured
+    :param exposed_units: callers that get the new version's answers until then, each counted once
     :param promoted_s: mean time to the promotion, for a version like stable; None: it gets stuck
     :param remedies: what would make the whole plan good; with ``problems`` only
     :param unplanned: guards whose evidence does not depend on the load, and why

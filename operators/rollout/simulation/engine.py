@@ -9,7 +9,7 @@ from typing import Literal
 
 from operators.core.spec_release import Judge
 from operators.rollout.evidence import Outcome, Period
-from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_REQUESTS, CANARY_UNITS, Feed
+from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_NEW, CANARY_REQUESTS, CANARY_UNITS, Feed
 from operators.rollout.simulation.judged import GO_ON, Clock, Judged, Look, Verdict
 from operators.rollout.simulation.labels import LabelFeed
 from operators.rollout.simulation.phases import Kind, Phase
@@ -27,6 +27,7 @@ class Run:
     :param lasted_s: from the release's begin to that end; of a promoted one, to the promotion
     :param found_s: from the first moment at which the version could do harm to the rollback; None: not rolled back
     :param found_units: units that the judge had seen on it by then
+    :param exposed_units: callers that the new version answered at least once
     :param canary_requests: requests that the new version answered for callers, or would have without the fallback
     :param canary_bad: of these, failed or slow
     :param why: the guard that failed, or what was lacking
@@ -37,6 +38,7 @@ class Run:
     lasted_s: float
     found_s: float | None
     found_units: int | None
+    exposed_units: int
     canary_requests: int
     canary_bad: int
     why: str = ""
@@ -63,6 +65,7 @@ class Simulated:
     _periods: dict[Kind, tuple[Period, ...]] = field(default_factory=dict)
     _harm_s: float | None = None
     _units: int = 0
+    _exposed: int = 0
     _requests: int = 0
     _bad: int = 0
 
@@ -89,6 +92,7 @@ class Simulated:
             lasted_s=self._now_s if lasted_s is None else lasted_s,
             found_s=self._now_s - (self._harm_s or 0.0) if found else None,
             found_units=self._units if found else None,
+            exposed_units=self._exposed,
             canary_requests=self._requests,
             canary_bad=self._bad,
             why=why,
@@ -115,6 +119,7 @@ class Simulated:
             if self.labels:
                 self.labels.stop(self._now_s)
         else:
+            self._exposed += last.row[CANARY_NEW]
             self._requests += last.row[CANARY_REQUESTS]
             self._bad += last.row[CANARY_BAD]
         return verdict

@@ -10,11 +10,12 @@ from operators.rollout.simulation.phases import Phase
 from operators.rollout.simulation.scenarios import Scenario
 
 # Columns of a block: for stable and the canary each, units that were seen, that failed, that were answered slowly, and of
-# these the ones whose first failure or slow answer in the release it was; then the canary's requests, and its bad ones.
+# these the ones whose first failure or slow answer in the release it was; then the canary's requests, its bad ones, and the
+# callers that it answered for the first time.
 ARM_COLUMNS = 5
 REQUESTS, FAILED, SLOW, FAILED_FIRST, SLOW_FIRST = range(ARM_COLUMNS)
-CANARY_REQUESTS, CANARY_BAD = 2 * ARM_COLUMNS, 2 * ARM_COLUMNS + 1
-COLUMNS = 2 * ARM_COLUMNS + 2
+CANARY_REQUESTS, CANARY_BAD, CANARY_NEW = range(2 * ARM_COLUMNS, 2 * ARM_COLUMNS + 3)
+COLUMNS = 2 * ARM_COLUMNS + 3
 CANARY_UNITS = ARM_COLUMNS + REQUESTS
 
 _OUTAGE_S, _OUTAGE_FAILS = 10.0, 0.2
@@ -127,7 +128,7 @@ class CountFeed:
             gains[:, first + FAILED] = rng.binomial(requests, 1 - (1 - p_fails) * (1 - outages))
             gains[:, first + SLOW] = rng.binomial(requests, p_slow)
             gains[:, first + FAILED_FIRST : first + ARM_COLUMNS] = gains[:, first + FAILED : first + SLOW + 1]
-        gains[:, CANARY_REQUESTS] = canary
+        gains[:, CANARY_REQUESTS] = gains[:, CANARY_NEW] = canary
         gains[:, CANARY_BAD] = gains[:, ARM_COLUMNS + FAILED] + gains[:, ARM_COLUMNS + SLOW]
         return self._add(gains)
 

@@ -46,6 +46,7 @@ class Summary(_Fact):
     :param false_alarms: rollbacks of a version that is as good as stable; None: it is not
     :param found_s: from the moment at which it began to do harm to the rollback
     :param found_units: of the canary, seen by then
+    :param exposed_units: callers that the new version answered at least once
     :param exposed_requests: answered by the new version, before and with the rollback; its failures are hidden by the fallback
     :param harmed_requests: of these, failed or slow, more than stable would have had
     :param promoted_after_s: of those that were promoted
@@ -64,6 +65,7 @@ class Summary(_Fact):
     false_alarms: Share | None
     found_s: Spread | None
     found_units: Spread | None
+    exposed_units: Spread
     exposed_requests: Spread
     harmed_requests: float
     promoted_after_s: Spread | None
@@ -96,6 +98,7 @@ def summarise(batch: Batch, load: Load) -> Summary:
         false_alarms=shares["rolled back"] if batch.scenario.harmless else None,
         found_s=_spread([run.found_s for run in back if run.found_s is not None]),
         found_units=_spread([run.found_units for run in back if run.found_units is not None]),
+        exposed_units=_spread([run.exposed_units for run in runs]) or Spread(mean=0, median=0, p90=0),
         exposed_requests=_spread([run.canary_requests for run in runs]) or Spread(mean=0, median=0, p90=0),
         harmed_requests=0.0 if batch.scenario.harmless else max(0.0, harmed / len(runs)),
         promoted_after_s=_spread([run.lasted_s for run in by_end["promoted"]]),

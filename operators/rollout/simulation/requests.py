@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from operators.rollout.simulation.feeds import (
     ARM_COLUMNS,
     CANARY_BAD,
+    CANARY_NEW,
     CANARY_REQUESTS,
     COLUMNS,
     FAILED,
@@ -145,7 +146,7 @@ class RequestFeed:
     source: Source
     _bucket: Any = field(init=False)
     _victim: Any = field(init=False)
-    _ever: dict[int, Any] = field(init=False)
+    _ever: dict[int, Any] = field(init=False)  # column -> units that it has counted in the release
     _phase: Phase = field(init=False)
     _known: dict[tuple[int, int], Any] = field(init=False)
     _total: Any = field(init=False)
@@ -156,7 +157,7 @@ class RequestFeed:
 
         units = self.source.units
         self._bucket, self._victim = self.rng.random(units), self.rng.random(units) < self.scenario.victims
-        self._ever = {column: np.zeros(units, dtype=bool) for column in (FAILED_FIRST, SLOW_FIRST)}
+        self._ever = {column: np.zeros(units, dtype=bool) for column in (FAILED_FIRST, SLOW_FIRST, CANARY_NEW)}
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase: its distinct units are counted from 0."""
@@ -164,7 +165,8 @@ class RequestFeed:
 
         self._phase, self._total = phase, np.zeros(COLUMNS, dtype=np.int64)
         if phase.kind == "watch":  # which counts the first bad events anew
-            self._ever = {column: np.zeros(self.source.units, dtype=bool) for column in self._ever}
+            for column in (FAILED_FIRST, SLOW_FIRST):
+                self._ever[column][:] = False
         self._known = {
             (arm, column): np.zeros(self.source.units, dtype=bool)
             for arm in (0, 1)
@@ -172,7 +174,7 @@ class RequestFeed:
         }
 
     def leave(self, looks: int) -> None:
-        """End a phase: bad events after it have not happened."""
+        """End a phase: what came after it has not happened."""
         for column, units, look in self._marked:
             self._ever[column][units[look >= looks]] = False
 
@@ -198,6 +200,9 @@ class RequestFeed:
             for column, kind in ((FAILED_FIRST, 0), (SLOW_FIRST, 1)):
                 events = [mine & bad[arm][kind] for arm, mine in enumerate(arms)]
                 self._count_first_ever(gains, requests.unit, look, events, column)
+            new = self._first(requests.unit, arms[1], self._ever[CANARY_NEW])
+            self._marked.append((CANARY_NEW, requests.unit[new], look[new]))
+            gains[:, CANARY_NEW] = np.bincount(look[new], minlength=looks)
         gains[:, CANARY_REQUESTS] = np.bincount(look[arms[1]], minlength=looks)
         gains[:, CANARY_BAD] = sum(np.bincount(look[arms[1] & kind], minlength=looks) for kind in bad[1])
         totals = gains.cumsum(axis=0) + self._total
