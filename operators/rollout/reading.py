@@ -207,8 +207,9 @@ def overdue(past: Counters, now: Counters, version: str) -> int:
 
     :param past: a reading that is as old as the canary's deadline, or older
     """
-    before = {(edge.edge, edge.since): edge for edge in past.edges if edge.since is not None}
-    both = ((before[edge.edge, edge.since], edge) for edge in now.edges if (edge.edge, edge.since) in before)
+    before = {(edge.edge, edge.since): edge for edge in past.edges}
+    asked = [edge for edge in now.edges if edge.since is not None and (edge.edge, edge.since) in before]
+    both = ((before[edge.edge, edge.since], edge) for edge in asked)
     return sum(edge.in_flight.get(version, 0) for then, edge in both if _is_stuck(then, edge, version))
 
 
