@@ -156,8 +156,8 @@ def _others(agent: Agent) -> APIRouter:
     async def prometheus() -> Response:
         """Return the counters as Prometheus text."""
         routes = agent.control.routes()
-        ask = await agent.edges.read(*routes)
-        found = {model: agent.edges.counters(model, ask) for model in routes}
+        await agent.edges.read(*routes)
+        found = {model: agent.edges.readings(model) for model in routes}
         text = metrics.exposition(found, routes, agent.edges.states(), time.time())
         return Response(text, media_type=metrics.CONTENT_TYPE)
 

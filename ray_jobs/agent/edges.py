@@ -237,12 +237,15 @@ class Edges:
 
         :param ask: number of the wish that an edge must have answered, or it could not be asked
         """
-        readings = (seen.readings[model] for seen in self._seen.values() if model in seen.readings)
         return Counters(
-            rows=add_rows(row for reading in readings for row in reading.rows),
+            rows=add_rows(row for reading in self.readings(model).values() for row in reading.rows),
             in_flight=self.in_flight(model),
             edges=[self._reading(edge, model, ask) for edge in sorted({*self._seen, *self._store.state.edges})],
         )
+
+    def readings(self, model: str) -> dict[str, Reading]:
+        """Return the last that each edge said of a model."""
+        return {edge: seen.readings[model] for edge, seen in self._seen.items() if model in seen.readings}
 
     def _reading(self, edge: str, model: str, ask: int) -> EdgeReading:
         seen = self._seen.get(edge)
@@ -255,8 +258,8 @@ class Edges:
     def in_flight(self, model: str) -> dict[str, int]:
         """Return the requests of a model that are under way, by version."""
         total: dict[str, int] = {}
-        for seen in self._seen.values():
-            for version, count in seen.readings.get(model, Reading()).in_flight.items():
+        for reading in self.readings(model).values():
+            for version, count in reading.in_flight.items():
                 total[version] = total.get(version, 0) + count
         return total
 

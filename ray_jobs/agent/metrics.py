@@ -1,4 +1,4 @@
-"""The edges' counters as Prometheus text."""
+"""The edges' counters as Prometheus text: one series for each edge, so that the restart of one is no gain of the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from ray_jobs.agent.counting import over_weights
-from ray_jobs.agent.wire import Counters, EdgeState, RouteNow, Row
+from ray_jobs.agent.wire import EdgeState, Reading, RouteNow, Row
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _COUNTED = {
@@ -19,19 +19,22 @@ _COUNTED = {
     "slow": "of which took longer than the route's slow_us",
     "dropped": "copies for the shadow that were not made",
 }
-_ARM = ["model", "version", "arm"]
+_ARM = ["edge", "model", "version", "arm"]
 
 
 def exposition(
-    counters: Mapping[str, Counters], routes: Mapping[str, RouteNow], edges: Iterable[EdgeState], now: float
+    readings: Mapping[str, Mapping[str, Reading]],
+    routes: Mapping[str, RouteNow],
+    edges: Iterable[EdgeState],
+    now: float,
 ) -> bytes:
     """Return the text.
 
-    :param counters: by model
+    :param readings: by model and edge
     :param now: unix seconds
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once([*_arms(counters), *_routes(routes, now), *_edges(edges)]))
+    registry.register(_Once([*_arms(readings), *_routes(routes, now), *_edges(edges)]))
     return generate_latest(registry)
 
 
@@ -43,22 +46,25 @@ class _Once(Collector):
         return self._families
 
 
-def _arms(counters: Mapping[str, Counters]) -> Iterable[Metric]:
-    rows = [(model, row) for model, found in counters.items() for row in over_weights(found.rows)]
+def _arms(readings: Mapping[str, Mapping[str, Reading]]) -> Iterable[Metric]:
+    found = [(edge, model, reading) for model, edges in readings.items() for edge, reading in edges.items()]
+    rows = [
+        ((edge, model, row.version, row.arm), row) for edge, model, said in found for row in over_weights(said.rows)
+    ]
     for name, meaning in _COUNTED.items():
         family = CounterMetricFamily(f"taxiway_{name}", meaning, labels=_ARM)
-        for model, row in rows:
-            family.add_metric([model, row.version, row.arm], getattr(row, name))
+        for labels, row in rows:
+            family.add_metric(labels, getattr(row, name))
         yield family
     latency = HistogramMetricFamily("taxiway_latency_seconds", "time until a version had answered", labels=_ARM)
-    for model, row in rows:
+    for labels, row in rows:
         # The edge keeps no sum; without one Prometheus has no mean, and every quantile.
-        latency.add_metric([model, row.version, row.arm], _buckets(row), sum_value=None)
+        latency.add_metric(labels, _buckets(row), sum_value=None)
     yield latency
-    in_flight = GaugeMetricFamily("taxiway_in_flight", "requests that are under way", labels=["model", "version"])
-    for model, found in counters.items():
-        for version, count in found.in_flight.items():
-            in_flight.add_metric([model, version], count)
+    in_flight = GaugeMetricFamily("taxiway_in_flight", "requests that are under way", labels=_ARM[:3])
+    for edge, model, said in found:
+        for version, count in said.in_flight.items():
+            in_flight.add_metric([edge, model, version], count)
     yield in_flight
 
 

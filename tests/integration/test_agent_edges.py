@@ -275,6 +275,10 @@ def test_gains_of_several_edges_are_counted_once_whatever_restarts(world: World)
     world.wait_ready("a", "b", "c")
     tally = tally.advance(reading())
     assert gained() == 19 + 5
+    lines = world.api("GET", "/metrics")[1].splitlines()
+    about = f'model="{MODEL}",version="1"'
+    for name, number in (("a", 40), ("b", 3), ("c", 4)):
+        assert f'taxiway_requests_total{{arm="stable",edge="{name}",{about}}} {number}.0' in lines
 
 
 def test_an_edge_starts_without_the_agent_with_the_routes_that_it_had(world: World) -> None:

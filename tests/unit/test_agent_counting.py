@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ray_jobs.agent.counting import add_rows, over_weights
 from ray_jobs.agent.metrics import exposition
-from ray_jobs.agent.wire import Counters, EdgeState, RouteNow, Row
+from ray_jobs.agent.wire import EdgeState, Reading, RouteNow, Row
 
 LATENCY = [(1.0, 3), (2.0, 1), (None, 1)]
 STABLE = Row(version="1", arm="stable", weight_bp=500, requests=5, failures=1, units=4, latency=LATENCY)
@@ -41,22 +41,24 @@ def test_the_prometheus_text() -> None:
         stable="1", canary="2", weight_bp=500, lease_s=60, lease_expires_at=130.0, weight_now_bp=500, breaker="open"
     )
     edge = EdgeState(id="a", url="http://a", ready=True, generation=3, behind=False)
-    counters = {"m": Counters(rows=[STABLE], in_flight={"1": 7}, edges=[])}
-    text = exposition(counters, {"m": route}, [edge], now=100.0).decode()
+    other = STABLE.model_copy(update={"requests": 900})
+    readings = {"m": {"a": Reading(rows=[STABLE], in_flight={"1": 7}), "b": Reading(rows=[other])}}
+    text = exposition(readings, {"m": route}, [edge], now=100.0).decode()
     found = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    arm = (("arm", "stable"), ("model", "m"), ("version", "1"))
+    arm = (("arm", "stable"), ("edge", "a"), ("model", "m"), ("version", "1"))
+    assert found["taxiway_requests_total", arm[0], ("edge", "b"), *arm[2:]] == 900
     assert found["taxiway_requests_total", *arm] == 5
     assert found["taxiway_failures_total", *arm] == 1
     buckets = [
-        found["taxiway_latency_seconds_bucket", arm[0], ("le", le), *arm[1:]] for le in ("0.001", "0.002", "+Inf")
+        found["taxiway_latency_seconds_bucket", *arm[:2], ("le", le), *arm[2:]] for le in ("0.001", "0.002", "+Inf")
     ]
     assert buckets == [3, 4, 5]
     assert found["taxiway_weight_bp", ("model", "m")] == 500
     assert found["taxiway_lease_seconds", ("model", "m")] == 30
     assert found["taxiway_breaker_open", ("model", "m")] == 1
-    assert found["taxiway_in_flight", ("model", "m"), ("version", "1")] == 7
+    assert found["taxiway_in_flight", ("edge", "a"), ("model", "m"), ("version", "1")] == 7
     assert found["taxiway_edge_ready", ("edge", "a")] == 1
