@@ -194,7 +194,7 @@ class Proof:
     def decide(self, release_id: str, watched: Watched) -> dict[str, Any]:
         """Wait for the verdict of the release's own trigger, obey it, and say what it was."""
         event = asyncio.run(_verdict(self._spec, watched))
-        look = Look.model_validate(event["look"])
+        look = Look.model_validate_json(event["look"])
         self.take(release_id)
         return {"verdict": str(look.judgement.outcome), "reason": look.judgement.reason}
 

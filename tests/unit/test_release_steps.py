@@ -404,7 +404,9 @@ def test_a_release_that_was_put_aside_does_not_try_again(error: Exception) -> No
     assert own.retry_policy is None
 
 
-def test_looks_are_written_when_something_changes_and_ever_more_rarely() -> None:
+@pytest.mark.parametrize("bake_s", [1e9, 1.0])
+def test_looks_are_written_when_something_changes_and_ever_more_rarely(bake_s: float) -> None:
+    """Also those that say Successful again and again, while a freeze keeps the step waiting."""
     clock, written = [0.0], []
     spec = spec_with()
     world = World()
@@ -416,7 +418,7 @@ def test_looks_are_written_when_something_changes_and_ever_more_rarely() -> None
     watched = Watched(
         model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
         lease_s=60, released_at=0, began_at=0, before=counted(),
-        **{**canary_step(spec.release, 0), "bake_s": 1e9},
+        **{**canary_step(spec.release, 0), "bake_s": bake_s},
     )  # fmt: skip
     looker = Looker(
         watched,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_release import Judge
 from operators.rollout.client import AsyncAgent
-from operators.rollout.evidence import Evidence, Judgement, Outcome
+from operators.rollout.evidence import Evidence, Judgement
 from operators.rollout.reading import Counters, Tally, overdue, with_overdue
 from operators.rollout.steps.watched import Watched
 
@@ -130,7 +130,7 @@ class Looker:
 
     def _is_news(self, look: Look) -> bool:
         before = self._written
-        if before is None or look.judgement.outcome is not Outcome.CONTINUE:
+        if before is None or look.judgement.outcome is not before.judgement.outcome:
             return True
         waited_s = look.elapsed_s - before.elapsed_s
         return look.evidence != before.evidence and waited_s >= max(1.0, _WRITE_AFTER_SHARE * look.elapsed_s)
