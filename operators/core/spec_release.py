@@ -258,7 +258,7 @@ class Outage(_Part):
 class Notify(_Part):
     """Who hears of it, by one of Airflow's notifiers."""
 
-    on: tuple[Moment, ...] = Field(("rolled_back", "pause"), strict=False, min_length=1)
+    when: tuple[Moment, ...] = Field(("rolled_back", "pause"), strict=False, min_length=1)
     by: Literal["smtp", "slack", "webhook"]
     connection: str = Field(min_length=1, description="id of an Airflow connection; addresses and secrets are there")
     to: str = Field("", description="smtp: addresses, separated by commas; slack: the channel")

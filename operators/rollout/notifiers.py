@@ -31,7 +31,7 @@ def tell(spec: ModelSpec, moment: Moment, text: str, context: Any, **facts: Any)
     :param facts: what a machine may want, for webhooks: release_id, version, stable, …
     """
     for wanted in spec.release.notify:
-        if moment not in wanted.on:
+        if moment not in wanted.when:
             continue
         title = f"{spec.name}: {_TITLES[moment]}"
         try:

@@ -71,7 +71,7 @@ def smtp_port() -> Iterator[int]:
 
 
 def webhook(**more: Any) -> dict[str, Any]:
-    return {"on": ["rolled_back"], "by": "webhook", "connection": "hook", **more}
+    return {"when": ["rolled_back"], "by": "webhook", "connection": "hook", **more}
 
 
 def test_a_webhook_gets_the_facts_and_the_token(http_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_mail(smtp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {"disable_ssl": True, "disable_tls": True, "from_email": "taxiway@example.org"}
     conn = {"conn_type": "smtp", "host": "127.0.0.1", "port": smtp_port, "extra": json.dumps(extra)}
     monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps(conn))
-    wanted = {"on": ["pause"], "by": "smtp", "connection": "mail", "to": "a@example.org, b@example.org"}
+    wanted = {"when": ["pause"], "by": "smtp", "connection": "mail", "to": "a@example.org, b@example.org"}
     tell(spec_with(notify=[wanted]), "pause", "a <b>person</b> is asked {{ 1 }}", {})
     (mail,) = Smtp.mails
     assert "Subject: flight_delay: release waits" in mail
