@@ -70,7 +70,7 @@ class Slow(_Part):
     )
     quantile: float = Field(0.95, ge=0.5, lt=1, description="of stable's answers when the step begins")
     ratio: float = Field(1.5, gt=1, description="the limit is the quantile times this …")
-    # A canary's connections are new ones, which takes a part of a millisecond. A limit within reach of that would not be fair.
+    # Below 5 ms it is the machine's hiccups that decide, not the version.
     increase_s: DurationS = Field(
         0.02, alias="increase", ge=0.005, description="… and at least this much above it; 5ms or more"
     )
