@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from operators.rollout.evidence import Arm, Evidence, PairCounts, Pairs, Period
+from operators.judge.evidence import Arm, Evidence, PairCounts, Pairs, Period
 
 _ARMS = ("stable", "canary")
 _COUNTS = ("requests", "failed", "slow", "failed_first", "slow_first")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from operators.core.http import answer, async_client, client, unreachable
 from operators.core.settings import setting
 from operators.core.spec import ModelSpec
-from operators.rollout.reading import Counters
+from operators.judge.tally import Counters
 
 _SERVICE = "the agent"
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from operators.core.spec_release import Release, Slow
+from operators.judge.tally import Counters, Row, quantile_ms
 from operators.rollout.client import Route
-from operators.rollout.reading import Counters, Row, quantile_ms
 
 _UNKNOWN_TIMEOUT_MS = 2000
 _LEAST_TIMEOUT_MS = 250

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,10 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
 from operators.core.spec_release import Judge
-from operators.rollout import judge as judging
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-
-_HERE = Path(__file__).resolve().parent
+from operators.judge import policy as judging
+from operators.judge.digest import judge_digest
+from operators.judge.evidence import Evidence, Judgement, Outcome
 
 
 class Finding(BaseModel):
@@ -51,16 +47,6 @@ class Report(BaseModel):
     def holds(self) -> bool:
         """Whether every row does."""
         return not any(finding.wrong for finding in self.findings)
-
-
-@cache
-def judge_digest() -> str:
-    """Return the SHA-256 of the judge's source, which says by which rules a verdict was made."""
-    sources = sorted(path for pattern in judging.SOURCES for path in _HERE.glob(pattern))
-    digest = hashlib.sha256()
-    for path in sources:
-        digest.update(path.relative_to(_HERE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def again(record: Mapping[str, Any]) -> Judgement:

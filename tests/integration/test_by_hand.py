@@ -19,9 +19,9 @@ from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
+from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.policy import judge
 from operators.rollout.controller import Controller
-from operators.rollout.evidence import Arm, Evidence, Period
-from operators.rollout.judge import judge
 from tests.support.release_world import FakeAgent, FakeRegistry
 
 

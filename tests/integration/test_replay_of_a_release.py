@@ -19,13 +19,13 @@ from operators.core.errors import ConfigurationError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Release
+from operators.judge.evidence import Outcome
+from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.evidence import Outcome
 from operators.rollout.limits import Limits
 from operators.rollout.simulation.replay import by_spec, replay
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
-from operators.rollout.steps.watched import Watched, alpha_share, canary_step
 from operators.rollout.verify import verify
 from tests.support.agent_world import MODEL, World, until
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from operators.core.spec_release import Judge, Release
-from operators.rollout.evidence import Arm, Evidence, Outcome, Pairs, Period
-from operators.rollout.judge import judge
-from operators.rollout.steps.watched import Watched
+from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
+from operators.judge.phases import Watched
+from operators.judge.policy import judge
 from operators.rollout.verify import difference
 
 JUDGE = Judge.model_validate({"labels": {"within": "1d"}, "business": {}, "max_wait": "1h"})

@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
-from operators.rollout.judge import judge
+from operators.judge.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
+from operators.judge.policy import judge
 from operators.rollout.late.business import Value, moments
 from operators.rollout.late.pairs import Error, Pair, PairTally, RightOrWrong, settled
 

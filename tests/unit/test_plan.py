@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from operators.core.spec_release import Release, Slow
-from operators.rollout.evidence import Arm, Evidence, Pairs, Period
-from operators.rollout.judge import judge
+from operators.judge.evidence import Arm, Evidence, Pairs, Period
+from operators.judge.phases import alpha_share, policies
+from operators.judge.policy import judge
+from operators.judge.statistics.ownership import Events
 from operators.rollout.plan import Plan, plan
 from operators.rollout.plan.advice import refused, shortcomings
 from operators.rollout.plan.chance import at_most, quantile
@@ -25,8 +27,6 @@ from operators.rollout.plan.types import Remedy
 from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
-from operators.rollout.statistics.ownership import Events
-from operators.rollout.steps.watched import alpha_share, policies
 
 
 def release(**changes: object) -> Release:

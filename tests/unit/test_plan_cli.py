@@ -8,9 +8,9 @@ import pytest
 
 from operators.cli import plan as commands
 from operators.core.errors import ConfigurationError
+from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.tally import Counters, Row
 from operators.rollout.client import Agent
-from operators.rollout.evidence import Arm, Evidence, Period
-from operators.rollout.reading import Counters, Row
 from tests.support.readings import counted
 
 TRAFFIC = ("--rate", "40", "--error-rate", "0.5", "--slow-rate", "1")

@@ -9,8 +9,8 @@ import pytest
 
 from operators.core.errors import ConfigurationError
 from operators.core.spec_release import Failures, Judge, Release, Slow
-from operators.rollout.evidence import Arm, Evidence, Period
-from operators.rollout.judge import judge
+from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.policy import judge
 from operators.rollout.plan import plan
 from operators.rollout.plan.outlook import Outlook
 from operators.rollout.simulation.feeds import (

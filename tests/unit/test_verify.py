@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Judgement, Outcome, Period
-from operators.rollout.judge import judge
-from operators.rollout.verify import again, difference, judge_digest
+from operators.judge.digest import judge_digest
+from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
+from operators.judge.policy import judge
+from operators.rollout.verify import again, difference
 
 
 def record(failed: int = 0, *, requests: int = 400, **changes: Any) -> dict[str, Any]:

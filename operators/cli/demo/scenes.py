@@ -16,8 +16,8 @@ from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
+from operators.judge.evidence import Outcome
 from operators.registry.client import CHALLENGER, CHAMPION
-from operators.rollout.evidence import Outcome
 from ray_jobs.inference import write_request
 
 DAMAGES = ("renamed_column", "distance_in_metres", "half_weather")

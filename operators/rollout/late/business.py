@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from operators.rollout.evidence import Moments
+from operators.judge.evidence import Moments
 
 Cell = tuple[int, bool]
 """A period's index, and whether it is the canary's arm."""

@@ -18,7 +18,7 @@ from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
 from operators.core.storage import Storage
-from operators.rollout.evidence import Losses, Moments, Pairs
+from operators.judge.evidence import Losses, Moments, Pairs
 from operators.rollout.late.business import Cell, Value, moments
 from operators.rollout.late.facts import Facts, Late, Numbers, Waiting, longest_wait_s
 from operators.rollout.late.labels import Labels, QueryLabels

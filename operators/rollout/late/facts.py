@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Losses, Moments, Pairs
+from operators.judge.evidence import Arm, Evidence, Losses, Moments, Pairs
 
 
 class _Fact(BaseModel):

@@ -11,7 +11,7 @@ from operators.core.duck import name_sql, text_sql
 from operators.core.errors import RejectedError
 from operators.core.predictions import ARMS, hour_prefix, hours
 from operators.core.storage import Storage
-from operators.rollout.evidence import Moments
+from operators.judge.evidence import Moments
 from operators.rollout.late.business import Cell, Value
 from operators.rollout.late.facts import Facts, Span
 from operators.rollout.late.pairs import Pair

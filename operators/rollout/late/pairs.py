@@ -24,7 +24,7 @@ from itertools import chain
 from math import isfinite
 from typing import NamedTuple, Protocol, TypeVar
 
-from operators.rollout.evidence import Losses, LossSums, PairCounts, Pairs
+from operators.judge.evidence import Losses, LossSums, PairCounts, Pairs
 from operators.rollout.late.facts import Waiting
 
 # A label that is missing costs an e-value about as much as seven labels that are there gain.

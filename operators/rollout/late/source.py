@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.spec import ModelSpec
-from operators.rollout.evidence import Evidence
+from operators.judge.evidence import Evidence
 from operators.rollout.late.facts import Facts, Late, Span, with_late
 from operators.rollout.routes import CONTROL_BP
 
 if TYPE_CHECKING:
+    from operators.judge.phases import Watched
     from operators.rollout.late.collect import Collector
-    from operators.rollout.steps.watched import Watched
 
 _LONGEST_SILENCE_S = 60.0
 _LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far

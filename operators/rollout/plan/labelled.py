@@ -8,16 +8,16 @@ from math import ceil, inf, log, sqrt
 from random import Random
 
 from operators.core.spec_release import Labels, Release
+from operators.judge.statistics import blocks, ownership, shares
+from operators.judge.statistics.numeric import e_value
+from operators.judge.wording import Rules
 from operators.rollout.plan.chance import at_most, strata
 from operators.rollout.plan.prober import PARTS, SURE, last_count
 from operators.rollout.plan.search import duration
 from operators.rollout.plan.types import LabelPlan, Problem, Remedy
-from operators.rollout.said import Rules
 from operators.rollout.simulation.labels import Labelling
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase
-from operators.rollout.statistics import blocks, ownership, shares
-from operators.rollout.statistics.numeric import e_value
 
 _MOST = 100_000_000
 _MOST_BLOCKS = 100

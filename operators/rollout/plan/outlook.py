@@ -7,6 +7,7 @@ from functools import cached_property
 from math import inf, prod
 
 from operators.core.spec_release import Release
+from operators.judge.phases import alpha_share
 from operators.rollout.plan.chance import at_most
 from operators.rollout.plan.expected import PLANNED, Part
 from operators.rollout.plan.passing import Passing
@@ -14,7 +15,6 @@ from operators.rollout.plan.prober import SURE, Prober, smallest
 from operators.rollout.plan.types import Effect, Found, GuardPlan, PhasePlan
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.phases import Phase, phases_of
-from operators.rollout.steps.watched import alpha_share
 
 _SOONEST_S = 1.0  # the judge looks once a second
 _STEP = 1.15  # factor from one time to the next

@@ -14,13 +14,13 @@ from functools import partial
 from math import log
 
 from operators.core.spec_release import Judge
+from operators.judge.statistics import ownership, shares
+from operators.judge.statistics.numeric import e_value
+from operators.judge.statistics.ownership import Events
+from operators.judge.wording import Rules
 from operators.rollout.plan.chance import at_most, quantile, strata
 from operators.rollout.plan.expected import Counts, Part, expect
-from operators.rollout.said import Rules
 from operators.rollout.simulation.load import Load
-from operators.rollout.statistics import ownership, shares
-from operators.rollout.statistics.numeric import e_value
-from operators.rollout.statistics.ownership import Events
 
 PARTS = 5
 _LOOKED_AT = (1.0, 0.9, 0.8)  # of a time, when the judge is asked

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Literal
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Outcome, Period
+from operators.judge.evidence import Outcome, Period
 from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_NEW, CANARY_REQUESTS, CANARY_UNITS, Feed
 from operators.rollout.simulation.judged import GO_ON, Clock, Judged, Look, Verdict
 from operators.rollout.simulation.labels import LabelFeed

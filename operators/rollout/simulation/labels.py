@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.rollout.evidence import PairCounts, Pairs
+from operators.judge.evidence import PairCounts, Pairs
 
 
 class Labelling(BaseModel):

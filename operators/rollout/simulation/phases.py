@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from operators.core.spec_release import Release
+from operators.judge.phases import alpha_share, canary_step, control_step, shadow_step
 from operators.rollout.routes import CONTROL_BP
-from operators.rollout.steps.watched import alpha_share, canary_step, control_step, shadow_step
 
 Kind = Literal["shadow", "step", "watch"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from operators.core.errors import ConfigurationError
 from operators.core.spec_release import Slow
-from operators.rollout.evidence import Evidence
+from operators.judge.evidence import Evidence
 from operators.rollout.simulation.load import Load
 from operators.rollout.simulation.requests import Recording, Requests
 

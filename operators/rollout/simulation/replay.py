@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger_schema import Entry, Look, json_digest
 from operators.core.spec_release import Judge, Release
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.steps.watched import FROZEN, SHADOW, WATCH, alpha_share, judge_parts, policies
+from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.judge.phases import FROZEN, SHADOW, WATCH, alpha_share, judge_parts, policies
 
 Policies = Callable[[Mapping[str, Any]], tuple[Judge, ...]]
 """Gives, for the record of a verdict, the policy that has the say, and then those that can only fail the version."""

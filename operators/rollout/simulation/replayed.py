@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.rollout.evidence import Outcome
+from operators.judge.evidence import Outcome
 from operators.rollout.plan.text import seconds, table
 from operators.rollout.simulation.replay import Ended, Replay, StepReplay
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil, exp, log, log1p
 from typing import NamedTuple
 
-from operators.rollout.statistics.numeric import first_above, log_mean
+from operators.judge.statistics.numeric import first_above, log_mean
 
 # (λ, mass): harms from a thousandth of the range to half of it. Good versions differ by points, so most is there.
 _BETS = ((3.0, 0.5), (10.0, 0.7), (30.0, 1.0), (100.0, 2.0), (300.0, 2.0), (1000.0, 2.0))

@@ -18,7 +18,7 @@ from __future__ import annotations
 from math import inf, log, log1p
 from typing import NamedTuple
 
-from operators.rollout.statistics.numeric import first_above, log_mean
+from operators.judge.statistics.numeric import first_above, log_mean
 
 Bets = tuple[tuple[float, float], ...]
 # (bet as a share of the largest that cannot ruin, mass). The best is about δ / (δ + share of bad units): mostly high.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from math import isfinite
 
 from operators.core.spec_release import Business, Judge
-from operators.rollout import paired, series
-from operators.rollout.evidence import Arm, Evidence, Moments, Period
-from operators.rollout.said import Rules, Said, reading_of, unproven
-from operators.rollout.statistics import means, normal, ownership, shares
-from operators.rollout.statistics.numeric import e_value, log_mean
+from operators.judge import label_guards, series
+from operators.judge.evidence import Arm, Evidence, Moments, Period
+from operators.judge.statistics import means, normal, ownership, shares
+from operators.judge.statistics.numeric import e_value, log_mean
+from operators.judge.wording import Rules, Said, reading_of, unproven
 
 
 def read(policy: Judge, evidence: Evidence, rules: Rules) -> dict[str, Said]:
@@ -18,8 +18,8 @@ def read(policy: Judge, evidence: Evidence, rules: Rules) -> dict[str, Said]:
     built_in: dict[str, Callable[[], Said]] = {
         "failures": lambda: _bad_units(policy, evidence, rules, "failed"),
         "slow": lambda: _bad_units(policy, evidence, rules, "slow"),
-        "labels": lambda: paired.labels(policy, evidence.pairs, rules),
-        "loss": lambda: paired.loss(policy, evidence.losses, rules),
+        "labels": lambda: label_guards.labels(policy, evidence.pairs, rules),
+        "loss": lambda: label_guards.loss(policy, evidence.losses, rules),
         "prediction": lambda: _prediction(policy, evidence.periods, rules),
     }
     said = {name: built_in[name]() for name in policy.guards if name in built_in}

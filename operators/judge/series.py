@@ -23,9 +23,9 @@ from math import isfinite, log, sqrt
 from typing import NamedTuple
 
 from operators.core.spec_release import Series
-from operators.rollout.evidence import Point, Reading
-from operators.rollout.statistics import ownership
-from operators.rollout.statistics.numeric import e_value, log_mean, significant
+from operators.judge.evidence import Point, Reading
+from operators.judge.statistics import ownership
+from operators.judge.statistics.numeric import e_value, log_mean, significant
 
 _FURTHEST = 1e9  # what a difference relative to a median of 0 counts as
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.rollout.evidence import Arm, Period
+from operators.judge.evidence import Arm, Period
 
 _COUNTS = (
     "requests",

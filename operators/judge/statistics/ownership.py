@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from math import exp, log, log1p
 from typing import NamedTuple
 
-from operators.rollout.statistics.numeric import first_above, log_mean
+from operators.judge.statistics.numeric import first_above, log_mean
 
 # (lift, mass). Dense at 2 and about 10; a tenth at 50 and beyond: a canary that fails everything at 10 % weight must be
 # caught within five of its requests.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from operators.rollout.evidence import Reading
-from operators.rollout.statistics.numeric import e_value, significant
+from operators.judge.evidence import Reading
+from operators.judge.statistics.numeric import e_value, significant
 
 
 class Rules(NamedTuple):

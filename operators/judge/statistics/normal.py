@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from math import erfc, inf, log, log1p, sqrt
 from typing import NamedTuple
 
-from operators.rollout.statistics.numeric import first_above
+from operators.judge.statistics.numeric import first_above
 
 ENOUGH = 100  # numbers in each arm before a mean's deviations are about normal
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import lgamma, log
 
-from operators.rollout.statistics.numeric import log_mean
+from operators.judge.statistics.numeric import log_mean
 
 # Deviations of the priors that are mixed, relative to the smaller arm: an arm that gets nothing, a fifth too much, a fiftieth.
 _RELATIVE = (1.0, 0.2, 0.02)

@@ -12,14 +12,12 @@ from __future__ import annotations
 from math import log
 
 from operators.core.spec_release import Judge
-from operators.rollout import guards
-from operators.rollout.evidence import Evidence, Judgement, Outcome, Period
-from operators.rollout.said import Rules, Said
-from operators.rollout.statistics import sample_ratio
-from operators.rollout.statistics.numeric import significant
+from operators.judge import guards
+from operators.judge.evidence import Evidence, Judgement, Outcome, Period
+from operators.judge.statistics import sample_ratio
+from operators.judge.statistics.numeric import significant
+from operators.judge.wording import Rules, Said
 
-# Files beside this one that a judgement depends on, besides the types of spec and evidence.
-SOURCES = ("judge.py", "guards.py", "paired.py", "said.py", "series.py", "statistics/*.py")
 _SPLIT_IS_WRONG = log(1000)
 
 

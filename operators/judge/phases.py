@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_release import Judge, Release
-from operators.rollout.evidence import Evidence, Judgement, Outcome, Period
-from operators.rollout.judge import judge
-from operators.rollout.reading import Counters, Tally, added, control_period, shadow_period
+from operators.judge.evidence import Evidence, Judgement, Outcome, Period
+from operators.judge.policy import judge
+from operators.judge.tally import Counters, Tally, added, control_period, shadow_period
 from operators.rollout.routes import CONTROL_BP
 
 Kind = Literal["shadow", "canary", "control"]

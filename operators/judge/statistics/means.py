@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import log, log1p
 from typing import NamedTuple
 
-from operators.rollout.statistics.numeric import first_above, log_average
+from operators.judge.statistics.numeric import first_above, log_average
 
 _BETS = tuple((bet, -log1p(-bet) - bet) for bet in (0.9, 0.6, 0.3, 0.15, 0.07, 0.03, 0.01))
 # What is taken off the numbers before they are weighted, as a share of their range. Close to the mean the noise is

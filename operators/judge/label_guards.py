@@ -13,11 +13,11 @@ from math import isfinite, log
 from typing import NamedTuple
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Losses, PairCounts, Pairs
-from operators.rollout.said import Rules, Said, reading_of, too_few, unproven
-from operators.rollout.statistics import blocks, means, ownership, shares
-from operators.rollout.statistics.blocks import Block
-from operators.rollout.statistics.numeric import log_average
+from operators.judge.evidence import Losses, PairCounts, Pairs
+from operators.judge.statistics import blocks, means, ownership, shares
+from operators.judge.statistics.blocks import Block
+from operators.judge.statistics.numeric import log_average
+from operators.judge.wording import Rules, Said, reading_of, too_few, unproven
 
 
 def labels(policy: Judge, pairs: Pairs | None, rules: Rules) -> Said:
