@@ -127,7 +127,7 @@ def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
 def _measured(model: str) -> dict[str, float]:
     """Look at the edge twice; what it cannot say is left out."""
     from operators.judge.tally import Row, Tally
-    from operators.rollout.client import Agent
+    from operators.traffic.client import Agent
 
     if not os.environ.get("TAXIWAY_AGENT_URL"):
         if not supervisor.is_up():

@@ -11,7 +11,7 @@ from operators.core.spec_release import Judge, Release
 from operators.judge.evidence import Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge
 from operators.judge.tally import Counters, Tally, added, control_period, shadow_period
-from operators.rollout.routes import CONTROL_BP
+from operators.traffic.routes import CONTROL_BP
 
 Kind = Literal["shadow", "canary", "control"]
 SHADOW, WATCH = "shadow", "watch"  # names of the steps of these kinds; a canary has several, with names of their own

@@ -8,8 +8,8 @@ from typing import Any
 
 from operators.core.errors import RejectedError, ServiceError, ServiceRefusedError
 from operators.registry.client import CHALLENGER, CHAMPION
-from operators.rollout.at_once import Returned, move_back
 from operators.rollout.moves import Moves
+from operators.traffic.emergency import Returned, move_back
 
 
 class ByHand(Moves):

@@ -16,9 +16,9 @@ from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
 from operators.core.settings import Settings
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
-from operators.rollout import routes
-from operators.rollout.client import Agent, Route
 from operators.rollout.quarantine import Quarantine
+from operators.traffic import routes
+from operators.traffic.client import Agent, Route
 
 MOVED = "weight_set"
 _LONGEST_RUN = 150

@@ -16,9 +16,9 @@ from operators.judge.evidence import Evidence, Reading
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
-from operators.rollout.client import Agent, RouteState
 from operators.rollout.quarantine import LIFTED, QUARANTINED, Quarantined, standing
 from operators.rollout.reconciler import models
+from operators.traffic.client import Agent, RouteState
 
 _DECISIONS = 8
 _TOLD = (

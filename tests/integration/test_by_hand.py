@@ -44,7 +44,7 @@ def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
     made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
     monkeypatch.setattr(connect, "controller", lambda _: made)
-    monkeypatch.setattr("operators.rollout.client.Agent", lambda: agent)
+    monkeypatch.setattr("operators.traffic.client.Agent", lambda: agent)
     known = load_specs()[0][0]
     release = known.release.model_copy(update={"watch_s": None})
     spec: ModelSpec = known.model_copy(update={"name": model, "release": release})

@@ -17,7 +17,6 @@ from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.registry.client import ModelVersion
-from operators.rollout.client import AppState
 from operators.rollout.controller import Controller
 from operators.rollout.drill import copies
 from operators.rollout.drill import operators as drill_operators
@@ -30,6 +29,7 @@ from operators.rollout.drill.operators import (
 from operators.rollout.drill.policy import STEP
 from operators.rollout.drill.record import Drills
 from operators.rollout.quarantine import DIGEST_TAG
+from operators.traffic.client import AppState
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.tasks import TaskInstance, context
 

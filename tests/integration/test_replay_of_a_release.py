@@ -22,11 +22,11 @@ from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.limits import Limits
 from operators.rollout.simulation.replay import by_spec, replay
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.rollout.verify import verify
+from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World, until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3

@@ -28,8 +28,8 @@ from operators.rollout.drill.operators import _require_quiet
 from operators.rollout.drill.policy import Observed, copy_name, copy_spec, limits, longest_ago, problems
 from operators.rollout.drill.record import unfinished
 from operators.rollout.drill.scene import Scene
-from operators.rollout.limits import Limits
 from operators.rollout.steps.looking import Look
+from operators.traffic.limits import Limits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
 

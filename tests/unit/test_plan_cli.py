@@ -10,7 +10,7 @@ from operators.cli import plan as commands
 from operators.core.errors import ConfigurationError
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.tally import Counters, Row
-from operators.rollout.client import Agent
+from operators.traffic.client import Agent
 from tests.support.readings import counted
 
 TRAFFIC = ("--rate", "40", "--error-rate", "0.5", "--slow-rate", "1")

@@ -4,7 +4,7 @@ import pytest
 
 from operators.core.spec_release import Release
 from operators.judge.tally import Counters, Row
-from operators.rollout.limits import Limits, limits_from
+from operators.traffic.limits import Limits, limits_from
 
 _STEP = {"weight_pct": 5, "bake": "60s"}
 

@@ -21,13 +21,13 @@ from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
 from operators.rollout.approval.operators import GO_ON, ROLL_BACK, ApproveOperator
-from operators.rollout.client import Route
 from operators.rollout.moves import Move
 from operators.rollout.steps import operators as step_operators
 from operators.rollout.steps import triggers as step_triggers
 from operators.rollout.steps.looking import Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.triggers import opened
+from operators.traffic.client import Route
 from tests.support.readings import counted
 from tests.support.tasks import context
 

@@ -15,9 +15,9 @@ from operators.rollout.drill.cluster import Cluster, Deed
 from operators.rollout.drill.copies import Cast
 from operators.rollout.drill.load import Load
 from operators.rollout.drill.policy import STEP, EndedBy, Observed
-from operators.rollout.limits import limits_from
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
+from operators.traffic.limits import limits_from
 
 _BEFORE_S = 2.0  # stable alone, then a canary without a fault: there must be something to lose
 _HEALTHY_S = 3.0

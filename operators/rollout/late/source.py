@@ -12,7 +12,7 @@ from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.spec import ModelSpec
 from operators.judge.evidence import Evidence
 from operators.rollout.late.facts import Facts, Late, Span, with_late
-from operators.rollout.routes import CONTROL_BP
+from operators.traffic.routes import CONTROL_BP
 
 if TYPE_CHECKING:
     from operators.judge.phases import Watched

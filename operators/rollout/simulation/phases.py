@@ -8,7 +8,7 @@ from typing import Literal
 
 from operators.core.spec_release import Release
 from operators.judge.phases import alpha_share, canary_step, control_step, shadow_step
-from operators.rollout.routes import CONTROL_BP
+from operators.traffic.routes import CONTROL_BP
 
 Kind = Literal["shadow", "step", "watch"]
 

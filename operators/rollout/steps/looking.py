@@ -15,7 +15,7 @@ from operators.core.spec_release import Judge
 from operators.judge.evidence import Evidence, Judgement
 from operators.judge.phases import Watched
 from operators.judge.tally import Counters, Tally, overdue, with_overdue
-from operators.rollout.client import AsyncAgent
+from operators.traffic.client import AsyncAgent
 
 # Looks are written down when something has changed, at first each second and later more rarely: a release that lasts a day
 # leaves some hundreds of rows, not a hundred thousand.

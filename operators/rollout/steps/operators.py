@@ -25,11 +25,11 @@ from operators.judge.phases import (
     shadow_step,
 )
 from operators.rollout.freeze import frozen_until
-from operators.rollout.limits import Limits, limits_from
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
+from operators.traffic.limits import Limits, limits_from
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller

@@ -15,9 +15,9 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import Watched
-from operators.rollout.client import AsyncAgent
 from operators.rollout.steps.looking import Look, Looker
 from operators.rollout.steps.sources import sources_for
+from operators.traffic.client import AsyncAgent
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller

@@ -144,7 +144,7 @@ class ReconcileOperator(BaseOperator):
         from operators.core.ledger import Ledger
         from operators.core.settings import Settings
         from operators.rollout import reconciler
-        from operators.rollout.client import Agent
+        from operators.traffic.client import Agent
 
         ledger, agent = Ledger(Settings.load().ledger_url), Agent()
         reconciler.copy_journal(ledger, agent)

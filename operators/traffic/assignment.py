@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from operators.rollout.client import Route
+from operators.traffic.client import Route
 
 ALL_BP = 10_000
 _PRIMES = (2654435761, 2246822519, 3266489917, 668265263, 374761393)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from operators.core.spec_release import Release, Unit
-from operators.rollout.client import Route
-from operators.rollout.limits import Limits
+from operators.traffic.client import Route
+from operators.traffic.limits import Limits
 
 CONTROL_BP = 100  # the old version's share after a promotion: 1 %
 

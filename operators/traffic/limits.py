@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from operators.core.spec_release import Release, Slow
 from operators.judge.tally import Counters, Row, quantile_ms
-from operators.rollout.client import Route
+from operators.traffic.client import Route
 
 _UNKNOWN_TIMEOUT_MS = 2000
 _LEAST_TIMEOUT_MS = 250

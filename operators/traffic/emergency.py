@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.rollout.client import Agent, Route
+from operators.traffic.client import Agent, Route
 
 
 @dataclass(frozen=True)
