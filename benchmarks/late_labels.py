@@ -55,9 +55,9 @@ from operators.core.storage import Storage
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.judge.policy import judge
 from operators.judge.statistics import ownership
-from operators.rollout.late.collect import Collector
-from operators.rollout.late.facts import Facts
-from operators.rollout.late.pairs import Pair, PairTally, RightOrWrong, settled
+from operators.rollout.delayed.collector import Collector
+from operators.rollout.delayed.pairs import Pair, PairTally, RightOrWrong, settled
+from operators.rollout.delayed.window import Facts
 
 TRAIN = (datetime(2013, 1, 1), datetime(2013, 4, 1))
 REPLAY = (datetime(2013, 4, 1), datetime(2013, 7, 1))

@@ -16,8 +16,8 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_release import Series
 from operators.judge.evidence import Evidence, Point
 from operators.judge.phases import Watched
-from operators.rollout.late.facts import needs_late
-from operators.rollout.late.source import LateSource
+from operators.rollout.delayed.source import LateSource
+from operators.rollout.delayed.window import needs_late
 from operators.rollout.steps.looking import Source
 
 _SERVICE = "Prometheus"

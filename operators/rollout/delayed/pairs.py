@@ -25,7 +25,7 @@ from math import isfinite
 from typing import NamedTuple, Protocol, TypeVar
 
 from operators.judge.evidence import Losses, LossSums, PairCounts, Pairs
-from operators.rollout.late.facts import Waiting
+from operators.rollout.delayed.window import Waiting
 
 # A label that is missing costs an e-value about as much as seven labels that are there gain.
 _PRICE = 7.0

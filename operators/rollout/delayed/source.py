@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.spec import ModelSpec
 from operators.judge.evidence import Evidence
-from operators.rollout.late.facts import Facts, Late, Span, with_late
+from operators.rollout.delayed.window import Facts, Late, Span, with_late
 from operators.traffic.routes import CONTROL_BP
 
 if TYPE_CHECKING:
     from operators.judge.phases import Watched
-    from operators.rollout.late.collect import Collector
+    from operators.rollout.delayed.collector import Collector
 
 _LONGEST_SILENCE_S = 60.0
 _LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far
@@ -122,6 +122,6 @@ class LateSource:
 
 
 def _collector(spec: ModelSpec, facts: Facts) -> Collector:
-    from operators.rollout.late.collect import Collector
+    from operators.rollout.delayed.collector import Collector
 
     return Collector(spec, facts)

@@ -12,9 +12,9 @@ from operators.core.errors import RejectedError
 from operators.core.predictions import ARMS, hour_prefix, hours
 from operators.core.storage import Storage
 from operators.judge.evidence import Moments
-from operators.rollout.late.business import Cell, Value
-from operators.rollout.late.facts import Facts, Span
-from operators.rollout.late.pairs import Pair
+from operators.rollout.delayed.business import Cell, Value
+from operators.rollout.delayed.pairs import Pair
+from operators.rollout.delayed.window import Facts, Span
 
 # A replica's clock may be off, and a file that was begun in an hour may appear in the next.
 _SLACK = timedelta(minutes=10)

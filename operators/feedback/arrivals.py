@@ -9,7 +9,7 @@ from typing import Any
 
 from operators.core.duck import name_sql, text_sql
 from operators.core.storage import Storage
-from operators.rollout.late.log import read_new
+from operators.feedback.log import read_new
 
 _DATE = re.compile(r"(?:^|/)date=(\d{4}-\d\d-\d\d)/")
 

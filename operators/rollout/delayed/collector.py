@@ -18,13 +18,13 @@ from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
 from operators.core.storage import Storage
+from operators.feedback.arrivals import Known, business_prefix
+from operators.feedback.labels import Labels, QueryLabels
+from operators.feedback.log import AnswerLog, Place, to_us
 from operators.judge.evidence import Losses, Moments, Pairs
-from operators.rollout.late.business import Cell, Value, moments
-from operators.rollout.late.facts import Facts, Late, Numbers, Waiting, longest_wait_s
-from operators.rollout.late.labels import Labels, QueryLabels
-from operators.rollout.late.log import AnswerLog, Place, to_us
-from operators.rollout.late.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
-from operators.rollout.late.values import Known, business_prefix
+from operators.rollout.delayed.business import Cell, Value, moments
+from operators.rollout.delayed.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
+from operators.rollout.delayed.window import Facts, Late, Numbers, Waiting, longest_wait_s
 
 _MEMORY_LIMIT = "256MB"  # beyond it DuckDB spills: a triggerer shares its machine with much else
 # The replicas of two versions write a pair's rows at different moments; until both must be there, a pair is not looked at.
