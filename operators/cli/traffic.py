@@ -18,8 +18,8 @@ from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError, TaxiwayError
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
-from operators.rollout.simulation.labels import Labelling
-from operators.rollout.simulation.load import Load
+from operators.planning.simulation.label_arrivals import Labelling
+from operators.planning.simulation.traffic_model import Load
 
 _MEASURED_FOR_S = 3.0
 _ENOUGH = 200  # requests before a share of them is believed
@@ -112,7 +112,7 @@ def _share(percent: float | None) -> float | None:
 
 
 def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
-    from operators.rollout.simulation.recorded import load_like
+    from operators.planning.simulation.recorded_traffic import load_like
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from operators.audit.replay import by_spec, replay
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
 from operators.core.loader import load_specs
@@ -22,7 +23,6 @@ from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.simulation.replay import by_spec, replay
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.rollout.verify import verify

@@ -108,7 +108,7 @@ def test_recorded_traffic_is_simulated(tmp_path: Path, capsys: pytest.CaptureFix
 def test_more_false_rollbacks_than_alpha_fail_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from operators.rollout.simulation import scenarios
+    from operators.planning.simulation import scenarios
 
     bad = scenarios.Scenario("identical", "only said to be", fails=1.0)
     monkeypatch.setattr(scenarios.Scenario, "harmless", True)

@@ -8,9 +8,9 @@ from math import sqrt
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.rollout.simulation.engine import Run
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.runner import Batch
+from operators.planning.simulation.engine import Run
+from operators.planning.simulation.runner import Batch
+from operators.planning.simulation.traffic_model import Load
 
 _Z = 1.959964  # 95 %, two-sided
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from operators.rollout.simulation.feeds import (
+from operators.planning.simulation.feeds import (
     ARM_COLUMNS,
     CANARY_BAD,
     CANARY_NEW,
@@ -20,9 +20,9 @@ from operators.rollout.simulation.feeds import (
     Pattern,
     Weather,
 )
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import Phase
-from operators.rollout.simulation.scenarios import Scenario
+from operators.planning.simulation.phases import Phase
+from operators.planning.simulation.scenarios import Scenario
+from operators.planning.simulation.traffic_model import Load
 
 
 @dataclass(frozen=True)

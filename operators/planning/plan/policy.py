@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from operators.core.spec_release import Release
-from operators.rollout.plan.advice import Advice
-from operators.rollout.plan.labelled import label_plans, label_problems
-from operators.rollout.plan.outlook import Outlook, total_s
-from operators.rollout.plan.prober import SURE
-from operators.rollout.plan.types import Effect, Plan, Problem
-from operators.rollout.simulation.labels import Labelling
-from operators.rollout.simulation.load import Load
+from operators.planning.plan.advice import Advice
+from operators.planning.plan.forecast import Outlook, total_s
+from operators.planning.plan.labelled import label_plans, label_problems
+from operators.planning.plan.power import SURE
+from operators.planning.plan.types import Effect, Plan, Problem
+from operators.planning.simulation.label_arrivals import Labelling
+from operators.planning.simulation.traffic_model import Load
 
 
 def plan(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import Phase
+from operators.planning.simulation.phases import Phase
+from operators.planning.simulation.traffic_model import Load
 
 PLANNED = ("failures", "slow")  # guards whose evidence depends on the traffic alone
 

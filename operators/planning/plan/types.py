@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.rollout.simulation.load import Load
+from operators.planning.simulation.traffic_model import Load
 
 
 class _Fact(BaseModel):

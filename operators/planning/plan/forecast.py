@@ -8,13 +8,13 @@ from math import inf, prod
 
 from operators.core.spec_release import Release
 from operators.judge.phases import alpha_share
-from operators.rollout.plan.chance import at_most
-from operators.rollout.plan.expected import PLANNED, Part
-from operators.rollout.plan.passing import Passing
-from operators.rollout.plan.prober import SURE, Prober, smallest
-from operators.rollout.plan.types import Effect, Found, GuardPlan, PhasePlan
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import Phase, phases_of
+from operators.planning.plan.expected import PLANNED, Part
+from operators.planning.plan.poisson import at_most
+from operators.planning.plan.power import SURE, Prober, smallest
+from operators.planning.plan.time_to_pass import Passing
+from operators.planning.plan.types import Effect, Found, GuardPlan, PhasePlan
+from operators.planning.simulation.phases import Phase, phases_of
+from operators.planning.simulation.traffic_model import Load
 
 _SOONEST_S = 1.0  # the judge looks once a second
 _STEP = 1.15  # factor from one time to the next

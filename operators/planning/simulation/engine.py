@@ -9,11 +9,11 @@ from typing import Literal
 
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Outcome, Period
-from operators.rollout.simulation.feeds import CANARY_BAD, CANARY_NEW, CANARY_REQUESTS, CANARY_UNITS, Feed
-from operators.rollout.simulation.judged import GO_ON, Clock, Judged, Look, Verdict
-from operators.rollout.simulation.labels import LabelFeed
-from operators.rollout.simulation.phases import Kind, Phase
-from operators.rollout.simulation.screen import first_verdict
+from operators.planning.simulation.feeds import CANARY_BAD, CANARY_NEW, CANARY_REQUESTS, CANARY_UNITS, Feed
+from operators.planning.simulation.first_verdict import first_verdict
+from operators.planning.simulation.label_arrivals import LabelFeed
+from operators.planning.simulation.phase_judge import GO_ON, Clock, Judged, Look, Verdict
+from operators.planning.simulation.phases import Kind, Phase
 
 _FIRST_BLOCK, _LONGEST_BLOCK = 32, 1024
 End = Literal["promoted", "rolled back", "inconclusive"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from operators.audit.replay import Ended, Replay, StepReplay
 from operators.judge.evidence import Outcome
-from operators.rollout.plan.text import seconds, table
-from operators.rollout.simulation.replay import Ended, Replay, StepReplay
+from operators.planning.plan.text import seconds, table
 
 
 def rendered(again: Replay, other: Replay | None, *, width: int) -> str:

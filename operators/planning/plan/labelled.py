@@ -11,13 +11,13 @@ from operators.core.spec_release import Labels, Release
 from operators.judge.statistics import blocks, ownership, shares
 from operators.judge.statistics.numeric import e_value
 from operators.judge.wording import Rules
-from operators.rollout.plan.chance import at_most, strata
-from operators.rollout.plan.prober import PARTS, SURE, last_count
-from operators.rollout.plan.search import duration
-from operators.rollout.plan.types import LabelPlan, Problem, Remedy
-from operators.rollout.simulation.labels import Labelling
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import Phase
+from operators.planning.plan.poisson import at_most, strata
+from operators.planning.plan.power import PARTS, SURE, last_count
+from operators.planning.plan.search import duration
+from operators.planning.plan.types import LabelPlan, Problem, Remedy
+from operators.planning.simulation.label_arrivals import Labelling
+from operators.planning.simulation.phases import Phase
+from operators.planning.simulation.traffic_model import Load
 
 _MOST = 100_000_000
 _MOST_BLOCKS = 100

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.rollout.plan.text import seconds, table
-from operators.rollout.simulation.report import Share, Spread, Summary
+from operators.planning.plan.text import seconds, table
+from operators.planning.simulation.report import Share, Spread, Summary
 
 _COLUMNS = (
     "scenario",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from math import exp
 
-from operators.rollout.plan.chance import quantile, strata
-from operators.rollout.plan.expected import Part
-from operators.rollout.plan.prober import PARTS, Prober, last_count
+from operators.planning.plan.expected import Part
+from operators.planning.plan.poisson import quantile, strata
+from operators.planning.plan.power import PARTS, Prober, last_count
 
 _MOST_BAD = 200.0  # expected bad units of the canary; with more, the chance at one moment is as good
 _NEGLIGIBLE = 1e-9

@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from operators.rollout.simulation.load import Load
+from operators.planning.simulation.traffic_model import Load
 
 LATENCY_SIGMA = 0.5  # of the logarithm of stable's latency, which is taken as normal: p99 is 3.2 times the median
 _DEATH_SHARE = 0.98  # a version without memory left answers next to nothing

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from operators.core.spec_release import Release
-from operators.rollout.plan.expected import Part
-from operators.rollout.plan.outlook import Outlook
-from operators.rollout.plan.prober import SURE
-from operators.rollout.plan.search import NICE_S, duration, first_good, least_good, rounded_up
-from operators.rollout.plan.types import Problem, Remedy
-from operators.rollout.simulation.load import Load
+from operators.planning.plan.expected import Part
+from operators.planning.plan.forecast import Outlook
+from operators.planning.plan.power import SURE
+from operators.planning.plan.search import NICE_S, duration, first_good, least_good, rounded_up
+from operators.planning.plan.types import Problem, Remedy
+from operators.planning.simulation.traffic_model import Load
 
 _BUSIEST_PER_S = 1e6
 _UNIT_SHARE = 0.8  # of the units that a phase is expected to have: so many it has almost surely

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from operators.rollout.plan.search import duration
-from operators.rollout.plan.types import LabelPlan, Plan, Remedy
-from operators.rollout.simulation.load import Load
+from operators.planning.plan.search import duration
+from operators.planning.plan.types import LabelPlan, Plan, Remedy
+from operators.planning.simulation.traffic_model import Load
 
 
 def rendered(plan: Plan, *, width: int) -> str:

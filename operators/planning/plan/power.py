@@ -18,9 +18,9 @@ from operators.judge.statistics import ownership, shares
 from operators.judge.statistics.numeric import e_value
 from operators.judge.statistics.ownership import Events
 from operators.judge.wording import Rules
-from operators.rollout.plan.chance import at_most, quantile, strata
-from operators.rollout.plan.expected import Counts, Part, expect
-from operators.rollout.simulation.load import Load
+from operators.planning.plan.expected import Counts, Part, expect
+from operators.planning.plan.poisson import at_most, quantile, strata
+from operators.planning.simulation.traffic_model import Load
 
 PARTS = 5
 _LOOKED_AT = (1.0, 0.9, 0.8)  # of a time, when the judge is asked

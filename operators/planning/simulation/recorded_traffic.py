@@ -10,8 +10,8 @@ from typing import Any
 from operators.core.errors import ConfigurationError
 from operators.core.spec_release import Slow
 from operators.judge.evidence import Evidence
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.requests import Recording, Requests
+from operators.planning.simulation.requests import Recording, Requests
+from operators.planning.simulation.traffic_model import Load
 
 _COLUMNS = "t (seconds or a timestamp), and if known: unit, failed or status, slow or latency_ms"
 

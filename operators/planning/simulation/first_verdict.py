@@ -12,8 +12,8 @@ from math import log
 
 from operators.judge.evidence import Outcome, Pairs
 from operators.judge.statistics import sample_ratio
-from operators.rollout.simulation.feeds import ARM_COLUMNS, REQUESTS
-from operators.rollout.simulation.judged import GO_ON, Judged, Look, Verdict
+from operators.planning.simulation.feeds import ARM_COLUMNS, REQUESTS
+from operators.planning.simulation.phase_judge import GO_ON, Judged, Look, Verdict
 
 _SPLIT_IS_DOUBTFUL = log(100)  # far below what the judge asks for
 _FIRST = 4  # looks that are searched first: a version that fails everything is found among them

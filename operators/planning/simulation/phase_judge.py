@@ -10,8 +10,8 @@ from typing import NamedTuple
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
 from operators.judge.phases import judge_parts, policies
-from operators.rollout.simulation.feeds import ARM_COLUMNS
-from operators.rollout.simulation.phases import Phase
+from operators.planning.simulation.feeds import ARM_COLUMNS
+from operators.planning.simulation.phases import Phase
 
 
 class Look(NamedTuple):
