@@ -35,6 +35,7 @@ import yaml
 from benchmarks.faults.load import Answer, Load
 from benchmarks.faults.plane import load_free
 from benchmarks.faults.victims import VICTIMS, Kill, Killer
+from operators.audit.verify import verify
 from operators.cli import supervisor
 from operators.cli.config import Stack
 from operators.cli.demo.airflow import Airflow
@@ -45,7 +46,6 @@ from operators.core.spec import ModelSpec
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
 from operators.rollout.reconciler import recorded
-from operators.rollout.verify import verify
 
 _RELEASE_WITHIN_S = 600.0
 _SETTLE_WITHIN_S = 180.0

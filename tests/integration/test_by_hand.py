@@ -108,7 +108,7 @@ def test_what_only_needs_saying(
     look(to, release_id, failed=60, kept=False)
     assert command(verify, to.model) == 0
     assert "no look was recorded that saw its evidence" in capsys.readouterr().out
-    monkeypatch.setattr("operators.rollout.verify.judge_digest", lambda: "another")
+    monkeypatch.setattr("operators.audit.verify.judge_digest", lambda: "another")
     assert command(verify, to.model) == 0
     assert "made by another version of the judge; today's says the same" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from operators.audit.replay import by_spec, replay
+from operators.audit.verify import verify
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
 from operators.core.loader import load_specs
@@ -25,7 +26,6 @@ from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
-from operators.rollout.verify import verify
 from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World, until
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from operators.audit.explanation import Answer, Explanation, Origin, asked_at, decisions, in_force, why
 from operators.core.duck import open_duckdb, text_sql
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
@@ -15,7 +16,6 @@ from operators.core.predictions import hour_prefix, hours
 from operators.core.storage import Storage
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
-from operators.rollout.explain import Answer, Explanation, Origin, asked_at, decisions, in_force, why
 from operators.rollout.moves import MOVED, route_of
 from operators.rollout.reconciler import ALL_MODELS
 
