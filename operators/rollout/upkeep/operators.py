@@ -15,7 +15,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from operators.core.errors import RejectedError, ServiceRefusedError, TaxiwayError
 from operators.core.loader import load_specs
-from operators.rollout.drill.operators import clean_up_after_drills, drill_copies
+from operators.drills.operators import clean_up_after_drills, drill_copies
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
 from operators.rollout.triggers import DeployTrigger
 

@@ -22,8 +22,8 @@ from operators.rollout.triggers import DeployTrigger
 
 if TYPE_CHECKING:
     from operators.core.ledger import Ledger
+    from operators.drills.record import Drill
     from operators.rollout.controller import Controller
-    from operators.rollout.drill.record import Drill
 
 
 def alive(context: Any) -> Callable[[Drill], bool]:
@@ -65,9 +65,9 @@ class ClaimDrillOperator(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Claim."""
-        from operators.rollout.drill import copies
-        from operators.rollout.drill.policy import copy_name, longest_ago
-        from operators.rollout.drill.record import Drills
+        from operators.drills import copies
+        from operators.drills.policy import copy_name, longest_ago
+        from operators.drills.record import Drills
 
         spec_of(self.model)
         chosen = [fault for fault in FAULTS if fault in self.faults]
@@ -96,7 +96,7 @@ class ClaimDrillOperator(BaseOperator):
 
     def _clear_the_way(self, drills: Any, drill: Drill, copy: Controller, is_alive: Callable[[Drill], bool]) -> None:
         """End what earlier drills have left; step back from one that is under way."""
-        from operators.rollout.drill import copies
+        from operators.drills import copies
 
         storage = _storage()
         for other in drills.unfinished():
@@ -130,9 +130,9 @@ class PrepareDrillOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Begin to deploy; a try that was killed is taken away first."""
-        from operators.rollout.drill import copies
-        from operators.rollout.drill.cluster import Cluster
-        from operators.rollout.drill.record import Drill
+        from operators.drills import copies
+        from operators.drills.cluster import Cluster
+        from operators.drills.record import Drill
 
         drill = Drill.model_validate(self.claimed["drill"])
         copy = controller_of(drill.copy_name)
@@ -150,7 +150,7 @@ class PrepareDrillOperator(BaseOperator):
         self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]
     ) -> dict[str, Any]:
         """Wait for the other version; then give the first one the traffic."""
-        from operators.rollout.drill.copies import Cast
+        from operators.drills.copies import Cast
 
         require_running(versions[0], event)
         if versions[1:]:
@@ -183,12 +183,12 @@ class DrillOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Drill."""
         from operators.core.settings import Settings
-        from operators.rollout.drill.cluster import Cluster
-        from operators.rollout.drill.copies import Cast
-        from operators.rollout.drill.load import Load, single_rows
-        from operators.rollout.drill.policy import limits, problems
-        from operators.rollout.drill.record import Drills
-        from operators.rollout.drill.scene import Scene, endpoint
+        from operators.drills.cluster import Cluster
+        from operators.drills.copies import Cast
+        from operators.drills.load_generator import Load, single_rows
+        from operators.drills.policy import limits, problems
+        from operators.drills.record import Drills
+        from operators.drills.scene import Scene, endpoint
 
         cast = Cast.model_validate(self.cast)
         drill, held = cast.drill, limits(cast.drill.fault)
@@ -226,8 +226,8 @@ class CleanUpDrillOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Clean up."""
-        from operators.rollout.drill import copies
-        from operators.rollout.drill.record import Drill, Drills
+        from operators.drills import copies
+        from operators.drills.record import Drill, Drills
 
         drill = Drill.model_validate(self.claimed["drill"])
         drills = Drills(controller_of(drill.model).ledger, drill.model)
@@ -239,7 +239,7 @@ class CleanUpDrillOperator(BaseOperator):
 
 def drill_copies(ledger: Ledger) -> dict[str, list[Drill]]:
     """Return every name that a copy has had, with its drills that have left something behind or are under way."""
-    from operators.rollout.drill.record import STARTED, Drills, drill_of
+    from operators.drills.record import STARTED, Drills, drill_of
 
     found: dict[str, list[Drill]] = {drill_of(row).copy_name: [] for row in ledger.entries(kind=STARTED)}
     for drill in Drills(ledger).unfinished():
@@ -252,8 +252,8 @@ def clean_up_after_drills(ledger: Ledger, drills: Sequence[Drill], context: Any)
 
     :return: what was done, by the copy's name
     """
-    from operators.rollout.drill import copies
-    from operators.rollout.drill.record import Drills
+    from operators.drills import copies
+    from operators.drills.record import Drills
 
     is_alive = alive(context)
     if any(is_alive(drill) for drill in drills):

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from operators.core.errors import RejectedError, ServiceError
+from operators.drills.cluster import Cluster, Deed
+from operators.drills.copies import Cast
+from operators.drills.load_generator import Load
+from operators.drills.policy import STEP, EndedBy, Observed
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.drill.cluster import Cluster, Deed
-from operators.rollout.drill.copies import Cast
-from operators.rollout.drill.load import Load
-from operators.rollout.drill.policy import STEP, EndedBy, Observed
 from operators.rollout.steps.looking import Look
 from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
 from operators.traffic.limits import limits_from

@@ -15,7 +15,7 @@ from operators.core.errors import ServiceError
 from operators.core.ledger_schema import json_digest
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
-from operators.rollout.drill.record import Drill
+from operators.drills.record import Drill
 
 Deed = Literal["log_faulty", "kill_agent", "kill_replicas"]
 _DEEDS: tuple[Deed, ...] = ("log_faulty", "kill_agent", "kill_replicas")

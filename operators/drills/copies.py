@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.errors import RejectedError
 from operators.core.spec import ModelSpec
+from operators.drills.cluster import Cluster
+from operators.drills.policy import copy_spec
+from operators.drills.record import Drill, Drills
 from operators.registry.client import CHAMPION, ModelVersion
-from operators.rollout.drill.cluster import Cluster
-from operators.rollout.drill.policy import copy_spec
-from operators.rollout.drill.record import Drill, Drills
 
 if TYPE_CHECKING:
     from operators.core.storage import Storage
