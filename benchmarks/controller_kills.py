@@ -45,7 +45,7 @@ from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
-from operators.rollout.reconciler import recorded
+from operators.rollout.reconcile.client import recorded
 
 _RELEASE_WITHIN_S = 600.0
 _SETTLE_WITHIN_S = 180.0

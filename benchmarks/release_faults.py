@@ -39,9 +39,9 @@ from operators.core.spec import ModelSpec
 from operators.judge.phases import Watched
 from operators.registry.client import Registry
 from operators.rollout.controller import Controller
-from operators.rollout.moves import Move
-from operators.rollout.reconcile import ROLL_BACK
-from operators.rollout.steps.looking import Look
+from operators.rollout.model_traffic import Move
+from operators.rollout.reconcile.policy import ROLL_BACK
+from operators.rollout.steps.looker import Look
 from operators.traffic.limits import limits_from
 from ray_jobs.edge import Edge, EdgeConfig
 

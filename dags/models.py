@@ -14,6 +14,7 @@ from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
 from operators.registry.operators import RegisterOperator, challenger_by_hand, model_asset
 from operators.rollout.approval.operators import ApproveOperator
+from operators.rollout.operations.operators import ScheduleRetirementOperator
 from operators.rollout.operators import (
     SMOKE_TEST,
     BeginReleaseOperator,
@@ -23,7 +24,6 @@ from operators.rollout.operators import (
     SmokeTestOperator,
 )
 from operators.rollout.steps.operators import CanaryStepOperator, ShadowOperator, WatchOperator
-from operators.rollout.upkeep.operators import ScheduleRetirementOperator
 from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}

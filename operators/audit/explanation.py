@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger import Entry
-from operators.rollout.moves import MOVED, route_of
+from operators.rollout.model_traffic import MOVED, route_of
 from operators.traffic.assignment import bucket, in_canary
 from operators.traffic.client import Route
 

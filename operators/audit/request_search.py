@@ -16,8 +16,8 @@ from operators.core.predictions import hour_prefix, hours
 from operators.core.storage import Storage
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
-from operators.rollout.moves import MOVED, route_of
-from operators.rollout.reconciler import ALL_MODELS
+from operators.rollout.model_traffic import MOVED, route_of
+from operators.rollout.reconcile.client import ALL_MODELS
 
 _AT_ONCE = 64  # files on the disk at one time
 _SHOWN = 5

@@ -15,7 +15,7 @@ from operators.drills.policy import STEP, EndedBy, Observed
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.steps.looking import Look
+from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
 from operators.traffic.limits import limits_from
 

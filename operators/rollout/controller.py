@@ -13,9 +13,9 @@ from operators.core.spec_release import Judge, Release
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
-from operators.rollout.by_hand import ByHand
-from operators.rollout.moves import Move, route_of
-from operators.rollout.reconcile import PROMOTE, ROLL_BACK
+from operators.rollout.manual_moves import ByHand
+from operators.rollout.model_traffic import Move, route_of
+from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
 from operators.traffic import routes
 from operators.traffic.client import Route
 from operators.traffic.limits import USUAL, Limits

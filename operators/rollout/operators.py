@@ -189,7 +189,7 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Promote."""
-        from operators.rollout.moves import route_of
+        from operators.rollout.model_traffic import route_of
         from operators.traffic.limits import USUAL, Limits
 
         controller, release = self.controller(), self.release

@@ -17,7 +17,7 @@ from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
 from operators.rollout.quarantine import LIFTED, QUARANTINED, Quarantined, standing
-from operators.rollout.reconciler import models
+from operators.rollout.reconcile.client import models
 from operators.traffic.client import Agent, RouteState
 
 _DECISIONS = 8

@@ -24,7 +24,7 @@ from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.steps.looking import Look
+from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World, until

@@ -16,7 +16,7 @@ from operators.core.loader import load_spec
 from operators.core.storage import Storage
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
-from operators.rollout.reconciler import recorded
+from operators.rollout.reconcile.client import recorded
 
 UNITS = 12_000
 SMOKE_KEY = "ways/smoke.json"

@@ -28,7 +28,7 @@ from operators.drills.record import unfinished
 from operators.drills.scene import Scene
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.tally import Counters
-from operators.rollout.steps.looking import Look
+from operators.rollout.steps.looker import Look
 from operators.traffic.limits import Limits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry

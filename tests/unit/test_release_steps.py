@@ -21,10 +21,10 @@ from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
 from operators.rollout.approval.operators import GO_ON, ROLL_BACK, ApproveOperator
-from operators.rollout.moves import Move
+from operators.rollout.model_traffic import Move
 from operators.rollout.steps import operators as step_operators
 from operators.rollout.steps import triggers as step_triggers
-from operators.rollout.steps.looking import Looker
+from operators.rollout.steps.looker import Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.triggers import opened
 from operators.traffic.client import Route

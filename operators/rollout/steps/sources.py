@@ -18,7 +18,7 @@ from operators.judge.evidence import Evidence, Point
 from operators.judge.phases import Watched
 from operators.rollout.delayed.source import LateSource
 from operators.rollout.delayed.window import needs_late
-from operators.rollout.steps.looking import Source
+from operators.rollout.steps.looker import Source
 
 _SERVICE = "Prometheus"
 

@@ -15,7 +15,7 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import Watched
-from operators.rollout.steps.looking import Look, Looker
+from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.sources import sources_for
 from operators.traffic.client import AsyncAgent
 

@@ -12,7 +12,7 @@ from operators.core.errors import ServiceError
 from operators.core.ledger import BusyError, Entry, Ledger
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
-from operators.rollout.reconcile import Action, AgentRollback, Facts, Open, Traffic, decide, problem
+from operators.rollout.reconcile.policy import Action, AgentRollback, Facts, Open, Traffic, decide, problem
 from operators.traffic.client import Agent
 
 ALL_MODELS = "*"  # what the agent tells of no model in particular is kept under this name

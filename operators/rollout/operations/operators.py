@@ -143,22 +143,22 @@ class ReconcileOperator(BaseOperator):
         """Reconcile one model after another; one that fails does not keep the others waiting."""
         from operators.core.ledger import Ledger
         from operators.core.settings import Settings
-        from operators.rollout import reconciler
+        from operators.rollout.reconcile.policy import client
         from operators.traffic.client import Agent
 
         ledger, agent = Ledger(Settings.load().ledger_url), Agent()
-        reconciler.copy_journal(ledger, agent)
+        client.copy_journal(ledger, agent)
         # A version that a person is bringing back is deployed before anything names it.
         returning = bool(context["ti"].get_dr_count(dag_id="rollback", states=_UNDER_WAY))
         done: dict[str, list[str]] = {}
         problems: list[str] = []
         copies = drill_copies(ledger)
-        for model in [self.model] if self.model else reconciler.models(ledger, agent):
+        for model in [self.model] if self.model else client.models(ledger, agent):
             try:
                 if model in copies:  # nobody's callers are there: it is taken away, once its drill is not at work
                     done |= clean_up_after_drills(ledger, copies[model], context)
                     continue
-                report = reconciler.Reconciler(
+                report = client.Reconciler(
                     controller_of(model),
                     alive=self._is_alive(model, context),
                     keep_warm_s=_keep_warm_s(model),

@@ -8,7 +8,7 @@ from typing import Any
 
 from operators.core.errors import RejectedError, ServiceError, ServiceRefusedError
 from operators.registry.client import CHALLENGER, CHAMPION
-from operators.rollout.moves import Moves
+from operators.rollout.model_traffic import Moves
 from operators.traffic.emergency import Returned, move_back
 
 
