@@ -33,12 +33,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.cli import services
-from operators.cli.config import Stack
 from operators.core import processes
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
+from operators.stack import catalog
+from operators.stack.config import Stack
 from ray_jobs.checkpoints import Checkpoints
 from ray_jobs.inference import write_request
 from ray_jobs.training_data import split
@@ -176,7 +176,7 @@ def ours(spec: ModelSpec, model: Path, folder: Path) -> Iterator[tuple[httpx.Cli
     os.environ |= {k: v for k, v in environ.items() if k.startswith("TAXIWAY_")}
     stack = Stack.load(environ)
     stack.make_folders()
-    known = services.of(stack)
+    known = catalog.of(stack)
     ray, serving = known["ray"], known["serving"]
     env = dict(serving.env)
     try:

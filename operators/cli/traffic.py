@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from operators.cli import environment, supervisor
-from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError, TaxiwayError
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
 from operators.planning.simulation.label_arrivals import Labelling
 from operators.planning.simulation.traffic_model import Load
+from operators.stack import environment, supervisor
+from operators.stack.config import Stack
 
 _MEASURED_FOR_S = 3.0
 _ENOUGH = 200  # requests before a share of them is believed

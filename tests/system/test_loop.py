@@ -83,7 +83,7 @@ def test_nothing_is_released_yet(edge: httpx.Client) -> None:
 
 
 def test_everything_listens_on_loopback(system: Any) -> None:
-    from operators.cli import supervisor
+    from operators.stack import supervisor
 
     pids = {str(pid) for pid in supervisor.leftovers(system.stack)}
     mine = {str(p): p for p in pids}
@@ -315,7 +315,7 @@ def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
 
 
 def test_champion_answers_again_after_down_and_up(system: Any, edge: httpx.Client, requests: Any) -> None:
-    from operators.cli import supervisor
+    from operators.stack import supervisor
 
     before = system.play.champion()
     supervisor.down(system.stack)

@@ -19,7 +19,7 @@ TRAFFIC = ("--rate", "40", "--error-rate", "0.5", "--slow-rate", "1")
 @pytest.fixture(autouse=True)
 def _no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAXIWAY_AGENT_URL", raising=False)
-    monkeypatch.setattr("operators.cli.supervisor.is_up", lambda: False)
+    monkeypatch.setattr("operators.stack.supervisor.is_up", lambda: False)
 
 
 def taxiway(*arguments: str) -> int:

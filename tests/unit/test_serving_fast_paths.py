@@ -17,8 +17,8 @@ import uvicorn
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.cli import environment
 from operators.core.loader import load_specs
+from operators.stack import environment
 from ray_jobs import ingress
 from ray_jobs.inference import BadRequestError, read_request, write_request
 from ray_jobs.reader import Reader

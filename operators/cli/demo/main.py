@@ -45,10 +45,10 @@ def perform(play: Play, *, rate: float, edge_url: str) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Start what is not running, perform, and print the summary; return the exit status."""
-    from operators.cli import supervisor
-    from operators.cli.config import Stack
     from operators.cli.demo.airflow import Airflow
     from operators.core.loader import INCLUDE, load_spec
+    from operators.stack import supervisor
+    from operators.stack.config import Stack
 
     # Also where a shell has started us with SIGINT ignored, and for whoever ends us politely.
     for number in (signal.SIGINT, signal.SIGTERM):

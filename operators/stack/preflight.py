@@ -11,11 +11,11 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from operators.cli import checks, ports
-from operators.cli.config import EXTERNAL, HOST, Stack
 from operators.core import processes
 from operators.core.errors import ConfigurationError
 from operators.core.settings import PROJECT_ROOT
+from operators.stack import ports, probes
+from operators.stack.config import EXTERNAL, HOST, Stack
 
 _MEMORY_BYTES = 6 << 30
 _DISK_BYTES = 4 << 30
@@ -102,7 +102,7 @@ def check_external(stack: Stack) -> None:
     """The user's own services are not started, so they must already answer."""
     variables = {service: variable for variable, service in EXTERNAL.items()}
     for service, url in stack.external.items():
-        reached = url.startswith("file:") or checks.connects(_endpoint(service, url))
+        reached = url.startswith("file:") or probes.connects(_endpoint(service, url))
         if not reached:
             host = _endpoint(service, url).rsplit("@", 1)[-1]
             raise ConfigurationError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from operators.cli.config import Stack
+    from operators.stack.config import Stack
 
 _WRAPPER = """#!/bin/sh
 # Ray Serve's HAProxy binds its metrics and statistics on every interface, and no setting closes them.

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from operators.cli.config import AIRFLOW_USER, EXTERNAL, MANAGED, Stack
 from operators.core.settings import PROJECT_ROOT
+from operators.stack.config import AIRFLOW_USER, EXTERNAL, MANAGED, Stack
 
 # Carried by every process of a stack and by nothing else, so that `down` can prove what it kills. Never exported to
 # a user's shell: what one starts there would be killed too.
@@ -181,7 +181,7 @@ def airflow_passwords(stack: Stack) -> str:
 def ray_head(stack: Stack) -> dict[str, str]:
     """Return what only the Ray head and its workers get: how Ray Serve's data plane is built."""
     return {
-        "RAY_START_HOOK": "operators.cli.ray_head.configure",
+        "RAY_START_HOOK": "operators.stack.ray_head.configure",
         # On `down` everything goes; nobody is left to drain for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # Ray gives its workers niceness 15: on a busy machine replicas would come after everything else.

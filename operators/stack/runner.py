@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from operators.cli import state
-from operators.cli.secret import write_private
-from operators.cli.service import Service, transitive_needs
 from operators.core import processes
 from operators.core.errors import TaxiwayError
+from operators.stack import state
+from operators.stack.secret import write_private
+from operators.stack.service import Service, transitive_needs
 
 _POLL_S, _WATCH_S = 0.1, 0.5
 _CHECK_EVERY_S = 0.25

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from operators.cli import ports, secret
 from operators.core.errors import ConfigurationError
 from operators.core.settings import PROJECT_ROOT
+from operators.stack import ports, secret
 
 HOST = "127.0.0.1"
 # Variable that names the user's own service, and the service that is then not started.

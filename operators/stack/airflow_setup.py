@@ -13,10 +13,10 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from operators.cli.config import Stack
-from operators.cli.secret import write_private
 from operators.core.errors import ServiceError
 from operators.core.settings import PROJECT_ROOT
+from operators.stack.config import Stack
+from operators.stack.secret import write_private
 
 _QUERY_TIMEOUT_S = 3
 POOLS = PROJECT_ROOT / "include" / "pools.json"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from operators.cli.secret import write_private
+from operators.stack.secret import write_private
 
 PENDING, STARTING, READY, FAILED, STOPPED = "pending", "starting", "ready", "failed", "stopped"
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from operators.cli import checks, environment, ray_head
-from operators.cli.airflow_setup import AIRFLOW_COMPONENTS, component_runs, is_migrated
-from operators.cli.config import BUCKET, HOST, Stack
-from operators.cli.postgres import service as postgres
-from operators.cli.secret import write_private
-from operators.cli.service import Service
+from operators.stack import environment, probes, ray_head
+from operators.stack.airflow_setup import AIRFLOW_COMPONENTS, component_runs, is_migrated
+from operators.stack.config import BUCKET, HOST, Stack
+from operators.stack.postgres import service as postgres
+from operators.stack.secret import write_private
+from operators.stack.service import Service
 
 
 def of(stack: Stack) -> dict[str, Service]:
@@ -57,7 +57,7 @@ def _storage(stack: Stack, env: Mapping[str, str]) -> Service:
         # Halves what Go keeps: 150 MB idle instead of 560.
         env={**env, "GOMEMLIMIT": "300MiB", "GOGC": "50"},
         prepare=prepare,
-        ready=lambda: checks.bucket_exists(endpoint, BUCKET, secrets.s3_access_key, secrets.s3_secret_key),
+        ready=lambda: probes.bucket_exists(endpoint, BUCKET, secrets.s3_access_key, secrets.s3_secret_key),
         timeout_s=60.0,
         address=endpoint,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def _storage(stack: Stack, env: Mapping[str, str]) -> Service:
 
 def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
     if not stack.owns("ray"):
-        return Service(name="ray", ready=lambda: checks.connects(stack.ray_url), address=stack.ray_url)
+        return Service(name="ray", ready=lambda: probes.connects(stack.ray_url), address=stack.ray_url)
     header = {"Authorization": f"Bearer {stack.secrets.ray_token}"}
 
     def prepare() -> None:
@@ -79,9 +79,9 @@ def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
 
     def ready() -> bool:
         # Its job API answers seconds before the node has joined, which on a busy machine may even fail.
-        nodes = checks.get_json(f"{stack.ray_url}/api/v0/nodes", header) or {"data": {"result": {"result": []}}}
+        nodes = probes.get_json(f"{stack.ray_url}/api/v0/nodes", header) or {"data": {"result": {"result": []}}}
         return any(node["state"] == "ALIVE" for node in nodes["data"]["result"]["result"]) and bool(
-            checks.get(f"{stack.ray_url}/api/jobs/", header)[0] == 200
+            probes.get(f"{stack.ray_url}/api/jobs/", header)[0] == 200
         )
 
     return Service(
@@ -116,7 +116,7 @@ def _agent(stack: Stack, env: Mapping[str, str]) -> Service:
 
 def _mlflow(stack: Stack, env: Mapping[str, str]) -> Service:
     if not stack.owns("mlflow"):
-        return Service(name="mlflow", ready=lambda: checks.connects(stack.mlflow_url), address=stack.mlflow_url)
+        return Service(name="mlflow", ready=lambda: probes.connects(stack.mlflow_url), address=stack.mlflow_url)
     server = {
         "MLFLOW_BACKEND_STORE_URI": stack.database_url("mlflow", "psycopg2"),
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{stack.storage_url}/mlflow",
@@ -133,7 +133,7 @@ def _mlflow(stack: Stack, env: Mapping[str, str]) -> Service:
         ),
         env={**{k: v for k, v in env.items() if k != "MLFLOW_TRACKING_URI"}, **server},
         needs=("postgres",),
-        ready=lambda: checks.get(f"{stack.mlflow_url}/health")[0] == 200,
+        ready=lambda: probes.get(f"{stack.mlflow_url}/health")[0] == 200,
         restarts=3,
         address=stack.mlflow_url,
     )  # fmt: skip
@@ -147,7 +147,7 @@ def _airflow(stack: Stack, env: Mapping[str, str]) -> list[Service]:
 
     setup = Service(
         name="airflow-db",
-        command=_python("-m", "operators.cli.airflow_setup"),
+        command=_python("-m", "operators.stack.airflow_setup"),
         env=env,
         needs=("postgres",),
         prepare=prepare,
@@ -170,7 +170,7 @@ def _airflow(stack: Stack, env: Mapping[str, str]) -> list[Service]:
         command=_python("-m", "airflow", "api-server"),
         env=env,
         needs=("airflow-db",),
-        ready=lambda: checks.get(f"{stack.airflow_url}/api/v2/version")[0] == 200,
+        ready=lambda: probes.get(f"{stack.airflow_url}/api/v2/version")[0] == 200,
         restarts=3,
         address=stack.airflow_url,
     )

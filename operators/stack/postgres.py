@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.cli.config import DATABASE_USER, DATABASES, HOST, Stack
-from operators.cli.service import Service
 from operators.core.errors import ConfigurationError, ServiceError
+from operators.stack.config import DATABASE_USER, DATABASES, HOST, Stack
+from operators.stack.service import Service
 
 _INITDB_TIMEOUT_S = 60
 _CONNECT_TIMEOUT_S = 3

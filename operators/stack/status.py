@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.cli import checks, state, supervisor
-from operators.cli.config import AIRFLOW_USER, Stack
 from operators.core import processes
+from operators.stack import probes, state, supervisor
+from operators.stack.config import AIRFLOW_USER, Stack
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _row(
         pids = processes.descendants([service.pid], dict(table))
     if not alive and shown in (state.READY, state.STARTING, state.PENDING):
         shown, note = "lost", "the supervisor was killed; run `taxiway down`"
-    elif shown == state.READY and service.address.startswith("http") and not checks.connects(service.address):
+    elif shown == state.READY and service.address.startswith("http") and not probes.connects(service.address):
         shown, note = state.FAILED, "does not answer"
     if service.restarts:
         note = f"{note} (restarts: {service.restarts})".strip()

@@ -18,12 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.cli import environment, preflight, state
-from operators.cli.config import Stack
-from operators.cli.runner import STEADY_S, Runner
-from operators.cli.service import Service
 from operators.core import processes
 from operators.core.errors import ServiceError
+from operators.stack import environment, preflight, state
+from operators.stack.config import Stack
+from operators.stack.runner import STEADY_S, Runner
+from operators.stack.service import Service
 
 Progress = Callable[[str], None]
 
@@ -101,7 +101,7 @@ def _start(stack: Stack, progress: Progress) -> None:
     log_path = stack.log_dir / "supervisor.log"
     with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "operators.cli.supervisor"],
+            [sys.executable, "-m", "operators.stack.supervisor"],
             env=environment.base(stack),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -203,7 +203,7 @@ def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, 
 
 def main() -> int:
     """Supervise the stack that the environment names."""
-    from operators.cli import services
+    from operators.stack import catalog as services
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stack = Stack.running()
