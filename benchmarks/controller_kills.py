@@ -36,11 +36,11 @@ from benchmarks.faults.load import Answer, Load
 from benchmarks.faults.plane import load_free
 from benchmarks.faults.victims import VICTIMS, Kill, Killer
 from operators.audit.verify import verify
-from operators.cli.demo.airflow import Airflow
 from operators.core.errors import TaxiwayError
 from operators.core.loader import load_spec
 from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
+from operators.demo.airflow import Airflow
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import recorded

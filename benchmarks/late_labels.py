@@ -45,13 +45,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from operators.cli.seed import seed_flights
 from operators.core.dataset import Window, build, snapshot
 from operators.core.loader import INCLUDE, load_specs
 from operators.core.predictions import hour_prefix
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Shadow
 from operators.core.storage import Storage
+from operators.demo.seed import seed_flights
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.judge.policy import judge
 from operators.judge.statistics import ownership

@@ -127,7 +127,7 @@ def _check(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from importlib import import_module
 
-    return int(import_module("operators.cli.demo.main").run(options))
+    return int(import_module("operators.demo.main").run(options))
 
 
 def _airflow(arguments: Sequence[str]) -> int:

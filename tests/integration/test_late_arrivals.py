@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from operators.cli.seed import seed_flights
 from operators.core.dataset import Window, build, snapshot
 from operators.core.errors import ConfigurationError
 from operators.core.loader import INCLUDE
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
+from operators.demo.seed import seed_flights
 from operators.feedback.labels import QueryLabels
 from operators.judge.evidence import Evidence, Outcome, Pairs, Period
 from operators.judge.phases import Watched

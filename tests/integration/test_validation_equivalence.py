@@ -290,8 +290,8 @@ def test_the_benchmark_compares_like_with_like(tmp_path: Path) -> None:
 
 
 def test_the_suites_of_the_repository_run_on_sql(tmp_path: Path) -> None:
-    from operators.cli.seed import seed_flights
     from operators.core.storage import Storage
+    from operators.demo.seed import seed_flights
 
     seed_flights(Storage.from_url(f"file://{tmp_path}"), months=[1])
     for table in ("flights", "weather"):

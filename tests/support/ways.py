@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from operators.cli.demo.airflow import Airflow
-from operators.cli.demo.traffic import Traffic
 from operators.core.loader import load_spec
 from operators.core.storage import Storage
+from operators.demo.airflow import Airflow
+from operators.demo.callers import Traffic
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import recorded

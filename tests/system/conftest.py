@@ -90,13 +90,13 @@ def running(folder: Path, dags: Path | None = None) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def system() -> Iterator[System]:
-    from operators.cli.demo.acts import Play
-    from operators.cli.demo.airflow import Airflow
-    from operators.cli.demo.view import View
-    from operators.cli.seed import seed_flights
     from operators.core.loader import load_spec
     from operators.core.settings import storage_url
     from operators.core.storage import Storage
+    from operators.demo.acts import Play
+    from operators.demo.airflow import Airflow
+    from operators.demo.seed import seed_flights
+    from operators.demo.view import View
 
     folder = Path(tempfile.mkdtemp(prefix="tw-test-"))
     include = Path(shutil.copytree(ROOT / "include", folder / "include"))

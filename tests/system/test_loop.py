@@ -13,11 +13,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from operators.cli.demo.traffic import Traffic
-from operators.cli.seed import damage
 from operators.core.errors import ServiceRefusedError
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
+from operators.demo.callers import Traffic
+from operators.demo.seed import damage
 
 pytestmark = pytest.mark.system
 MODEL = "flight_delay"

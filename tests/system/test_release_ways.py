@@ -25,11 +25,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from operators.cli.demo.airflow import Airflow
 from operators.core.errors import ServiceError, ServiceRefusedError
 from operators.core.settings import storage_url
 from operators.core.spec_release import Series
 from operators.core.storage import Storage
+from operators.demo.airflow import Airflow
 from operators.drills.policy import STEP
 from operators.judge.evidence import Evidence
 from operators.registry.client import CHAMPION

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from operators.cli.demo.traffic import Traffic
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
+from operators.demo.callers import Traffic
 from operators.drills.load_generator import single_rows
 from operators.registry.client import CHAMPION
 

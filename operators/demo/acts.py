@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from operators.cli.demo.airflow import Airflow
-from operators.cli.demo.traffic import Tally, Traffic
-from operators.cli.demo.view import View
 from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.settings import Settings
 from operators.core.spec import ModelSpec
+from operators.demo.airflow import Airflow
+from operators.demo.callers import Tally, Traffic
+from operators.demo.view import View
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
 
@@ -154,7 +154,7 @@ class Play:
 
     def faulty_versions(self) -> dict[str, str]:
         """Register the versions that break; in a process of its own, because MLflow takes seconds to import."""
-        command = [sys.executable, "-m", "operators.cli.demo.faulty", self.spec.name]
+        command = [sys.executable, "-m", "operators.demo.faulty", self.spec.name]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=180, check=False)
         if done.returncode:
             raise ServiceError(f"the faulty versions could not be registered: {done.stderr[-2000:]}")

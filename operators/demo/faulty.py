@@ -1,6 +1,6 @@
 """Register two versions by hand, as a person in a notebook would: one that raises, one that is slow.
 
-Run as ``python -m operators.cli.demo.faulty <model>``; prints the versions as JSON. They go around the gate, and both pass
+Run as ``python -m operators.demo.faulty <model>``; prints the versions as JSON. They go around the gate, and both pass
 the smoke test: what is wrong with them shows only under traffic.
 """
 

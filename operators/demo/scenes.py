@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from operators.cli.demo.acts import Act, Play
-from operators.cli.demo.traffic import Traffic
-from operators.cli.seed import damage, seed_flights
 from operators.core.dataset import Window, build, snapshot
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
+from operators.demo.acts import Act, Play
+from operators.demo.callers import Traffic
+from operators.demo.seed import damage, seed_flights
 from operators.judge.evidence import Outcome
 from operators.registry.client import CHALLENGER, CHAMPION
 from ray_jobs.inference import write_request

@@ -9,8 +9,8 @@ import time
 from functools import partial
 from typing import Any
 
-from operators.cli.demo.acts import Play
-from operators.cli.demo.view import View
+from operators.demo.acts import Play
+from operators.demo.view import View
 
 MODEL = "flight_delay"
 
@@ -20,7 +20,7 @@ def perform(play: Play, *, rate: float, edge_url: str) -> dict[str, Any]:
 
     :param rate: requests a second
     """
-    from operators.cli.demo import scenes
+    from operators.demo import scenes
 
     began = time.monotonic()
     for dag_id in (f"{play.spec.name}.train", f"{play.spec.name}.release", "retire", "rollback"):
@@ -45,8 +45,8 @@ def perform(play: Play, *, rate: float, edge_url: str) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Start what is not running, perform, and print the summary; return the exit status."""
-    from operators.cli.demo.airflow import Airflow
     from operators.core.loader import INCLUDE, load_spec
+    from operators.demo.airflow import Airflow
     from operators.stack import supervisor
     from operators.stack.config import Stack
 
