@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from operators.cli.looks import Looks
+from operators.cli.judge_input import Looks
 from operators.core.errors import ConfigurationError
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Judgement, Outcome
