@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, Param, TriggerRule, XComArg, chain
 from airflow.timetables.trigger import CronTriggerTimetable
 
-from operators.compute.jobs import RayModuleOperator
+from operators.compute.module_job import RayModuleOperator
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from operators.compute.job_wait import Ending
 from operators.compute.operators import SubmitRayJobOperator
-from operators.compute.watch import Ending
 from operators.core.errors import ConfigurationError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
