@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
 from operators.registry.aclient import AsyncRegistry
+from operators.registry.changes import MOST_AT_ONCE, Change, Kind, Watermark, changes, first_look, on, wanted
 from operators.registry.policy import event_extra
-from operators.registry.watch import MOST_AT_ONCE, Change, Kind, Watermark, changes, first_look, on, wanted
 
 MAX_WAIT_S = 300.0
 _log = logging.getLogger(__name__)
