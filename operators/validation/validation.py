@@ -17,8 +17,8 @@ from operators.core.errors import ConfigurationError
 from operators.core.storage import Storage
 from operators.validation.data import Data, convert_csv, open_files, open_frame
 from operators.validation.database import Database, export
-from operators.validation.engine import Engine, Outcome
-from operators.validation.examine import Examination, Examined, check_suite
+from operators.validation.examination import Examination, Examined, check_suite
+from operators.validation.gx_context import Engine, Outcome
 from operators.validation.interruptible import InterruptibleDuckDB
 from operators.validation.policy import FailOn, QuarantineLimit, Suite
 from operators.validation.report import Quarantined, TableReport

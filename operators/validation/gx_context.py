@@ -14,7 +14,7 @@ from operators.core.duck import name_sql
 from operators.validation.data import ROW, Data
 from operators.validation.database import Database
 from operators.validation.dialect import duckdb_engine
-from operators.validation.routing import (
+from operators.validation.sql_or_pandas import (
     SQL_ONLY,
     SUMS,
     columns_of,
@@ -189,7 +189,7 @@ class Engine:
         return self._on_database(here, expectations, name, result_format, parameters)
 
     def _on_database(self, where: Database, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
-        from operators.validation.execution import data_source
+        from operators.validation.sql_engine import data_source
 
         with data_source(self._context, name, where.engine, where.schema) as source:
             if where.query:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from operators.validation.data import Data, open_files
-from operators.validation.engine import Engine, Outcome
+from operators.validation.gx_context import Engine, Outcome
 from operators.validation.policy import Finding, QuarantineLimit, Suite, column_findings, finding, runnable
 from operators.validation.quarantine import Split, bad_rows, distinct_rows, split
 from operators.validation.suites import implementations, is_about_rows

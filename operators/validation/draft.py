@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from operators.validation.policy import Expectation
-from operators.validation.routing import Kind
+from operators.validation.sql_or_pandas import Kind
 
 FEW_VALUES = 20
 # What a text may look like; the first that fits all values is proposed. Without a quote: they stand in SQL as they are.
