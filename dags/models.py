@@ -85,7 +85,7 @@ def train_dag(spec: ModelSpec) -> DAG:
         timeout = timedelta(seconds=spec.training.timeout_s)
         train = RayModuleOperator(
             task_id="train",
-            module="ray_jobs.train",
+            module="ray_jobs.training.train",
             spec=spec,
             payload={**job, "parameters": "{{ params.parameters | tojson }}", "tags": tags},
             timeout=timeout,
@@ -93,7 +93,7 @@ def train_dag(spec: ModelSpec) -> DAG:
         )
         evaluate = EvaluateOperator(
             task_id="evaluate",
-            module="ray_jobs.evaluate",
+            module="ray_jobs.training.evaluate",
             spec=spec,
             payload={**job, "challenger": "{{ ti.xcom_pull(task_ids='train')['model_uri'] }}"},
             timeout=timeout,

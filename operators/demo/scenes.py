@@ -18,7 +18,7 @@ from operators.demo.callers import Traffic
 from operators.demo.seed import damage, seed_flights
 from operators.judge.evidence import Outcome
 from operators.registry.client import CHALLENGER, CHAMPION
-from ray_jobs.inference import write_request
+from ray_jobs.serve.protocol import write_request
 
 DAMAGES = ("renamed_column", "distance_in_metres", "half_weather")
 _FIRST_AS_OF, _LATER_AS_OF, _DAMAGED_AS_OF = "2013-03-01T00:00:00", "2013-03-15T00:00:00", "2013-05-01T00:00:00"

@@ -190,8 +190,8 @@ def ray_head(stack: Stack) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-        # Requests for predictions go from a replica's HTTP server to the model without a detour; `ray_jobs.ingress`.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_jobs.ingress:middlewares",
+        # Requests for predictions go from a replica's HTTP server to the model without a detour; `ray_jobs.serve.fast_path`.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_jobs.serve.fast_path:middlewares",
         # The edge counts requests itself; these would parse one datagram for each request in Python.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),

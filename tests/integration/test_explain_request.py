@@ -19,7 +19,7 @@ from operators.core.storage import Storage
 from operators.registry import client
 from operators.rollout.controller import Controller
 from operators.traffic.assignment import bucket
-from ray_jobs.prediction_log import Asked, PredictionLog
+from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.release_world import FakeAgent, FakeRegistry
 
 

@@ -26,7 +26,7 @@ from operators.judge.phases import Watched
 from operators.rollout.delayed.collector import Collector, collect
 from operators.rollout.delayed.source import LateSource, facts_of
 from operators.rollout.delayed.window import Facts, Span, with_late
-from ray_jobs.prediction_log import Asked, PredictionLog
+from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.late_world import CANARY, STABLE, answer, keep, spec_with
 
 FROM, UNTIL = datetime(2013, 1, 10, tzinfo=UTC), datetime(2013, 1, 12, tzinfo=UTC)

@@ -89,7 +89,7 @@ def log_models(spec: Any, folder: Path) -> dict[str, str]:
     """Log a model that is right and one that is always wrong, and return where MLflow has them."""
     import mlflow
 
-    from ray_jobs.signature import signature_of
+    from ray_jobs.training.signature import signature_of
 
     mlflow.set_experiment("ways")
     found = {}

@@ -29,7 +29,7 @@ def requests(system: Any) -> list[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     from operators.core.dataset import Window, build, snapshot
-    from ray_jobs.inference import write_request
+    from ray_jobs.serve.protocol import write_request
 
     spec, storage = system.play.spec, Storage.from_url(storage_url())
     window = Window(start=datetime(2013, 1, 28), end=datetime(2013, 1, 31))

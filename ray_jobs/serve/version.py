@@ -16,11 +16,11 @@ from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs import ingress
-from ray_jobs.inference import BadRequestError, metadata, read_output, write_answer, write_request
-from ray_jobs.prediction_log import HEADERS, Asked, PredictionLog
-from ray_jobs.reader import Reader
-from ray_jobs.signature import OUTPUT, limits_of
+from ray_jobs.serve import fast_path
+from ray_jobs.serve.fast_reader import Reader
+from ray_jobs.serve.prediction_log import HEADERS, Asked, PredictionLog
+from ray_jobs.serve.protocol import BadRequestError, metadata, read_output, write_answer, write_request
+from ray_jobs.training.signature import OUTPUT, limits_of
 
 _log = logging.getLogger("ray.serve")
 _SWITCH_S = 0.0005  # what a request waits for the prediction log's thread; Python's own is ten times as long
@@ -49,7 +49,7 @@ class Version:
         self._model = loaded.unwrap_python_model()
         self._try_example(loaded.input_example)
         self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
-        ingress.answer_by(self.infer)
+        fast_path.answer_by(self.infer)
         sys.setswitchinterval(_SWITCH_S)
 
     def _try_example(self, example: Any) -> None:
@@ -140,7 +140,7 @@ def application(spec: ModelSpec, version: str, model_uri: str, runtime_env: dict
 
 def _with_short_way(runtime_env: dict[str, Any]) -> dict[str, Any]:
     """Where the cluster's own environment is not ours, the replica brings the setting."""
-    return {**runtime_env, "env_vars": {ingress.SETTING: ingress.PATH, **runtime_env.get("env_vars", {})}}
+    return {**runtime_env, "env_vars": {fast_path.SETTING: fast_path.PATH, **runtime_env.get("env_vars", {})}}
 
 
 def _error(said: str) -> bytes:

@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.spec import Scaling
-from ray_jobs.checkpoints import Checkpoints
-from ray_jobs.contract import TrainingRun
-from ray_jobs.worker import SHARD, GroupWorker, LoneWorker, Task, Worker
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.contract import TrainingRun
+from ray_jobs.training.worker import SHARD, GroupWorker, LoneWorker, Task, Worker
 
 STREAM_ABOVE_BYTES = 2 * 1024**3
 """From this size on (of the columns, uncompressed) the shards come through Ray Data.

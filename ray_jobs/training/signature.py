@@ -85,7 +85,7 @@ def limits_of(signature: ModelSignature | None, spec: ModelSpec) -> dict[str, tu
     if signature is None or signature.inputs is None or signature.outputs is None:
         raise RejectedError(
             f"the version of {spec.name} was logged without a signature: nobody can tell which inputs it takes. "
-            "Log it again with `signature=` (`ray_jobs.signature.signature_of` makes one from the spec)"
+            "Log it again with `signature=` (`ray_jobs.training.signature.signature_of` makes one from the spec)"
         )
     if problems := [*_wrong_inputs(signature.inputs, spec), *_wrong_outputs(signature.outputs)]:
         raise RejectedError(f"the version's signature does not match the spec of {spec.name}: {'; '.join(problems)}")

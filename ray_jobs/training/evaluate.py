@@ -1,4 +1,4 @@
-"""The evaluation job: challenger and champion on the same holdout rows. Run as ``python -m ray_jobs.evaluate <key>``."""
+"""The evaluation job: challenger and champion on the same holdout rows. Run as ``python -m ray_jobs.training.evaluate <key>``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs import job
-from ray_jobs.inference import write_request
-from ray_jobs.training_data import split
+from ray_jobs import job_frame
+from ray_jobs.serve.protocol import write_request
+from ray_jobs.training.training_data import split
 
 
 def work(given: dict[str, Any], key: str) -> dict[str, Any]:
@@ -77,4 +77,4 @@ def metrics(label: Any, probability: Any) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    job.run(work)
+    job_frame.run(work)

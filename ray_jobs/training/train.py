@@ -1,4 +1,4 @@
-"""The training job: dataset in, a model in MLflow out. Run as ``python -m ray_jobs.train <job key>``."""
+"""The training job: dataset in, a model in MLflow out. Run as ``python -m ray_jobs.training.train <job key>``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs import job, progress
-from ray_jobs.contract import TrainedModel, TrainingRun
-from ray_jobs.provenance import code_commit, code_digest, model_digest
-from ray_jobs.training_data import split
+from ray_jobs import job_frame, progress
+from ray_jobs.training.contract import TrainedModel, TrainingRun
+from ray_jobs.training.provenance import code_commit, code_digest, model_digest
+from ray_jobs.training.training_data import split
 
 _CHECKPOINTS = "ray"
 
@@ -115,7 +115,7 @@ def _log(run: TrainingRun, trained: TrainedModel, given: dict[str, Any], code: _
     """Log where the model came from, what was measured and the model itself to MLflow."""
     import mlflow.pyfunc
 
-    from ray_jobs.signature import input_example, signature_of
+    from ray_jobs.training.signature import input_example, signature_of
 
     spec, dataset = run.spec, given["dataset"]
     mlflow.set_experiment(spec.name)
@@ -162,4 +162,4 @@ def _dataset(run: TrainingRun, dataset: Mapping[str, Any]) -> Any:
 
 if __name__ == "__main__":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    job.run(work)
+    job_frame.run(work)

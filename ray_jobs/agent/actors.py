@@ -126,8 +126,8 @@ class AgentActor:
 
     def __init__(self, settings: Settings) -> None:
         from ray_jobs.agent.agent import Agent
+        from ray_jobs.agent.serve_deployer import Deployer
         from ray_jobs.agent.server import Server, listen
-        from ray_jobs.deployer import Deployer
 
         self._settings = settings
         self._nodes: dict[str, str] = {}  # node → edge

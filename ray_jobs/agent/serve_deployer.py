@@ -68,7 +68,7 @@ class Deployer:
     def _run(self, name: str, spec: ModelSpec, version: str, model_uri: str) -> None:
         from ray import serve
 
-        from ray_jobs.serving import application
+        from ray_jobs.serve.version import application
 
         try:
             with _BUILDING:

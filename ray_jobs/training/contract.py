@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from operators.core.spec import ModelSpec
-from ray_jobs.training_data import TrainingData
+from ray_jobs.training.training_data import TrainingData
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What training code gets. Small data: ``run.data.table()``. Any size, any number of workers: `ray_jobs.distributed.fit`.
+    """What training code gets. Small data: ``run.data.table()``. Any size, any number of workers: `ray_jobs.training.distributed.fit`.
 
     :param spec: the model's spec
     :param parameters: the spec's parameters with what a person changed in the trigger form

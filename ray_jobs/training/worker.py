@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ray_jobs.checkpoints import Checkpoints
-from ray_jobs.training_data import TrainingData
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.training_data import TrainingData
 
 SHARD = "train"
 _NICENESS = 10  # where a worker shares a machine with replicas, callers go first

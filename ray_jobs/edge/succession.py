@@ -10,7 +10,7 @@ from pathlib import Path
 
 from operators.core.errors import ServiceError
 from ray_jobs.edge import process
-from ray_jobs.edge.runtime import Runtime
+from ray_jobs.edge.admin_socket import Runtime
 
 # A link to the runtime socket of the one that serves. Each has a socket of its own, so no command reaches another one.
 _SOCKET = "admin.sock"
