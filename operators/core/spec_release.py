@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from operators.core.durations import DurationS, parse_duration_s
+from operators.core.traffic import Unit
 
 GuardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -197,21 +198,6 @@ class Judge(_Part):
         """Names of the guards that share alpha."""
         built_in = [name for name in _BUILT_IN if getattr(self, name) is not None]
         return (*built_in, *self.business, *self.series)
-
-
-class Unit(_Part):
-    """What a caller is assigned by; without either, the header ``X-Taxiway-Unit``, then the request id."""
-
-    header: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
-    field: str | None = Field(
-        None, pattern=r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){0,5}$", description="of the JSON body, by dots"
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> Unit:
-        if (self.header is None) == (self.field is None):
-            raise ValueError("give either `header` or `field`")
-        return self
 
 
 class Approval(_Part):

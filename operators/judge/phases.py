@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_release import Judge, Release
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge
-from operators.judge.tally import Counters, Tally, added, control_period, shadow_period
+from operators.judge.tally import Tally, added, control_period, shadow_period
 from operators.traffic.routes import CONTROL_BP
 
 Kind = Literal["shadow", "canary", "control"]

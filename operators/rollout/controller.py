@@ -10,6 +10,7 @@ from operators.core.errors import RejectedError
 from operators.core.ledger import Entry
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Release
+from operators.core.traffic import Route
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
@@ -17,8 +18,7 @@ from operators.rollout.manual_moves import ByHand
 from operators.rollout.model_traffic import Move, route_of
 from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
 from operators.traffic import routes
-from operators.traffic.client import Route
-from operators.traffic.limits import USUAL, Limits
+from operators.traffic.limits import USUAL, AnswerLimits
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Controller(ByHand):
             self.delete_unless_used(str(version))
 
     def start_shadow(
-        self, release_id: str, release: Release, *, stable: str, version: str, limits: Limits = USUAL
+        self, release_id: str, release: Release, *, stable: str, version: str, limits: AnswerLimits = USUAL
     ) -> Move:
         """Copy requests to the version, whose answers nobody sees."""
         route = routes.shadow(self.model, release, stable=stable, version=version, limits=limits, holder=release_id)
@@ -107,7 +107,7 @@ class Controller(ByHand):
         stable: str,
         version: str,
         weight_bp: int,
-        limits: Limits = USUAL,
+        limits: AnswerLimits = USUAL,
     ) -> Move:
         """Give the canary a share of the traffic.
 
@@ -200,7 +200,7 @@ class Controller(ByHand):
         return entry.payload if entry else None
 
     def promote(
-        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: Limits = USUAL
+        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: AnswerLimits = USUAL
     ) -> bool:
         """Make a version stable: the traffic first, then the alias, then the row.
 

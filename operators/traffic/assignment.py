@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from operators.traffic.client import Route
+from operators.core.traffic import ALL_BP, Route
 
-ALL_BP = 10_000
 _PRIMES = (2654435761, 2246822519, 3266489917, 668265263, 374761393)
 _MASK = 0xFFFFFFFF
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.traffic.client import Agent, Route
+from operators.core.traffic import Route
+from operators.traffic.client import Agent
 
 
 @dataclass(frozen=True)

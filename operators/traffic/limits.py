@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 from operators.core.spec_release import Release, Slow
-from operators.judge.tally import Counters, Row, quantile_ms
-from operators.traffic.client import Route
+from operators.core.traffic import Counters, Route, Row, quantile_ms
 
 _UNKNOWN_TIMEOUT_MS = 2000
 _LEAST_TIMEOUT_MS = 250
@@ -16,7 +15,7 @@ _TIMEOUT_QUANTILE, _TIMEOUT_RATIO = 0.99, 4
 
 
 @dataclass(frozen=True)
-class Limits:
+class AnswerLimits:
     """What is too long for an answer.
 
     :param slow_us: an answer that took longer counts as slow, on both arms; None: none does
@@ -27,22 +26,22 @@ class Limits:
     canary_timeout_ms: int = _UNKNOWN_TIMEOUT_MS
 
     @classmethod
-    def of(cls, route: Route) -> Limits:
+    def of(cls, route: Route) -> AnswerLimits:
         """Return those of a route."""
         return cls(slow_us=route.slow_us, canary_timeout_ms=route.canary_timeout_ms)
 
 
-USUAL = Limits()
+USUAL = AnswerLimits()
 
 
-def limits_from(release: Release, counters: Counters, stable: str) -> Limits:
+def limits_from(release: Release, counters: Counters, stable: str) -> AnswerLimits:
     """Return a release's limits as they are before its first step.
 
     :param stable: the version whose answers show what is usual
     """
     rows = [row for row in counters.rows if (row.version, row.arm) == (stable, "stable")]
     slow = release.judge.slow
-    return Limits(
+    return AnswerLimits(
         slow_us=None if slow is None else _slow_us(slow, rows),
         canary_timeout_ms=_timeout_ms(release.canary_timeout_s, rows),
     )

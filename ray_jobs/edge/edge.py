@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from operators.core.errors import RejectedError, ServiceError
+from operators.core.traffic import Route, Row
 from ray_jobs.edge import process
 from ray_jobs.edge.access import Access
 from ray_jobs.edge.config import EdgeConfig
-from ray_jobs.edge.counters import Counters, read_counters, read_in_flight
+from ray_jobs.edge.counters import key_of, read_counters, read_in_flight
 from ray_jobs.edge.files import locked, write
 from ray_jobs.edge.map_line import LiveRoute
-from ray_jobs.edge.route import Route
 from ray_jobs.edge.succession import STOP_TIMEOUT_S, Daemons
 
 _MAP, _SETTINGS, _LOCK = "routes.map", "settings.json", "lock"
@@ -174,7 +174,7 @@ class Edge:
 
     # ------------------------------------------------------------------ what happened
 
-    def counters(self, model: str) -> list[Counters]:
+    def counters(self, model: str) -> list[Row]:
         """Return a row for each version, arm and weight of a model that had traffic, and one for its callers.
 
         :raises ServiceError: if HAProxy does not answer
@@ -213,7 +213,7 @@ class Edge:
         """
         for row in self.counters(model):
             if row.version == version:
-                self._runtime.tell(f"clear table counters key {row.key}")
+                self._runtime.tell(f"clear table counters key {key_of(model, row)}")
 
     # ------------------------------------------------------------------ inside
 

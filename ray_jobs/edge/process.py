@@ -16,7 +16,8 @@ from ray_jobs.edge.counters import GPCS, histogram_rules
 from ray_jobs.edge.files import write
 
 START_TIMEOUT_S = 15.0
-_PID, _LOG = "haproxy.pid", "haproxy.log"
+# HAProxy writes the second file in two steps. Whoever reads the first one never sees half a pid.
+_PID, _STARTED, _LOG = "haproxy.pid", ".haproxy.pid.new", "haproxy.log"
 # One after the other, so that one that starts and those that still have connections are known by different names.
 _PEERS = "abcd"
 
@@ -41,7 +42,7 @@ def files(template: Path) -> dict[str, str]:
 
 
 def launch(folder: Path, template: Path, environment: Mapping[str, str], *, before: str | None = None) -> str:
-    """Start HAProxy in its state directory, and return its id.
+    """Start HAProxy in its state directory, and return its id. The pid file follows with `publish_pid`.
 
     :param before: id of the HAProxy that runs: it hands over its listening sockets and what it knows of units, and goes on
     :raises ServiceError: if HAProxy does not start; the message has its own words
@@ -52,9 +53,11 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, befo
     peer = _PEERS[0] if before is None else _PEERS[(_PEERS.index(before[-1]) + 1) % len(_PEERS)]
     edge_id = secrets.token_hex(8) + peer
     environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": edge_id, **environment}
-    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _PID, "-L", peer]
+    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _STARTED]
+    command += ["-L", peer]
     if before is not None:
         command += ["-x", socket_name(before)]
+    (folder / _STARTED).unlink(missing_ok=True)
     for name, text in files(template).items():
         write(folder / name, text, durable=False)
     # A file and not a pipe: the daemon could keep a pipe open for good.
@@ -81,8 +84,23 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, befo
 
 def recorded_pid(folder: Path) -> int | None:
     """Return the pid in the pid file if that process is this edge's: pids are used again."""
+    return _pid_in(folder, _PID)
+
+
+def publish_pid(folder: Path) -> None:
+    """Put the pid of the HAProxy that was launched last into the pid file, in one step."""
+    (folder / _STARTED).replace(folder / _PID)
+
+
+def end_unpublished(folder: Path) -> None:
+    """End the HAProxy that was launched last, if it runs: it would take callers and do nothing for them."""
+    if (pid := _pid_in(folder, _STARTED)) is not None:
+        end(pid)
+
+
+def _pid_in(folder: Path, name: str) -> int | None:
     try:
-        pid = int((folder / _PID).read_text())
+        pid = int((folder / name).read_text())
         return pid if _is_of(folder, pid) else None
     except (OSError, ValueError):
         return None
@@ -90,11 +108,6 @@ def recorded_pid(folder: Path) -> int | None:
 
 def _is_of(folder: Path, pid: int) -> bool:
     return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-
-
-def record(folder: Path, pid: int) -> None:
-    """Write the pid file."""
-    write(folder / _PID, f"{pid}\n", durable=False)
 
 
 def retire(pid: int) -> None:

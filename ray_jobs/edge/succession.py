@@ -46,11 +46,9 @@ class Daemons:
 
         :raises ServiceError: if the new one does not start; the old one goes on
         """
-        old = self.serving.pid()
         try:
             edge_id = self._launch(self._serving_id())
         except ServiceError as error:
-            self._keep(old)
             raise ServiceError(f"{error}; the HAProxy that runs goes on as it was") from error
         self._point_to(edge_id)
         self._release_others()
@@ -65,24 +63,22 @@ class Daemons:
             if (serving := self.serving.pid()) is not None:
                 _release(self.serving, serving)
                 _drain(self.serving)
+        process.end_unpublished(self._folder)
         for pid in pids:
             if pid is not None and not process.end(pid):
                 raise ServiceError(f"HAProxy (pid {pid}) of {self._folder} does not end")
 
     def _launch(self, before: str | None) -> str:
-        edge_id = process.launch(self._folder, self._template, self._environment, before=before)
-        if Runtime(self._folder / process.socket_name(edge_id)).pid() is None:
-            bind = self._environment["TAXIWAY_EDGE_BIND"]
-            raise ServiceError(f"HAProxy started on {bind} and does not answer on its runtime socket")
+        try:
+            edge_id = process.launch(self._folder, self._template, self._environment, before=before)
+            if Runtime(self._folder / process.socket_name(edge_id)).pid() is None:
+                bind = self._environment["TAXIWAY_EDGE_BIND"]
+                raise ServiceError(f"HAProxy started on {bind} and does not answer on its runtime socket")
+        except ServiceError:
+            process.end_unpublished(self._folder)
+            raise
+        process.publish_pid(self._folder)
         return edge_id
-
-    def _keep(self, old: int | None) -> None:
-        """Go back to the one that serves, after another has not come up."""
-        new = process.recorded_pid(self._folder)
-        if new is not None and new != old:
-            process.end(new)
-        if old is not None:
-            process.record(self._folder, old)
 
     def _point_to(self, edge_id: str) -> None:
         link = self._folder / f".{_SOCKET}.new"

@@ -5,19 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from operators.core.spec_release import Freeze, Outage
+from operators.core.traffic import Counters, EdgeReading, Row, quantile_ms
 from operators.judge.evidence import Arm, Period
-from operators.judge.tally import (
-    Counters,
-    EdgeReading,
-    Row,
-    Tally,
-    added,
-    control_period,
-    overdue,
-    quantile_ms,
-    shadow_period,
-    with_overdue,
-)
+from operators.judge.tally import Tally, added, control_period, overdue, shadow_period, with_overdue
 from operators.rollout.freeze import frozen_until
 from tests.support.readings import counted
 

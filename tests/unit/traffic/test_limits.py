@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from operators.core.spec_release import Release
-from operators.judge.tally import Counters, Row
-from operators.traffic.limits import Limits, limits_from
+from operators.core.traffic import Counters, Row
+from operators.traffic.limits import AnswerLimits, limits_from
 
 _STEP = {"weight_pct": 5, "bake": "60s"}
 
@@ -33,13 +33,13 @@ def test_a_canary_gets_four_times_what_is_usual(latency: list[tuple[float | None
 
 
 def test_only_what_stable_answered_is_usual() -> None:
-    assert limits_from(release(), answered((900.0, 10), arm="bypass"), "1") == Limits()
-    assert limits_from(release(), answered((900.0, 10), version="2"), "1") == Limits()
+    assert limits_from(release(), answered((900.0, 10), arm="bypass"), "1") == AnswerLimits()
+    assert limits_from(release(), answered((900.0, 10), version="2"), "1") == AnswerLimits()
 
 
 def test_the_spec_has_the_last_word() -> None:
     found = limits_from(release({"slow": {"limit": "30ms"}}, canary_timeout="3s"), answered((10.0, 9)), "1")
-    assert found == Limits(slow_us=30_000, canary_timeout_ms=3000)
+    assert found == AnswerLimits(slow_us=30_000, canary_timeout_ms=3000)
     assert limits_from(release({"slow": None}), answered((10.0, 9)), "1").slow_us is None
 
 
