@@ -1,4 +1,4 @@
-"""What HAProxy counted: its stick tables, read into rows."""
+"""HAProxy's counters: its stick tables, read into rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from operators.core.traffic import COUNTS, Row
 
 _KEY, _USE, _GPC = re.compile(r" key=(\S+)"), re.compile(r" use=(\d+)"), re.compile(r" gpc\d+=(\d+)")
 
-# From 0.2 ms to a minute by 1.2, in whole microseconds: the middle of a bucket is within 10 % of all that is in it.
+# From 0.2 ms to a minute in steps of 20 %, in whole microseconds: the middle of a bucket is within 10 % of each answer in it.
 _BOUNDS_US = tuple(round(200 * 1.2**step) for step in range(71))
 LATENCY_BOUNDS_MS = (*(bound / 1000 for bound in _BOUNDS_US), None)
 # HAProxy numbers its counters: those of a row first, then the histogram.
@@ -54,9 +54,9 @@ def read_counters(table: str, model: str) -> list[Row]:
 
 def read_in_flight(table: str, model: str) -> dict[str, int]:
     """Return the requests under way, by version, from the answer to ``show table versions``."""
-    found = {}
+    busy = {}
     for line in table.splitlines():
         key, use = _KEY.search(line), _USE.search(line)
         if key is not None and use is not None and key[1].startswith(f"{model}/"):
-            found[key[1].split("/")[1]] = int(use[1])
-    return found
+            busy[key[1].split("/")[1]] = int(use[1])
+    return busy

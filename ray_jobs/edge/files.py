@@ -39,7 +39,7 @@ def write(path: Path, text: str, *, durable: bool = True) -> None:
 def locked(path: Path, patience_s: float) -> Iterator[None]:
     """Keep other processes out.
 
-    :raises ServiceError: if another one holds the lock for longer than ``patience_s``
+    :raises ServiceError: if another process holds the lock for longer than ``patience_s``
     """
     lock = FileLock(path)
     try:

@@ -1,4 +1,4 @@
-"""Routes as HAProxy has them: one line of a map for each model."""
+"""Routes as HAProxy has them: one line of its map for each model. The only place that numbers the fields, with haproxy.cfg."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LiveRoute:
     """A route that has been set.
 
     :param lease_expires_at: unix seconds; None: nothing in it expires
-    :param generation: another one for each route that is set; the breaker's failures belong to it
+    :param generation: changes with each route that is set; a breaker belongs to one generation
     """
 
     route: Route
@@ -24,7 +24,7 @@ class LiveRoute:
     generation: int
 
     def renewed(self, expires_at: float) -> LiveRoute:
-        """Return the same with another end of the lease."""
+        """Return the same route with another end of the lease."""
         return replace(self, lease_expires_at=expires_at)
 
     def line(self) -> str:

@@ -56,7 +56,7 @@ def test_a_line_that_is_no_route_is_refused() -> None:
 
 
 def test_the_numbers_of_the_fields_are_those_of_haproxy_cfg(haproxy_cfg: str) -> None:
-    comment = haproxy_cfg[haproxy_cfg.index("# routes.map") : haproxy_cfg.index("\nglobal")]
+    comment = haproxy_cfg[haproxy_cfg.index("#   1 stable") : haproxy_cfg.index("\nglobal")]
     names = {number: name.replace("lease_ends_ms", "lease_expires_at") for number, name in numbered(comment).items()}
     assert names == dict(enumerate(FIELDS, 1))
     used = {int(number) for number in re.findall(r"var\(txn\.route\),field\((\d+),:", haproxy_cfg)}
