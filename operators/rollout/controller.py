@@ -10,7 +10,7 @@ from operators.core.errors import RejectedError
 from operators.core.ledger import Entry
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Release
-from operators.core.traffic import Route
+from operators.core.traffic import RouteState
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
@@ -86,7 +86,7 @@ class Controller(ByHand):
         if route is not None and route.stable == version.version and champion and champion.version == route.stable:
             raise RejectedError(f"version {route.stable} of {self.model} has all the traffic already")
 
-    def _clear(self, left: Route, *, keep: str) -> None:
+    def _clear(self, left: RouteState, *, keep: str) -> None:
         """Delete what the release before has left without traffic, but for the old version that a watch has kept."""
         for version in {left.shadow, None if left.from_top else left.canary} - {None, left.stable, keep}:
             self.delete_unless_used(str(version))
