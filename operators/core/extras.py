@@ -20,7 +20,7 @@ def require(extra: Extra, *modules: str, purpose: str) -> None:
     """
     if missing := [module for module in modules if not _installed(module)]:
         raise ConfigurationError(
-            f"{purpose} needs {' and '.join(missing)}, not installed here: pip install 'taxiway[{extra}]'"
+            f"{purpose} needs the extra `{extra}`: pip install 'taxiway[{extra}]' (not installed: {', '.join(missing)})"
         )
 
 

@@ -14,5 +14,5 @@ def test_what_is_missing_is_named_with_its_extra() -> None:
     with pytest.raises(ConfigurationError) as raised:
         require("gx", "json", "no_such_module", "no_such.module", purpose="Validation")
     assert str(raised.value) == (
-        "Validation needs no_such_module and no_such.module, not installed here: pip install 'taxiway[gx]'"
+        "Validation needs the extra `gx`: pip install 'taxiway[gx]' (not installed: no_such_module, no_such.module)"
     )
