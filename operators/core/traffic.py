@@ -6,7 +6,7 @@ must have it. A new counter is added to :class:`Row` here and to ``ray_jobs/edge
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_serializer, model_validator
@@ -69,27 +69,18 @@ class RouteBody(Closed):
     stable: Version | None = Field(description="the version that answers, and that a failed canary falls back on")
     canary: Version | None = Field(None, description="the version that is tried; weight 0: deployed, waiting")
     weight_bp: BasisPoints = Field(0, description="share of the units that the canary answers, in 0.01 %")
-    from_top: bool = Field(
-        False, description="the canary gets the highest buckets that are not held out: the units that would move last"
-    )
-    holdout_bp: BasisPoints = Field(
-        0, description="share of the units, with the highest buckets, that never see a canary"
-    )
+    from_top: bool = Field(False, description="the canary gets the highest buckets that are not held out")
+    holdout_bp: BasisPoints = Field(0, description="share of the units, those on top, that never see a canary")
     shadow: Version | None = Field(None, description="a version that gets copies; its answers are dropped")
     shadow_bp: BasisPoints = Field(0, description="share of the units whose requests are copied to the shadow")
     shadow_max_in_flight: int = Field(16, ge=1, le=1024, description="copies beyond this are not made")
     unit: Unit | None = Field(None, description="null: X-Taxiway-Unit, else $.parameters.unit, else the request id")
     testers: bool = Field(False, description="whether the header X-Taxiway-Version may choose a version of the route")
-    slow_us: int | None = Field(
-        None, ge=1, le=600_000_000, description="an answer that took longer is slow, on both arms; null: none is"
-    )
+    slow_us: int | None = Field(None, ge=1, le=600_000_000, description="an answer that took longer counts as slow")
     canary_timeout_ms: int = Field(2000, ge=10, le=600_000, description="a canary that is slower has failed")
     max_in_flight: int = Field(64, ge=1, le=2000, description="the canary's requests beyond this go to stable")
     lease_s: float | None = Field(
-        None,
-        ge=0.1,
-        le=86_400,
-        description="canary and shadow end if nobody renews the lease for this long; a weight above 0 needs one",
+        None, ge=0.1, le=86_400, description="canary and shadow end if nobody renews it; a weight above 0 needs one"
     )
     holder: Holder | None = Field(None, description="id of the release that moves the route")
 
@@ -148,11 +139,6 @@ class Route(RouteBody):
             values["unit"] = Unit.model_construct(**values["unit"])
         return cls.model_construct(**{**values, "model": model})
 
-    @property
-    def body(self) -> RouteBody:
-        """The route without the model's name, as the agent's API takes it."""
-        return RouteBody.model_construct(**{name: getattr(self, name) for name in RouteBody.model_fields})
-
 
 class RouteState(RouteBody):
     """A route as it stands at the edges."""
@@ -161,9 +147,7 @@ class RouteState(RouteBody):
 
     lease_expires_at: float | None = Field(None, description="unix seconds; null where nothing ends by itself")
     weight_now_bp: int = Field(0, description="the weight in force: 0 after the lease has ended")
-    breaker: Literal["closed", "open"] = Field(
-        "closed", description="open: an edge has taken the canary out, as it kept failing"
-    )
+    breaker: Literal["closed", "open"] = Field("closed", description="open: an edge sends the failing canary nothing")
 
 
 class LeasedRoute(Closed):
@@ -245,9 +229,7 @@ class Row(Answer):
     slow_first: int = Field(0, description="units whose first slow answer in the release was here")
     dropped: int = Field(0, description="copies for the shadow that were not made, as too many were under way")
 
-    latency: Latency = Field(
-        (), description="upper bound in ms (null: none) and requests below it and above the one before"
-    )
+    latency: Latency = Field((), description="upper bound in ms (null: none), requests between it and the one before")
 
     @property
     def key(self) -> Key:
@@ -311,21 +293,3 @@ class Counters(ModelCounters):
     def of(self, *versions: str) -> Counters:
         """Return what is needed to take differences for these versions; it travels in a trigger's arguments."""
         return Counters(edges=tuple(edge.of(versions) for edge in self.edges))
-
-
-def quantile_ms(rows: Iterable[Row], q: float) -> float | None:
-    """Return the upper bound of the bucket that holds the quantile of all rows' answers; None without answers.
-
-    :param q: above 0 and below 1
-    """
-    counts: dict[float, int] = {}
-    for row in rows:
-        for bound, count in row.latency:
-            upper = float("inf") if bound is None else bound
-            counts[upper] = counts.get(upper, 0) + count
-    total, seen = sum(counts.values()), 0
-    for bound in sorted(counts):
-        seen += counts[bound]
-        if total and seen >= q * total:
-            return bound
-    return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from operators.core.spec_release import Release, Slow
-from operators.core.traffic import Counters, Route, Row, quantile_ms
+from operators.core.traffic import Counters, Route, Row
 
 _UNKNOWN_TIMEOUT_MS = 2000
 _LEAST_TIMEOUT_MS = 250
@@ -63,3 +64,21 @@ def _timeout_ms(canary_timeout_s: float | None, stable: list[Row]) -> int:
     if usual_ms is None or not math.isfinite(usual_ms):
         return _UNKNOWN_TIMEOUT_MS
     return round(min(_MOST_TIMEOUT_MS, max(_LEAST_TIMEOUT_MS, usual_ms * _TIMEOUT_RATIO)))
+
+
+def quantile_ms(rows: Iterable[Row], q: float) -> float | None:
+    """Return the upper bound of the bucket that holds the quantile of all rows' answers; None without answers.
+
+    :param q: above 0 and below 1
+    """
+    counts: dict[float, int] = {}
+    for row in rows:
+        for bound, count in row.latency:
+            upper = float("inf") if bound is None else bound
+            counts[upper] = counts.get(upper, 0) + count
+    total, seen = sum(counts.values()), 0
+    for bound in sorted(counts):
+        seen += counts[bound]
+        if total and seen >= q * total:
+            return bound
+    return None

@@ -211,8 +211,8 @@ class Keeper:
                 self._forgotten.append(gone)
 
     def _leased(self) -> dict[str, LeasedRoute]:
-        routes, ends = self._edge.routes(), self._edge.leases()
-        return {model: LeasedRoute(route=route.body, expires_at=ends.get(model)) for model, route in routes.items()}
+        live = self._edge.live()
+        return {model: LeasedRoute(route=one.route, expires_at=one.lease_expires_at) for model, one in live.items()}
 
     # ------------------------------------------------------------------ what it sees
 

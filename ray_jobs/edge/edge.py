@@ -118,14 +118,6 @@ class Edge:
         """
         return {model: live.route for model, live in self.live().items()}
 
-    def leases(self) -> dict[str, float]:
-        """Return when the lease of each route that needs one ends or ended, in unix seconds.
-
-        :raises ServiceError: if HAProxy does not answer
-        """
-        ends = {model: live.lease_expires_at for model, live in self.live().items()}
-        return {model: end for model, end in ends.items() if end is not None}
-
     def set_route(self, route: Route, *, lease_expires_at: float | None = None) -> Route:
         """Save a route and give it to HAProxy. No request sees half of the change.
 

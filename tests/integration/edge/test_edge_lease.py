@@ -35,7 +35,7 @@ def test_a_lease_that_is_renewed_goes_on_also_after_a_restart(edge: Edge, call: 
     edge.renew(MODEL, end)
     time.sleep(0.35)
     assert call().arm == "canary"
-    assert edge.leases()[MODEL] == pytest.approx(end, abs=0.001)
+    assert edge.live()[MODEL].lease_expires_at == pytest.approx(end, abs=0.001)
     edge.stop()
     edge.start()
     assert Caller(edge)().arm == "canary"
@@ -52,7 +52,7 @@ def test_a_renewal_is_cheap(edge: Edge) -> None:
 def test_without_a_weight_nothing_expires(edge: Edge) -> None:
     edge.set_route(split(0, lease_s=0.1))
     edge.set_route(Route(model="other", stable="1"))
-    assert edge.leases() == {}
+    assert {live.lease_expires_at for live in edge.live().values()} == {None}
     for model in (MODEL, "other", "nobody"):
         with pytest.raises(RejectedError, match="no lease"):
             edge.renew(model, time.time() + 1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from operators.core.traffic import COUNTS, Route, RouteBody, RouteState, Row
+from operators.core.traffic import COUNTS, LeasedRoute, Route, RouteBody, RouteState, Row
 from tests.support.routes import full_route
 
 
@@ -18,7 +18,7 @@ def test_every_field_travels_to_the_agent_and_back() -> None:
     assert set(body) == set(RouteBody.model_fields)
     assert Route(model=route.model, **body) == route
     assert Route.of(route.model, RouteBody.model_validate(body)) == route
-    assert Route.of(route.model, route.body) == route
+    assert LeasedRoute(route=route).model_dump()["route"] == body
 
 
 def test_a_recorded_route_is_read_whatever_the_row_holds_beside_it() -> None:

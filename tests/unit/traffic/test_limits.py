@@ -4,7 +4,7 @@ import pytest
 
 from operators.core.spec_release import Release
 from operators.core.traffic import Counters, Row
-from operators.traffic.limits import AnswerLimits, limits_from
+from operators.traffic.limits import AnswerLimits, limits_from, quantile_ms
 
 _STEP = {"weight_pct": 5, "bake": "60s"}
 
@@ -52,3 +52,12 @@ def test_slow_is_what_stable_does_rarely() -> None:
         release({"slow": {"quantile": 0.95, "ratio": 1.5, "increase": "20ms"}}), answered((10.0, 9)), "1"
     )
     assert found.slow_us == 30_000
+
+
+def test_quantile_over_all_rows() -> None:
+    rows = [
+        Row(version="1", arm="stable", latency=((1.0, 90), (2.0, 5), (None, 0))),
+        Row(version="1", arm="stable", weight_bp=500, latency=((1.0, 0), (2.0, 4), (None, 1))),
+    ]
+    assert [quantile_ms(rows, q) for q in (0.5, 0.95, 0.99, 0.995)] == [1.0, 2.0, 2.0, float("inf")]
+    assert quantile_ms([], 0.5) is None
