@@ -22,23 +22,45 @@ class _Part(BaseModel):
 
 
 class Table(_Part):
-    """One raw table: a Parquet file or folder, and the column that says when a row was observed."""
+    """One raw table: a Parquet file or folder, and the column with the time of each row."""
 
-    source: str = Field(min_length=1, description="below the storage root, or an s3:// or file:// address")
-    time_column: str
+    source: str = Field(
+        min_length=1,
+        description="Parquet file or folder: a path below the storage root, or an `s3://` or `file://` address.",
+    )
+    time_column: str = Field(
+        description="Column with the time at which a row was observed. A training run reads the rows whose time lies in its "
+        "window."
+    )
 
 
 class Data(_Part):
     """What the model learns from."""
 
-    tables: dict[Name, Table] = Field(min_length=1)
-    query: str = Field(description="SQL that makes the dataset from the tables; relative to include/")
-    window_s: DurationS = Field(alias="window", description="history that one training run sees")
-    holdout_s: DurationS = Field(alias="holdout", description="the last part of the window, kept for the gate")
-    id: str = Field(description="column that names a row, and joins predictions to labels")
-    time: str = Field(description="column with the time of the event")
-    label: str
-    features: dict[str, FeatureKind] = Field(min_length=1, description="what a caller sends, in this order")
+    tables: dict[Name, Table] = Field(
+        min_length=1, description="The raw tables. The SQL of `query` reads each one under its key."
+    )
+    query: str = Field(
+        description="File with the SQL that makes the dataset from the tables; the path is relative to `include/`. The SQL "
+        "gets `$start`, `$end` and `$as_of`, and must return nothing that became known after `$as_of`."
+    )
+    window_s: DurationS = Field(
+        alias="window", description="Length of the history that one training run reads, counted back from its date."
+    )
+    holdout_s: DurationS = Field(
+        alias="holdout",
+        description="Last part of the window. The model is not trained on it; the gate measures the model there.",
+    )
+    id: str = Field(
+        description="Column that identifies a row of the dataset. Predictions and labels are joined by its value."
+    )
+    time: str = Field(description="Column of the dataset with the time of the event that the row is about.")
+    label: str = Field(description="Column of the dataset with what turned out to be true; null where it is not known.")
+    features: dict[str, FeatureKind] = Field(
+        min_length=1,
+        description="Columns that a caller sends, in this order, each with its kind. `category` is text; a trailing `?` "
+        "allows null.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -53,74 +75,117 @@ class Data(_Part):
 class Validation(_Part):
     """Which expectations the data must meet."""
 
-    suite: str = Field(description="Great Expectations suites, one per table; relative to include/")
+    suite: str = Field(
+        description="File with the suites of Great Expectations, one for each table; the path is relative to `include/`."
+    )
 
 
 class Scaling(_Part):
-    """What Ray Train reserves."""
+    """What training reserves on Ray."""
 
-    workers: int = Field(1, ge=1, le=1024)
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    workers: int = Field(
+        1, ge=1, le=1024, description="Number of workers that train together. One worker is fastest for small data."
+    )
+    cpus_per_worker: float = Field(1, gt=0, description="CPU cores that each worker reserves.")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs that each worker reserves.")
 
 
 class Training(_Part):
     """The code that trains, and what it runs on."""
 
-    entrypoint: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
-    parameters: dict[str, Parameter] = Field(default_factory=dict)
-    scaling: Scaling = Scaling()
-    timeout_s: DurationS = Field(3600.0, alias="timeout")
-    max_failures: int = Field(3, ge=0, le=100, description="how often workers are started again after one died")
+    entrypoint: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="The function that trains, as `module:function`, e.g. `ray_jobs.trainers.xgboost_classifier:train`.",
+    )
+    parameters: dict[str, Parameter] = Field(
+        default_factory=dict,
+        description="Parameters for the training function; their meaning is the function's. A run's form can replace them.",
+    )
+    scaling: Scaling = Field(Scaling(), description="The workers that train, and what each one reserves.")
+    timeout_s: DurationS = Field(
+        3600.0, alias="timeout", description="A training job that runs longer than this is stopped and fails."
+    )
+    max_failures: int = Field(
+        3, ge=0, le=100, description="How many times the workers are started again after one of them died."
+    )
     checkpoint_every_s: DurationS = Field(
-        30.0, alias="checkpoint_every", description="what a worker that dies loses at most, beside one step"
+        30.0,
+        alias="checkpoint_every",
+        description="Least time between two checkpoints. A worker that dies loses at most this much work and one step.",
     )
 
 
 class Bounds(_Part):
     """Absolute limits of one metric."""
 
-    min: float | None = Field(None)
-    max: float | None = Field(None)
+    min: float | None = Field(None, description="The gate refuses a candidate whose metric is below this value.")
+    max: float | None = Field(None, description="The gate refuses a candidate whose metric is above this value.")
 
 
 class Gate(_Part):
-    """What a candidate must show before it may meet traffic."""
+    """What a candidate must show on the holdout before any caller meets it."""
 
-    metric: Literal["log_loss", "roc_auc", "brier", "accuracy"]
-    margin: float = Field(0.0, ge=0, description="how much worse than the champion is still accepted")
-    require: dict[Literal["log_loss", "roc_auc", "brier", "accuracy"], Bounds] = Field(default_factory=dict)
-    min_rows: int = Field(100, ge=1, description="labelled rows in the holdout")
+    metric: Literal["log_loss", "roc_auc", "brier", "accuracy"] = Field(
+        description="Metric by which the candidate is compared with the champion, on the same rows."
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        description="How much worse than the champion a candidate may be, in the unit of the metric. With 0 it must be at "
+        "least as good.",
+    )
+    require: dict[Literal["log_loss", "roc_auc", "brier", "accuracy"], Bounds] = Field(
+        default_factory=dict,
+        description="Limits that a candidate must keep whatever the champion does, by metric, e.g. `{roc_auc: {min: 0.55}}`.",
+    )
+    min_rows: int = Field(
+        100, ge=1, description="The gate refuses a candidate if the holdout has fewer labelled rows than this."
+    )
 
 
 class Serving(_Part):
     """What one version reserves on Ray Serve."""
 
-    replicas: int = Field(1, ge=1)
-    cpus_per_replica: float = Field(0.5, ge=0)
-    gpus_per_replica: float = Field(0, ge=0)
-    max_rows_per_request: int = Field(10_000, ge=1)
+    replicas: int = Field(1, ge=1, description="Number of replicas of each version.")
+    cpus_per_replica: float = Field(0.5, ge=0, description="CPU cores that each replica reserves.")
+    gpus_per_replica: float = Field(0, ge=0, description="GPUs that each replica reserves.")
+    max_rows_per_request: int = Field(
+        10_000, ge=1, description="A request with more rows than this is refused with status 400."
+    )
 
 
 class PredictionLog(_Part):
     """How often a replica writes its predictions to object storage."""
 
-    flush_every_s: DurationS = Field(30.0, alias="flush_every")
-    max_rows: int = Field(5000, ge=1, description="rows after which it writes without waiting")
+    flush_every_s: DurationS = Field(
+        30.0, alias="flush_every", description="Longest time that a prediction stays in the replica's memory alone."
+    )
+    max_rows: int = Field(
+        5000, ge=1, description="Rows in memory at which the replica writes without waiting for `flush_every`."
+    )
 
 
 class Monitoring(_Part):
     """What is kept of the traffic."""
 
-    prediction_log: PredictionLog = PredictionLog()
+    prediction_log: PredictionLog = Field(
+        PredictionLog(), description="When each replica writes what it was asked and what it answered."
+    )
 
 
 class Retraining(_Part):
     """When training runs by itself."""
 
-    schedule: str | None = Field(None, pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
-    start: date = date(2020, 1, 1)
-    end: date | None = None
+    schedule: str | None = Field(
+        None,
+        pattern=r"^(@\w+|\S+( \S+){4})$",
+        description="Cron expression of five fields, or e.g. `@weekly`, in UTC. Leave it out to train by hand only.",
+    )
+    start: date = Field(date(2020, 1, 1), description="The schedule makes no run before this date.")
+    end: date | None = Field(
+        None,
+        description="The schedule makes no run after this date. A run reads no data after it, unless its form says as of when.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Retraining:
@@ -132,17 +197,22 @@ class Retraining(_Part):
 class ModelSpec(_Part):
     """A model's whole life. `operators.core.loader.load_spec` reads one from YAML."""
 
-    name: Name
-    description: str = ""
-    owner: str = Field(min_length=1, description="team that answers for the model")
-    data: Data
-    validation: Validation
-    training: Training
-    gate: Gate
-    serving: Serving = Serving()
-    release: Release
-    monitoring: Monitoring = Monitoring()
-    retraining: Retraining = Retraining()
+    name: Name = Field(
+        description="Name of the model, the same as the file's: `a-z`, digits and `_`. It names the DAGs, the registered model "
+        "and the address that callers use."
+    )
+    description: str = Field("", description="What the model predicts, in one sentence. Airflow shows it.")
+    owner: str = Field(
+        min_length=1, description="Team that is responsible for the model. Airflow shows it as the owner."
+    )
+    data: Data = Field(description="The tables, the SQL and the features that the model learns from.")
+    validation: Validation = Field(description="The checks that the data must pass before training.")
+    training: Training = Field(description="The function that trains, its parameters and its resources.")
+    gate: Gate = Field(description="What a candidate must show on the holdout before it is registered and released.")
+    serving: Serving = Field(Serving(), description="The replicas of each version.")
+    release: Release = Field(description="How a new version gets the traffic, and when it is rolled back.")
+    monitoring: Monitoring = Field(Monitoring(), description="What is kept of the traffic.")
+    retraining: Retraining = Field(Retraining(), description="When the model is trained without being asked.")
 
     @property
     def features(self) -> Mapping[str, FeatureKind]:

@@ -21,9 +21,11 @@ BlockS = Annotated[
     PlainSerializer(lambda seconds: "none" if seconds is None else f"{seconds!r}s"),
 ]
 _BLOCK = (
-    "answers of so long a time share their weather: all their labels together say one thing. A small loss shows, and a success "
-    "comes, after five to ten blocks. none: each pair speaks for itself, which is right only if no day favours a version"
+    "Length of a block. Labels of answers from one block are counted as one observation, because outside causes (a holiday, a "
+    "storm) hit them together. The judge needs five to ten blocks to prove a small loss or to pass the version. `none` counts "
+    "each pair by itself; it is right only where no day favours one version."
 )
+_WITHIN = "A label that arrives later than this after the answer is not counted."
 
 
 class _Part(BaseModel):
@@ -33,9 +35,18 @@ class _Part(BaseModel):
 class Step(_Part):
     """One step of a canary."""
 
-    weight_pct: float = Field(ge=0.01, le=99, description="the last step to 100 is the promotion")
-    bake_s: DurationS = Field(alias="bake", description="how long the step is observed at least")
-    min_requests: int | None = Field(None, ge=1, description="of the canary in this step; default: the judge's")
+    weight_pct: float = Field(
+        ge=0.01,
+        le=99,
+        description="Share of the units that the canary answers. The promotion, not a step, makes it 100.",
+    )
+    bake_s: DurationS = Field(alias="bake", description="Least time that the step lasts, e.g. `10m`.")
+    min_requests: int | None = Field(
+        None,
+        ge=1,
+        description="Units that each version must have had in this step before the canary passes. If you leave it out, "
+        "`judge.min_requests` applies.",
+    )
 
     @property
     def weight_bp(self) -> int:
@@ -44,48 +55,74 @@ class Step(_Part):
 
 
 class Shadow(_Part):
-    """Before the first step: live requests are copied to the new version, whose answers nobody sees."""
+    """Before the first step: live requests are copied to the new version, and no caller sees its answers."""
 
-    sample_pct: float = Field(ge=0.01, le=100, description="share of the units whose requests are copied")
-    bake_s: DurationS = Field(alias="bake", description="how long the shadow is observed at least")
-    min_requests: int = Field(100, ge=1, description="copied requests that the shadow must have answered")
-    max_in_flight: int = Field(16, ge=1, le=1024, description="copies at one time; a request over it is not copied")
+    sample_pct: float = Field(ge=0.01, le=100, description="Share of the units whose requests are copied.")
+    bake_s: DurationS = Field(alias="bake", description="Least time that the shadow lasts, e.g. `1h`.")
+    min_requests: int = Field(
+        100, ge=1, description="Units that each version must have answered before the shadow passes."
+    )
+    max_in_flight: int = Field(
+        16, ge=1, le=1024, description="Copies that may be under way at one time. A request above this is not copied."
+    )
     await_labels: bool = Field(
-        False, description="whether a caller may meet the version only once the labels have spoken for it"
+        False,
+        description="With `true` the shadow lasts until `judge.labels` or `judge.loss` has passed the version, or "
+        "`judge.max_wait` is over. No caller meets the version before.",
     )
 
 
 class Failures(_Part):
-    """Bad events: 5xx, broken connections and time-outs, before the fallback hides them."""
+    """Guard on failures: status 5xx, broken connections and time-outs, counted before the fallback hides them."""
 
-    margin_pct: float = Field(1.0, gt=0, le=100, description="percentage points above stable that are still accepted")
+    margin_pct: float = Field(
+        1.0, gt=0, le=100, description="Percentage points by which the share of failed units may exceed stable's."
+    )
 
 
 class Slow(_Part):
-    """Bad events: answers over a limit, or over what stable's own recent quantile allows."""
+    """Guard on slow answers: those over a fixed limit, or over a limit that follows from stable's own answer times."""
 
-    margin_pct: float = Field(5.0, gt=0, le=100, description="percentage points of slow answers above stable")
-    limit_s: Annotated[DurationS, Field(ge=0.005)] | None = Field(
-        None, alias="limit", description="fixed limit, in place of stable's quantile; 5ms or more"
+    margin_pct: float = Field(
+        5.0, gt=0, le=100, description="Percentage points by which the share of slow units may exceed stable's."
     )
-    quantile: float = Field(0.95, ge=0.5, lt=1, description="of stable's answers when the step begins")
-    ratio: float = Field(1.5, gt=1, description="the limit is the quantile times this …")
+    limit_s: Annotated[DurationS, Field(ge=0.005)] | None = Field(
+        None,
+        alias="limit",
+        description="An answer that takes longer is slow; 5 ms or more. If you leave it out, the limit follows from "
+        "`quantile`, `ratio` and `increase`.",
+    )
+    quantile: float = Field(
+        0.95, ge=0.5, lt=1, description="Quantile of stable's answer times, read when the release begins."
+    )
+    ratio: float = Field(1.5, gt=1, description="The limit is at least the quantile times this number.")
     # Below 5 ms it is the machine's hiccups that decide, not the version.
     increase_s: DurationS = Field(
-        0.02, alias="increase", ge=0.005, description="… and at least this much above it; 5ms or more"
+        0.02,
+        alias="increase",
+        ge=0.005,
+        description="The limit is at least the quantile plus this time; 5 ms or more. It matters where stable is very fast.",
     )
 
 
 class Labels(_Part):
-    """Right or wrong, for requests that shadow and stable both answered, once the label arrives."""
+    """Guard on right and wrong, for requests that the shadow and stable both answered, once the label arrives."""
 
-    margin_pct: float = Field(1.0, gt=0, le=100, description="percentage points of accuracy that may be lost")
-    min_pairs: int = Field(200, ge=1, description="labelled pairs before a success")
-    within_s: DurationS = Field(alias="within", description="labels that come later than this are not waited for")
-    threshold: float = Field(0.5, description="a prediction at or over it says yes")
+    margin_pct: float = Field(1.0, gt=0, le=100, description="Percentage points of accuracy that may be lost.")
+    min_pairs: int = Field(
+        200,
+        ge=1,
+        description="Labelled pairs that the judge needs before the version passes. A pair is one request with both answers.",
+    )
+    within_s: DurationS = Field(alias="within", description=_WITHIN)
+    threshold: float = Field(0.5, description="A prediction at or above this value counts as yes.")
     block_s: BlockS = Field(86400.0, alias="block", description=_BLOCK)
     block_margin_pct: float | None = Field(
-        None, gt=0, le=100, description="points lost that fail a version in however few blocks; default: three margins"
+        None,
+        gt=0,
+        le=100,
+        description="Percentage points of accuracy that no block may lose. More than this fails the version without waiting "
+        "for more blocks. If you leave it out, it is three times `margin_pct`.",
     )
 
     @property
@@ -95,15 +132,25 @@ class Labels(_Part):
 
 
 class Loss(_Part):
-    """Absolute error, for pairs of a regression, once the label arrives."""
+    """Guard on the absolute error |prediction - label|, for requests that the shadow and stable both answered."""
 
-    margin: float = Field(gt=0, description="mean error that may be gained, in the label's unit")
-    largest: float = Field(gt=0, description="errors beyond it count as this; in the label's unit")
-    min_pairs: int = Field(200, ge=1, description="labelled pairs before a success")
-    within_s: DurationS = Field(alias="within", description="labels that come later than this are not waited for")
+    margin: float = Field(gt=0, description="How much the mean error may grow, in the unit of the label.")
+    largest: float = Field(
+        gt=0,
+        description="A larger error counts as this one, in the unit of the label. It bounds what one outlier can do.",
+    )
+    min_pairs: int = Field(
+        200,
+        ge=1,
+        description="Labelled pairs that the judge needs before the version passes. A pair is one request with both answers.",
+    )
+    within_s: DurationS = Field(alias="within", description=_WITHIN)
     block_s: BlockS = Field(86400.0, alias="block", description=_BLOCK)
     block_margin: float | None = Field(
-        None, gt=0, description="error gained that fails a version in however few blocks; default: three margins"
+        None,
+        gt=0,
+        description="How much the mean error of no block may grow, in the unit of the label. More than this fails the version "
+        "without waiting for more blocks. If you leave it out, it is three times `margin`.",
     )
 
     @property
@@ -113,25 +160,26 @@ class Loss(_Part):
 
 
 class Prediction(_Part):
-    """The mean prediction of both arms must not differ."""
+    """Guard on the mean prediction: the means of the two versions must not differ by more than the margin."""
 
-    margin: float = Field(gt=0, description="difference of means that is still accepted, in the prediction's unit")
+    margin: float = Field(gt=0, description="Largest difference of the two means, in the unit of the prediction.")
 
 
 class Business(_Part):
-    """A number for each request id that arrives later: revenue, accepted or not.
+    """Guard on a business number that arrives later for each request id: revenue, or 1 for accepted and 0 for not.
 
-    Callers are assigned by chance, so days that are good or bad for both versions cannot mislead it. A version that is better on
-    some days and worse on others is judged by those that it was there.
+    Callers are assigned by chance, so a day that is good or bad for everybody cannot mislead the judge. A version that is better
+    on some days and worse on others is judged on the days on which it was in service.
     """
 
-    better: Literal["higher", "lower"]
-    margin: float = Field(gt=0, description="how much worse the mean may be, in the metric's unit")
-    lowest: float = Field(description="smallest value; what is below counts as this")
-    highest: float = Field(description="largest value; what is above counts as this")
+    better: Literal["higher", "lower"] = Field(description="Which way the number is better.")
+    margin: float = Field(gt=0, description="How much worse the mean may be, in the unit of the number.")
+    lowest: float = Field(description="Smallest possible value. A value below it counts as this one.")
+    highest: float = Field(description="Largest possible value. A value above it counts as this one.")
     within_s: DurationS = Field(
         alias="within",
-        description="values that come later than this are not waited for; one that is missing holds up those after it until then",
+        description="A value that arrives later than this after the answer is not counted. Values count in the order of their "
+        "requests, so a missing value delays the later ones by up to this time.",
     )
 
     @model_validator(mode="after")
@@ -142,28 +190,62 @@ class Business(_Part):
 
 
 class Series(_Part):
-    """A number that exists as a time series only, one for each arm: a Prometheus query, a business number per minute."""
+    """Guard on a number that exists only as a time series for each version, read from Prometheus."""
 
-    better: Literal["higher", "lower", "equal"] = Field("lower", description="equal: a change to either side is bad")
-    query: str = Field(min_length=1, description="PromQL; {version} stands for the arm's version")
-    every_s: DurationS = Field(60.0, alias="every")
-    margin_pct: float = Field(10.0, gt=0, description="of stable's median, that is still accepted")
+    better: Literal["higher", "lower", "equal"] = Field(
+        "lower", description="Which way the number is better. `equal`: a change in either direction is bad."
+    )
+    query: str = Field(
+        min_length=1,
+        description="PromQL that returns one value. `{version}` in it is replaced by the number of each version.",
+    )
+    every_s: DurationS = Field(60.0, alias="every", description="Time between two readings.")
+    margin_pct: float = Field(
+        10.0, gt=0, description="How much worse the canary's value may be, in percent of the median of stable's values."
+    )
 
 
 class Judge(_Part):
-    """When a version counts as good, and when as bad."""
+    """The rules by which a version passes or fails."""
 
-    alpha: float = Field(0.01, gt=0, le=0.5, description="chance that identical versions are rolled back, per release")
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="of `not worse by more than the margin`")
-    min_requests: int = Field(100, ge=1, description="units of the canary in one step; fewer is not enough evidence")
-    max_wait_s: DurationS = Field(1800.0, alias="max_wait", description="for a step's evidence; then Inconclusive")
-    failures: Failures | None = Failures()
-    slow: Slow | None = Slow()
-    labels: Labels | None = None
-    loss: Loss | None = None
-    prediction: Prediction | None = None
-    business: dict[GuardName, Business] = Field(default_factory=dict)
-    series: dict[GuardName, Series] = Field(default_factory=dict)
+    alpha: float = Field(
+        0.01,
+        gt=0,
+        le=0.5,
+        description="Largest chance that the judge fails a version that is no worse than stable, for the whole release and all "
+        "its guards together.",
+    )
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        lt=1,
+        description="How sure each guard must be that the version is not worse by more than its margin before the version "
+        "passes.",
+    )
+    min_requests: int = Field(
+        100, ge=1, description="Units that each version must have had in a step before the canary passes it."
+    )
+    max_wait_s: DurationS = Field(
+        1800.0,
+        alias="max_wait",
+        description="A step that has not passed or failed by then is Inconclusive, and `approval` says what happens.",
+    )
+    failures: Failures | None = Field(Failures(), description="Guard on failures. `null` turns it off.")
+    slow: Slow | None = Field(Slow(), description="Guard on slow answers. `null` turns it off.")
+    labels: Labels | None = Field(
+        None, description="Guard on right and wrong answers, once labels arrive. It needs `shadow`."
+    )
+    loss: Loss | None = Field(
+        None, description="Guard on the absolute error of the answers, once labels arrive. It needs `shadow`."
+    )
+    prediction: Prediction | None = Field(None, description="Guard on the mean prediction of the two versions.")
+    business: dict[GuardName, Business] = Field(
+        default_factory=dict,
+        description="Guards on business numbers that arrive later for each request. The key is the name of the guard.",
+    )
+    series: dict[GuardName, Series] = Field(
+        default_factory=dict, description="Guards on Prometheus queries. The key is the name of the guard."
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Judge:
@@ -200,11 +282,17 @@ class Judge(_Part):
 
 
 class Unit(_Part):
-    """What a caller is assigned by; without either, the header ``X-Taxiway-Unit``, then the request id."""
+    """What a caller is assigned by: a header or a field of the body. Give one of the two."""
 
-    header: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
+    header: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
+        description="Name of the request header with the caller's id, e.g. `X-Customer-Id`.",
+    )
     field: str | None = Field(
-        None, pattern=r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){0,5}$", description="of the JSON body, by dots"
+        None,
+        pattern=r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){0,5}$",
+        description="Path of the field with the caller's id in the JSON body, e.g. `parameters.customer`.",
     )
 
     @model_validator(mode="after")
@@ -218,33 +306,47 @@ class Approval(_Part):
     """Who says yes before a version is promoted."""
 
     mode: Literal["automatic", "manual", "ask"] = Field(
-        "automatic", description="ask: a person decides only when the judge is Inconclusive"
+        "automatic",
+        description="`automatic`: the judge alone decides, and Inconclusive is rolled back. `manual`: a person says yes before "
+        "the promotion. `ask`: a person decides when the judge is Inconclusive.",
     )
-    respond_within_s: DurationS = Field(86400.0, alias="respond_within")
-    otherwise: Literal["roll_back", "go_on"] = Field("roll_back", description="when nobody has answered in time")
+    respond_within_s: DurationS = Field(
+        86400.0, alias="respond_within", description="Time that a person has for the answer."
+    )
+    otherwise: Literal["roll_back", "go_on"] = Field(
+        "roll_back", description="What happens if nobody has answered in time."
+    )
     approvers: tuple[str, ...] = Field(
         ("owner",),
         strict=False,
         min_length=1,
-        description="Airflow users; `owner` is the spec's; `anyone` is whoever may act on the DAG",
+        description="Airflow users who may answer. `owner` stands for the spec's owner, `anyone` for every user who may act on "
+        "the DAG.",
     )
 
 
 class Freeze(_Part):
-    """When no release begins and none goes on to its next step. A rollback is always allowed."""
+    """A recurring time in which no release begins and none takes its next step. A rollback is always allowed."""
 
-    start: str = Field(pattern=r"^\S+( \S+){4}$", description="cron of five fields, when it begins")
-    lasts_s: DurationS = Field(alias="lasts")
-    timezone: str = "UTC"
-    reason: str = ""
+    start: str = Field(
+        pattern=r"^\S+( \S+){4}$",
+        description="When the freeze begins: a cron expression of five fields, e.g. `0 16 * * 5` for Fridays at 16:00.",
+    )
+    lasts_s: DurationS = Field(alias="lasts", description="How long the freeze lasts, e.g. `64h`.")
+    timezone: str = Field("UTC", description="Time zone of `start`, e.g. `Europe/Paris`.")
+    reason: str = Field("", description="Why releases are frozen. A release that waits shows it.")
 
 
 class Outage(_Part):
-    """One freeze with dates."""
+    """A single freeze with dates. A rollback is always allowed."""
 
-    begin: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)]
-    end: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)]
-    reason: str = ""
+    begin: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)] = (
+        Field(description="When the freeze begins: ISO time with a zone, e.g. `2026-12-20T00:00+00:00`.")
+    )
+    end: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)] = Field(
+        description="When the freeze ends: ISO time with a zone, after `begin`."
+    )
+    reason: str = Field("", description="Why releases are frozen. A release that waits shows it.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Outage:
@@ -256,50 +358,111 @@ class Outage(_Part):
 
 
 class Notify(_Part):
-    """Who hears of it, by one of Airflow's notifiers."""
+    """A message to people or to another system, sent by one of Airflow's notifiers."""
 
-    when: tuple[Moment, ...] = Field(("rolled_back", "pause"), strict=False, min_length=1)
-    by: Literal["smtp", "slack", "webhook"]
-    connection: str = Field(min_length=1, description="id of an Airflow connection; addresses and secrets are there")
-    to: str = Field("", description="smtp: addresses, separated by commas; slack: the channel")
+    when: tuple[Moment, ...] = Field(
+        ("rolled_back", "pause"),
+        strict=False,
+        min_length=1,
+        description="Events that are reported. `pause`: the release waits for a person or for the end of a freeze.",
+    )
+    by: Literal["smtp", "slack", "webhook"] = Field(
+        description="How the message is sent. `slack` needs the extra `slack`; `webhook` posts JSON."
+    )
+    connection: str = Field(
+        min_length=1, description="Id of the Airflow connection that holds the address and the secret."
+    )
+    to: str = Field("", description="For `smtp` the addresses, separated by commas; for `slack` the channel.")
 
 
 class Drill(_Part):
     """Practice: a release of a copy of the model is broken on purpose, to see that its callers would be safe."""
 
-    schedule: str = Field(pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
+    schedule: str = Field(
+        pattern=r"^(@\w+|\S+( \S+){4})$",
+        description="Cron expression of five fields, or e.g. `@weekly`, in UTC.",
+    )
     faults: tuple[Fault, ...] = Field(
-        FAULTS, strict=False, min_length=1, description="each run takes the one that was drilled longest ago"
+        FAULTS,
+        strict=False,
+        min_length=1,
+        description="Faults to practise. Each run takes the one whose last drill is longest ago.",
     )
 
 
 class Release(_Part):
     """How a version gets the traffic."""
 
-    steps: tuple[Step, ...] = Field(min_length=1, strict=False)
-    judge: Judge = Judge()
-    shadow: Shadow | None = None
-    approval: Approval = Approval()
-    freeze: tuple[Freeze | Outage, ...] = Field((), strict=False)
-    notify: tuple[Notify, ...] = Field((), strict=False)
-    when_busy: Literal["wait", "supersede"] = Field("wait", description="another release of the model is under way")
-    unit: Unit | None = Field(None, description="what callers are assigned by")
-    holdout_pct: float = Field(0.0, ge=0, le=50, description="share of the units that never see a canary")
-    testers: bool = Field(False, description="whether the header X-Taxiway-Version chooses a version that is routed")
-    lease_s: DurationS = Field(60.0, alias="lease", description="a canary that nobody watches for so long drains to 0")
+    steps: tuple[Step, ...] = Field(
+        min_length=1, strict=False, description="The steps of the canary, in order. `weight_pct` must rise."
+    )
+    judge: Judge = Field(Judge(), description="The rules by which a version passes or fails.")
+    shadow: Shadow | None = Field(
+        None, description="Copies of live requests for the new version, before the first step. Leave it out to skip it."
+    )
+    approval: Approval = Field(Approval(), description="Whether a person is asked, and who.")
+    freeze: tuple[Freeze | Outage, ...] = Field(
+        (),
+        strict=False,
+        description="Times in which no release begins or takes its next step. Each is a rule with `start` and `lasts`, or one "
+        "span with `begin` and `end`.",
+    )
+    notify: tuple[Notify, ...] = Field((), strict=False, description="Messages that a release sends.")
+    when_busy: Literal["wait", "supersede"] = Field(
+        "wait",
+        description="What a new release does while another one of the model is under way. `supersede` ends the other one.",
+    )
+    unit: Unit | None = Field(
+        None,
+        description="What a caller is assigned by. If you leave it out: the header `X-Taxiway-Unit`, else the body's "
+        "`parameters.unit`, else each request is assigned by itself.",
+    )
+    holdout_pct: float = Field(0.0, ge=0, le=50, description="Share of the units that never get a canary.")
+    testers: bool = Field(
+        False,
+        description="With `true` a caller chooses a version of the release by the header `X-Taxiway-Version`. Such requests "
+        "are not counted as evidence.",
+    )
+    lease_s: DurationS = Field(
+        60.0,
+        alias="lease",
+        description="How long the canary keeps its traffic without a sign of life from the release. After that the edge sends "
+        "everything to stable.",
+    )
     canary_timeout_s: DurationS | None = Field(
         None,
         alias="canary_timeout",
         ge=0.01,
-        description="then stable answers; default: four times what 99 % of stable's answers took before the release, 0.25 s "
-        "or more, and 2 s where stable has answered nothing yet",
+        description="A canary that takes longer has failed, and stable answers the same request. If you leave it out, it is "
+        "four times the 99 % quantile of stable's answer times before the release, and never below 0.25 s. It is 2 s if "
+        "stable has answered nothing yet.",
     )
-    max_in_flight: int = Field(64, ge=1, le=2000, description="of the canary; what is over it goes to stable")
-    drain_s: DurationS = Field(30.0, alias="drain", description="a version that goes may finish requests for so long")
-    watch_s: DurationS | None = Field(None, alias="watch", description="after the promotion, the old version kept warm")
-    smoke_rows: int = Field(20, ge=1, le=1000)
-    keep_warm_s: DurationS = Field(3600.0, alias="keep_warm", description="how long the old version stays deployed")
-    drill: Drill | None = Field(None, description="practise rollback on schedule, with a copy of the model")
+    max_in_flight: int = Field(
+        64,
+        ge=1,
+        le=2000,
+        description="Requests that the canary may have under way at one time. A request above this goes to stable.",
+    )
+    drain_s: DurationS = Field(
+        30.0, alias="drain", description="Time that a version has to finish its open requests before it is deleted."
+    )
+    watch_s: DurationS | None = Field(
+        None,
+        alias="watch",
+        description="How long the new version is watched after the promotion. The old version keeps 1 % of the units as the "
+        "control, and takes all of them back if the new one proves worse. Leave it out to skip the watch.",
+    )
+    smoke_rows: int = Field(
+        20, ge=1, le=1000, description="Rows of the holdout that are sent to a new version before any caller meets it."
+    )
+    keep_warm_s: DurationS = Field(
+        3600.0,
+        alias="keep_warm",
+        description="How long the old version stays deployed after the promotion, so that a rollback takes effect at once.",
+    )
+    drill: Drill | None = Field(
+        None, description="Schedule of drills with a copy of the model. Leave it out to drill by hand only."
+    )
 
     @field_validator("steps")
     @classmethod
