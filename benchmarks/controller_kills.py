@@ -35,17 +35,17 @@ import yaml
 from benchmarks.faults.load import Answer, Load
 from benchmarks.faults.plane import load_free
 from benchmarks.faults.victims import VICTIMS, Kill, Killer
-from operators.cli import supervisor
-from operators.cli.config import Stack
-from operators.cli.demo.airflow import Airflow
+from operators.audit.verify import verify
 from operators.core.errors import TaxiwayError
 from operators.core.loader import load_spec
 from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
+from operators.demo.airflow import Airflow
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
-from operators.rollout.reconciler import recorded
-from operators.rollout.verify import verify
+from operators.rollout.reconcile.client import recorded
+from operators.stack import supervisor
+from operators.stack.config import Stack
 
 _RELEASE_WITHIN_S = 600.0
 _SETTLE_WITHIN_S = 180.0

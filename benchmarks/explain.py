@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from operators.audit.request_search import Explainer
 from operators.core.predictions import hour_prefix
 from operators.core.storage import Storage
-from operators.rollout.explainer import Explainer
 
 _MODEL, _VERSION, _ROWS, _HOURS = "flight_delay", "1", 2_500, 24
 _OF_REPLICA = {"compression": "snappy", "write_statistics": ["predicted_at"]}  # as the replicas write

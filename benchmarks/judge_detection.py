@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.judging import Array, flagger, log_ownership, z_scores
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Outcome, Period
-from operators.rollout.judge import judge
-from operators.rollout.statistics import normal, shares
+from operators.judge.evidence import Arm, Evidence, Outcome, Period
+from operators.judge.policy import judge
+from operators.judge.statistics import normal, shares
 
 WEIGHT, ALPHA, RATE = 0.1, 0.001, 100
 POLICY = Judge(alpha=ALPHA, slow=None)

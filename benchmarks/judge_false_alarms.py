@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.judging import Array, difference_to_product, flagger, log_ownership, z_scores
 from operators.core.spec_release import Judge, Series
-from operators.rollout import series
-from operators.rollout.evidence import Point
-from operators.rollout.statistics import means, normal
+from operators.judge import series
+from operators.judge.evidence import Point
+from operators.judge.statistics import means, normal
 
 STEPS = np.repeat([0.05, 0.25, 0.5], 10)  # weight in each minute
 POLICY = Judge()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.rollout.statistics import ownership
+from operators.judge.statistics import ownership
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks.judging import Array, log_ownership
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Evidence, PairCounts, Pairs
-from operators.rollout.judge import judge
-from operators.rollout.statistics import blocks, ownership, shares
+from operators.judge.evidence import Evidence, PairCounts, Pairs
+from operators.judge.policy import judge
+from operators.judge.statistics import blocks, ownership, shares
 
 ALPHA, DAYS, LOOKS, DISCORDANT = 0.01, 40, 8, 0.06
 POLICY = Judge.model_validate({"alpha": ALPHA, "failures": None, "slow": None, "labels": {"within": "1d"}})

@@ -45,19 +45,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from operators.cli.seed import seed_flights
 from operators.core.dataset import Window, build, snapshot
 from operators.core.loader import INCLUDE, load_specs
 from operators.core.predictions import hour_prefix
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Shadow
 from operators.core.storage import Storage
-from operators.rollout.evidence import Arm, Evidence, Outcome, Pairs, Period
-from operators.rollout.judge import judge
-from operators.rollout.late.collect import Collector
-from operators.rollout.late.facts import Facts
-from operators.rollout.late.pairs import Pair, PairTally, RightOrWrong, settled
-from operators.rollout.statistics import ownership
+from operators.demo.seed import seed_flights
+from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
+from operators.judge.policy import judge
+from operators.judge.statistics import ownership
+from operators.rollout.delayed.collector import Collector
+from operators.rollout.delayed.pairs import Pair, PairTally, RightOrWrong, settled
+from operators.rollout.delayed.window import Facts
 
 TRAIN = (datetime(2013, 1, 1), datetime(2013, 4, 1))
 REPLAY = (datetime(2013, 4, 1), datetime(2013, 7, 1))

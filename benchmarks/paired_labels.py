@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks.judging import Array, log_ownership
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Evidence, Outcome, Pairs
-from operators.rollout.judge import judge
-from operators.rollout.statistics import ownership, shares
+from operators.judge.evidence import Evidence, Outcome, Pairs
+from operators.judge.policy import judge
+from operators.judge.statistics import ownership, shares
 
 ALPHA, ACCURACY, WORSE, DISCORDANT = 0.01, 0.90, 0.88, 0.06
 POLICY = Judge.model_validate(

@@ -36,13 +36,13 @@ from operators.core.ledger import Ledger
 from operators.core.loader import load_spec
 from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
+from operators.judge.phases import Watched
 from operators.registry.client import Registry
 from operators.rollout.controller import Controller
-from operators.rollout.limits import limits_from
-from operators.rollout.moves import Move
-from operators.rollout.reconcile import ROLL_BACK
-from operators.rollout.steps.looking import Look
-from operators.rollout.steps.watched import Watched
+from operators.rollout.model_traffic import Move
+from operators.rollout.reconcile.policy import ROLL_BACK
+from operators.rollout.steps.looker import Look
+from operators.traffic.limits import limits_from
 from ray_jobs.edge import Edge, EdgeConfig
 
 MODEL, STABLE, CANARY, NEVER = "faulty", "1", "2", "3"

@@ -33,16 +33,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.cli import services
-from operators.cli.config import Stack
 from operators.core import processes
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.checkpoints import Checkpoints
-from ray_jobs.inference import write_request
-from ray_jobs.training_data import split
-from ray_jobs.worker import LoneWorker, Task
+from operators.stack import catalog
+from operators.stack.config import Stack
+from ray_jobs.serve.protocol import write_request
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.training_data import split
+from ray_jobs.training.worker import LoneWorker, Task
 
 KEY = "datasets/1/dataset.parquet"
 END = datetime(2013, 3, 1)
@@ -94,9 +94,9 @@ def train(spec: ModelSpec, folder: Path) -> tuple[Path, pa.Table]:
     """Train as the training job does and save what it logs."""
     import mlflow.pyfunc
 
-    from ray_jobs.signature import input_example, signature_of
     from ray_jobs.trainers import xgboost_classifier
     from ray_jobs.trainers.encoding import learn_encoder
+    from ray_jobs.training.signature import input_example, signature_of
 
     rows = table(spec, 20_000)
     storage = Storage.from_url((folder / "storage").as_uri())
@@ -176,7 +176,7 @@ def ours(spec: ModelSpec, model: Path, folder: Path) -> Iterator[tuple[httpx.Cli
     os.environ |= {k: v for k, v in environ.items() if k.startswith("TAXIWAY_")}
     stack = Stack.load(environ)
     stack.make_folders()
-    known = services.of(stack)
+    known = catalog.of(stack)
     ray, serving = known["ray"], known["serving"]
     env = dict(serving.env)
     try:

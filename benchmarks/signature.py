@@ -18,9 +18,9 @@ import pandas as pd
 import pyarrow as pa
 
 from operators.core.loader import INCLUDE, load_spec
-from ray_jobs.inference import read_output, write_answer, write_request
-from ray_jobs.reader import Reader
-from ray_jobs.signature import input_example, limits_of, signature_of
+from ray_jobs.serve.fast_reader import Reader
+from ray_jobs.serve.protocol import read_output, write_answer, write_request
+from ray_jobs.training.signature import input_example, limits_of, signature_of
 
 _VALUES: dict[str, Any] = {"category": "AA", "number": 10.5, "integer": 5, "boolean": True}
 _CODE = """

@@ -39,12 +39,12 @@ from ray.train.xgboost import RayTrainReportCallback, XGBoostTrainer
 
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.contract import TrainingRun
-from ray_jobs.distributed import fit, streaming
 from ray_jobs.trainers import xgboost_classifier
 from ray_jobs.trainers.encoding import learn_encoder
-from ray_jobs.training_data import split
-from ray_jobs.worker import Worker, streamed
+from ray_jobs.training.contract import TrainingRun
+from ray_jobs.training.distributed import fit, streaming
+from ray_jobs.training.training_data import split
+from ray_jobs.training.worker import Worker, streamed
 
 ROWS, COLUMNS, ROUNDS = 100_000, 10, 20
 KEY = "datasets/1/dataset.parquet"
@@ -205,7 +205,7 @@ def race(folder: Path) -> dict[str, Any]:
 
 
 def whole_job(storage: Storage, folder: Path) -> dict[str, float]:
-    """Time ``python -m ray_jobs.train``: from the start of its process to its result, with MLflow and every import."""
+    """Time ``python -m ray_jobs.training.train``: from the start of its process to its result, with MLflow and every import."""
     given = {
         "spec": spec("xgboost_classifier", 1, {"rounds": ROUNDS, "seed": 7}).to_json(),
         "dataset": {"key": KEY, "digest": "1"},
@@ -217,7 +217,7 @@ def whole_job(storage: Storage, folder: Path) -> dict[str, float]:
     address = ray.get_runtime_context().gcs_address
     env = {"RAY_ADDRESS": address, "TAXIWAY_STORAGE_URL": storage.root}
     env["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    command = [sys.executable, "-m", "ray_jobs.train", "jobs/1"]
+    command = [sys.executable, "-m", "ray_jobs.training.train", "jobs/1"]
     root = str(Path(__file__).resolve().parents[1])
     took_s, metrics = [], []
     for _ in range(2):  # the first makes MLflow's database

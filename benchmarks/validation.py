@@ -145,10 +145,10 @@ def ours(path: Path, *, from_frame: bool, with_docs: bool) -> dict[str, float]:
     import pandas as pd
 
     from operators.core.storage import Storage
-    from operators.validation.engine import Engine
+    from operators.validation.gx_context import Engine
     from operators.validation.policy import Suite
     from operators.validation.suites import described
-    from operators.validation.table import Checks, Validation
+    from operators.validation.validation import Checks, Validation
 
     made = expectations()
     checks = Checks("t", Suite(expectations=described(made)), tuple(made))

@@ -8,12 +8,13 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, Param, TriggerRule, XComArg, chain
 from airflow.timetables.trigger import CronTriggerTimetable
 
-from operators.compute.jobs import RayModuleOperator
+from operators.compute.module_job import RayModuleOperator
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
 from operators.registry.operators import RegisterOperator, challenger_by_hand, model_asset
 from operators.rollout.approval.operators import ApproveOperator
+from operators.rollout.operations.operators import ScheduleRetirementOperator
 from operators.rollout.operators import (
     SMOKE_TEST,
     BeginReleaseOperator,
@@ -23,7 +24,6 @@ from operators.rollout.operators import (
     SmokeTestOperator,
 )
 from operators.rollout.steps.operators import CanaryStepOperator, ShadowOperator, WatchOperator
-from operators.rollout.upkeep.operators import ScheduleRetirementOperator
 from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
@@ -85,7 +85,7 @@ def train_dag(spec: ModelSpec) -> DAG:
         timeout = timedelta(seconds=spec.training.timeout_s)
         train = RayModuleOperator(
             task_id="train",
-            module="ray_jobs.train",
+            module="ray_jobs.training.train",
             spec=spec,
             payload={**job, "parameters": "{{ params.parameters | tojson }}", "tags": tags},
             timeout=timeout,
@@ -93,7 +93,7 @@ def train_dag(spec: ModelSpec) -> DAG:
         )
         evaluate = EvaluateOperator(
             task_id="evaluate",
-            module="ray_jobs.evaluate",
+            module="ray_jobs.training.evaluate",
             spec=spec,
             payload={**job, "challenger": "{{ ti.xcom_pull(task_ids='train')['model_uri'] }}"},
             timeout=timeout,

@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Param
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.core.loader import load_specs
-from operators.rollout.upkeep.operators import (
+from operators.rollout.operations.operators import (
     ReconcileOperator,
     RetireOperator,
     ReturnToOperator,

@@ -17,8 +17,8 @@ from typing import Any
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.settings import setting, storage_url
 from operators.core.storage import Storage
-from ray_jobs.agent.cluster import NAME, NAMESPACE
-from ray_jobs.job import run
+from ray_jobs.agent.actors import NAME, NAMESPACE
+from ray_jobs.job_frame import run
 
 _FAULTY = Path(__file__).with_name("drill_model.py")
 _COPY = "_drill-"  # how every copy's applications are called; no other is touched

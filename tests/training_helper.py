@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.contract import TrainingRun
-from ray_jobs.training_data import split
+from ray_jobs.training.contract import TrainingRun
+from ray_jobs.training.training_data import split
 
 KEY = "datasets/abc/dataset.parquet"
 START = datetime(2013, 1, 1)

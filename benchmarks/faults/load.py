@@ -37,7 +37,7 @@ def row(spec: ModelSpec, distance: float) -> dict[str, Any]:
 
 def bodies(spec: ModelSpec) -> dict[str, float]:
     """Return requests as JSON, each with its right answer."""
-    from ray_jobs.inference import write_request
+    from ray_jobs.serve.protocol import write_request
 
     return {json.dumps(write_request([row(spec, d)], spec.features)): d / 10_000 for d in _DISTANCES}
 

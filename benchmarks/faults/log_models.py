@@ -14,8 +14,8 @@ from benchmarks.faults.load import row
 from operators.core.loader import load_spec
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
-from ray_jobs.inference import write_request
-from ray_jobs.signature import signature_of
+from ray_jobs.serve.protocol import write_request
+from ray_jobs.training.signature import signature_of
 
 CODE = Path(__file__).with_name("faulty_model.py")
 _RAISES_ABOVE = 2_000  # the smoke test's rows are below

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from operators.cli import environment, preflight, services, state, supervisor
-from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError, ServiceError
+from operators.stack import catalog, environment, preflight, state, supervisor
+from operators.stack.config import Stack
 
 _SERVICES = ("postgres", "ray", "serving")
 _READY_WITHIN_S = 180.0
@@ -85,6 +85,6 @@ def _wait(stack: Stack, child: subprocess.Popen[bytes]) -> None:
 
 if __name__ == "__main__":
     running = Stack.running()
-    every = services.of(running)
+    every = catalog.of(running)
     chosen = {name: every[name] for name in _SERVICES}
     sys.exit(supervisor.supervise(chosen, run_dir=running.run_dir, log_dir=running.log_dir))

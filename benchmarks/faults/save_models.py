@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.faults.log_models import CODE
 from operators.core.loader import load_spec
-from ray_jobs.signature import signature_of
+from ray_jobs.training.signature import signature_of
 
 
 def main(spec_path: Path, folder: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 
-from operators.cli import state, supervisor
-from operators.cli.config import Stack
 from operators.core import processes
+from operators.stack import state, supervisor
+from operators.stack.config import Stack
 from ray_jobs.edge.process import recorded_pid
 
 VICTIMS = ("scheduler", "triggerer", "worker", "agent", "keeper", "haproxy", "serve_controller")

@@ -6,10 +6,10 @@ import getpass
 import os
 from typing import TYPE_CHECKING
 
-from operators.cli import environment
-from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError
 from operators.core.settings import setting
+from operators.stack import environment
+from operators.stack.config import Stack
 
 if TYPE_CHECKING:
     from operators.core.ledger import Ledger

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from operators.rollout.explain import Explanation
+    from operators.audit.explanation import Explanation
 
 _SHOWN_TAGS = ("data_digest", "code_commit", "dag_run", "validation", "validation_checks", "model_digest")
 
@@ -35,12 +35,12 @@ def _time(text: str) -> datetime:
 
 def run(options: argparse.Namespace) -> int:
     """Explain; return 1 if the request is not in the log."""
+    from operators.audit.request_search import Explainer
     from operators.cli import connect
     from operators.core.ledger import Ledger
     from operators.core.settings import Settings
     from operators.core.storage import Storage
     from operators.registry.client import Registry
-    from operators.rollout.explainer import Explainer
 
     connect.use_stack()
     settings = Settings.load()

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from operators.cli.looks import Looks
+from operators.cli.judge_input import Looks
 from operators.core.errors import ConfigurationError
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Judgement, Outcome
-from operators.rollout.judge import judge
+from operators.judge.evidence import Judgement, Outcome
+from operators.judge.policy import judge
 
 _EXAMPLE = (
     '{"t": 60, "weight": 0.1, "stable": {"requests": 900, "failed": 3, "slow": 9}, '

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from operators.cli import environment, explain, judge, plan, quarantine, rollback, status, suite, supervisor, verify
-from operators.cli.config import Stack
+from operators.cli import explain, judge, plan, quarantine, rollback, suite, verify
 from operators.core.errors import ConfigurationError, SpecError, TaxiwayError
+from operators.stack import environment, status, supervisor
+from operators.stack.config import Stack
 
 EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOT_UP = 1, 2, 3
 
@@ -135,7 +136,7 @@ def _check(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from importlib import import_module
 
-    return int(import_module("operators.cli.demo.main").run(options))
+    return int(import_module("operators.demo.main").run(options))
 
 
 def _airflow(arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from operators.rollout.simulation.runner import Setting
+    from operators.planning.simulation.runner import Setting
 
 _EXIT_FAILED, _EXIT_REFUSED = 1, 2
 _WIDTH = 140  # without a terminal
@@ -113,8 +113,8 @@ def run_plan(options: argparse.Namespace) -> int:
 
     :raises ConfigurationError: the spec or an option is wrong
     """
-    from operators.rollout.plan import plan
-    from operators.rollout.plan.text import rendered
+    from operators.planning.plan import plan
+    from operators.planning.plan.text import rendered
 
     spec = with_judge(spec_of(options.model), options.judge)
     load, assumed = load_of(options, spec)
@@ -131,10 +131,10 @@ def run_simulate(options: argparse.Namespace) -> int:
 
     :raises ConfigurationError: the spec or an option is wrong
     """
-    from operators.rollout.simulation.report import summarise
-    from operators.rollout.simulation.runner import simulate
-    from operators.rollout.simulation.scenarios import DEFAULT_SCENARIOS, scenario
-    from operators.rollout.simulation.text import rendered
+    from operators.planning.simulation.report import summarise
+    from operators.planning.simulation.runner import simulate
+    from operators.planning.simulation.scenarios import DEFAULT_SCENARIOS, scenario
+    from operators.planning.simulation.text import rendered
 
     _check(options)
     spec = with_judge(spec_of(options.model), options.judge)
@@ -167,10 +167,10 @@ def run_simulate(options: argparse.Namespace) -> int:
 
 
 def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
-    from operators.rollout.plan.text import traffic
-    from operators.rollout.simulation.feeds import Pattern
-    from operators.rollout.simulation.recorded import read_recording
-    from operators.rollout.simulation.runner import Setting
+    from operators.planning.plan.text import traffic
+    from operators.planning.simulation.feeds import Pattern
+    from operators.planning.simulation.recorded_traffic import read_recording
+    from operators.planning.simulation.runner import Setting
 
     if options.traffic is not None:
         recording = read_recording(options.traffic, spec.release.judge.slow)

@@ -24,9 +24,9 @@ def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
     :param release_id: its id in the ledger, or how that ends
     :raises ConfigurationError: the ledger has no such release, or nothing of it to judge
     """
+    from operators.audit.replay import by_spec, replay, same_policy
+    from operators.audit.replay_text import rendered
     from operators.cli import connect
-    from operators.rollout.simulation.replay import by_spec, replay, same_policy
-    from operators.rollout.simulation.replayed import rendered
 
     ledger = connect.ledger()
     try:

@@ -21,8 +21,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Roll back; return 1 if ledger or alias could not be written."""
     from operators.cli import connect
-    from operators.rollout.at_once import move_back
-    from operators.rollout.client import Agent
+    from operators.traffic.client import Agent
+    from operators.traffic.emergency import move_back
 
     reason, actor = connect.require_reason(options.reason), connect.actor()
     connect.use_stack()

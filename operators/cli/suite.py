@@ -10,9 +10,9 @@ from pathlib import Path
 from operators.core.duck import open_duckdb
 from operators.core.errors import ConfigurationError
 from operators.validation.data import convert_csv
+from operators.validation.draft import sketch, suite_text
 from operators.validation.interruptible import InterruptibleDuckDB
 from operators.validation.profile import Reference, measure
-from operators.validation.sketch import sketch, suite_text
 from operators.validation.sources import local_files
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from operators.cli import environment, supervisor
-from operators.cli.config import Stack
 from operators.core.errors import ConfigurationError, TaxiwayError
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
-from operators.rollout.simulation.labels import Labelling
-from operators.rollout.simulation.load import Load
+from operators.planning.simulation.label_arrivals import Labelling
+from operators.planning.simulation.traffic_model import Load
+from operators.stack import environment, supervisor
+from operators.stack.config import Stack
 
 _MEASURED_FOR_S = 3.0
 _ENOUGH = 200  # requests before a share of them is believed
@@ -133,7 +133,7 @@ def _share(percent: float | None) -> float | None:
 
 
 def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
-    from operators.rollout.simulation.recorded import load_like
+    from operators.planning.simulation.recorded_traffic import load_like
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
@@ -147,8 +147,8 @@ def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
 
 def _measured(model: str) -> dict[str, float]:
     """Look at the edge twice; what it cannot say is left out."""
-    from operators.rollout.client import Agent
-    from operators.rollout.reading import Row, Tally
+    from operators.judge.tally import Row, Tally
+    from operators.traffic.client import Agent
 
     if not os.environ.get("TAXIWAY_AGENT_URL"):
         if not supervisor.is_up():

@@ -16,9 +16,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Check; return 1 if a row does not hold."""
+    from operators.audit.verify import verify
     from operators.cli import connect
     from operators.core.errors import ConfigurationError
-    from operators.rollout.verify import verify
 
     ledger = connect.ledger()
     try:

@@ -11,8 +11,8 @@ from typing import Any
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
+from operators.compute.job_wait import Ending
 from operators.compute.operators import SubmitRayJobOperator
-from operators.compute.watch import Ending
 from operators.core.errors import ConfigurationError
 
 
@@ -63,7 +63,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
 
     def job_arguments(self, context: Any, job_id: str) -> dict[str, Any]:
         """Upload the call, and name it as the job's command."""
-        from operators.compute.calls import pack
+        from operators.compute.packed_call import pack
 
         package, archive = pack(self.python_callable, list(self.op_args), self._call_kwargs(context))
         uri = f"gcs://_ray_pkg_{hashlib.sha256(archive).hexdigest()[:32]}.zip"
@@ -83,8 +83,8 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
 
     def job_result(self, job_id: str, ending: Ending) -> Any:
         """Return what the function returned."""
-        from operators.compute.calls import unpack
         from operators.compute.errors import RayResultError
+        from operators.compute.packed_call import unpack
 
         if not ending.has_result:
             raise RayResultError(f"Ray job {job_id} succeeded, but its log has no return value", submission_id=job_id)

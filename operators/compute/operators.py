@@ -14,6 +14,7 @@ from airflow.sdk import BaseOperator, conf
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from operators.compute.client import RayJobs
+from operators.compute.client_pool import shared
 from operators.compute.errors import (
     RayJobError,
     RayJobLostError,
@@ -23,13 +24,12 @@ from operators.compute.errors import (
     RayUnreachableError,
 )
 from operators.compute.hook import DEFAULT_CONN_ID, RayHook
+from operators.compute.job_wait import Ending, Watch
 from operators.compute.links import RayJobLink
 from operators.compute.logs import LogCopy
 from operators.compute.policy import Attempt, Move, brief, failure, next_move, submission_id
 from operators.compute.retries import JOB_RETRIES
-from operators.compute.shared import shared
 from operators.compute.triggers import RayJobTrigger
-from operators.compute.watch import Ending, Watch
 from operators.core.errors import ConfigurationError
 
 GPU_POOL = "ray_gpu"

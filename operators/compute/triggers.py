@@ -10,10 +10,10 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from operators.compute.client_pool import SharedRayJobs, shared
 from operators.compute.hook import RayHook
+from operators.compute.job_wait import Ending, Watch
 from operators.compute.logs import LogCopy
-from operators.compute.shared import SharedRayJobs, shared
-from operators.compute.watch import Ending, Watch
 from operators.core.errors import TaxiwayError
 
 _OFFSET_KEY = "ray_log_offset"

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from operators.compute.jobs import RayModuleOperator
+from operators.compute.module_job import RayModuleOperator
 from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.gates.policy import decide

@@ -17,7 +17,7 @@ from operators.registry.triggers import ModelVersionTrigger
 
 if TYPE_CHECKING:
     from operators.registry.client import Registry
-    from operators.registry.sensing import Wanted
+    from operators.registry.lookup import Wanted
 
 
 class RegistrySensor(BaseSensorOperator):
@@ -77,7 +77,7 @@ class RegistrySensor(BaseSensorOperator):
         """Look once. MLflow may be away meanwhile; the time-out ends the wait."""
         from operators.registry.aclient import AsyncRegistry
         from operators.registry.hook import MlflowHook
-        from operators.registry.sensing import look
+        from operators.registry.lookup import look
 
         async def once() -> dict[str, Any] | None:
             registry = AsyncRegistry(server)
@@ -140,7 +140,7 @@ class ModelVersionSensor(RegistrySensor):
 
     def wanted(self, baseline: str) -> Wanted:
         """Return what to wait for."""
-        from operators.registry.sensing import Wanted
+        from operators.registry.lookup import Wanted
 
         return Wanted(model=self.model, above=int(baseline), tags=dict(self.tags))
 
@@ -168,7 +168,7 @@ class ModelAliasSensor(RegistrySensor):
 
     def wanted(self, baseline: str) -> Wanted:
         """Return what to wait for."""
-        from operators.registry.sensing import Wanted
+        from operators.registry.lookup import Wanted
 
         version = None if self.version is None else str(self.version)
         return Wanted(

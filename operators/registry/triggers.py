@@ -11,10 +11,10 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
 from operators.core.errors import ConfigurationError, ServiceError
-from operators.registry.watch import KINDS, Kind, place
+from operators.registry.changes import KINDS, Kind, place
 
 if TYPE_CHECKING:
-    from operators.registry.watcher import Watcher
+    from operators.registry.change_stream import Watcher
 
 _MOST_KEPT = 300
 _STATE = "taxiway.registry"  # of the watermark in the asset's state store
@@ -167,8 +167,8 @@ class _Producer(SharedStreamProducer):
 def _watcher(kwargs: Mapping[str, Any]) -> Watcher:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
+    from operators.registry.change_stream import Interest, Watcher
     from operators.registry.hook import MlflowHook
-    from operators.registry.watcher import Interest, Watcher
 
     interest = Interest.model_validate({name: kwargs[name] for name in Interest.model_fields})
     return Watcher(
@@ -183,7 +183,7 @@ def _watcher(kwargs: Mapping[str, Any]) -> Watcher:
 class ModelVersionTrigger(BaseTrigger):
     """Fire once the registry holds what a sensor waits for.
 
-    :param wanted: the fields of `operators.registry.sensing.Wanted`
+    :param wanted: the fields of `operators.registry.lookup.Wanted`
     :param poll_s: seconds between two looks
     :param mlflow_conn_id: Airflow connection of the type ``mlflow``
     """
@@ -202,7 +202,7 @@ class ModelVersionTrigger(BaseTrigger):
         """Look until it is there. MLflow may be away meanwhile; the sensor's time-out ends the wait."""
         from operators.registry.aclient import AsyncRegistry
         from operators.registry.hook import MlflowHook
-        from operators.registry.sensing import Wanted, look
+        from operators.registry.lookup import Wanted, look
 
         wanted = Wanted.model_validate(self.wanted)
         registry = await AsyncRegistry.connect(await MlflowHook(self.mlflow_conn_id).aserver())

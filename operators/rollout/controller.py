@@ -10,14 +10,15 @@ from operators.core.errors import RejectedError
 from operators.core.ledger import Entry
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Release
+from operators.judge.digest import judge_digest
+from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
-from operators.rollout import routes
-from operators.rollout.by_hand import ByHand
-from operators.rollout.client import Route
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.limits import USUAL, Limits
-from operators.rollout.moves import Move, route_of
-from operators.rollout.reconcile import PROMOTE, ROLL_BACK
+from operators.rollout.manual_moves import ByHand
+from operators.rollout.model_traffic import Move, route_of
+from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
+from operators.traffic import routes
+from operators.traffic.client import Route
+from operators.traffic.limits import USUAL, Limits
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,6 @@ class Controller(ByHand):
         :raises RejectedError: the release no longer holds the model
         """
         from operators.core.ledger_schema import json_digest
-        from operators.rollout.verify import judge_digest
 
         seen = evidence.model_dump(mode="json")
         payload: dict[str, Any] = {

@@ -189,8 +189,8 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Promote."""
-        from operators.rollout.limits import USUAL, Limits
-        from operators.rollout.moves import route_of
+        from operators.rollout.model_traffic import route_of
+        from operators.traffic.limits import USUAL, Limits
 
         controller, release = self.controller(), self.release
         limits = [Limits.of(route_of(entry)) for entry in controller.moves_of(release["release_id"])]

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from operators.core.errors import ServiceError
-from operators.rollout.client import AsyncAgent
+from operators.traffic.client import AsyncAgent
 
 _LONGEST_SILENCE_S = 60.0
 

@@ -26,9 +26,9 @@ from operators.core.errors import ConfigurationError, RejectedError, ServiceErro
 from operators.core.ledger import Ledger
 from operators.core.settings import Settings
 from operators.registry.client import Registry
-from operators.rollout.by_hand import ByHand
-from operators.rollout.client import Agent
+from operators.rollout.manual_moves import ByHand
 from operators.rollout.quarantine import Quarantine
+from operators.traffic.client import Agent
 from operators.ui.view import Console, ModelView
 
 _STATIC = File(__file__).resolve().parent / "static"

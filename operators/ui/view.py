@@ -12,13 +12,13 @@ from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
+from operators.judge.evidence import Evidence, Reading
+from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
-from operators.rollout.client import Agent, RouteState
-from operators.rollout.evidence import Evidence, Reading
-from operators.rollout.judge import judge
 from operators.rollout.quarantine import LIFTED, QUARANTINED, Quarantined, standing
-from operators.rollout.reconciler import models
+from operators.rollout.reconcile.client import models
+from operators.traffic.client import Agent, RouteState
 
 _DECISIONS = 8
 _TOLD = (

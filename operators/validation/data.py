@@ -11,7 +11,7 @@ from typing import Any
 from operators.core.duck import name_sql, text_sql
 from operators.core.errors import ConfigurationError
 from operators.validation.interruptible import InterruptibleDuckDB
-from operators.validation.routing import Kind, kind
+from operators.validation.sql_or_pandas import Kind, kind
 
 ROW = "taxiway_row"
 _FILE_ROWS = 2**40  # more than a file can have

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect
 from sqlalchemy.pool import StaticPool
 
 from operators.validation.interruptible import InterruptibleDuckDB
-from operators.validation.routing import re2_pattern
+from operators.validation.sql_or_pandas import re2_pattern
 
 _REGEX = {"~": "regexp_matches({}, {})", "!~": "NOT regexp_matches({}, {})"}
 _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {

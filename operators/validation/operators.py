@@ -17,7 +17,7 @@ from operators.validation.links import DataDocsLink, docs_link
 from operators.validation.policy import FailOn
 
 if TYPE_CHECKING:
-    from operators.validation.table import Checks, Validated, Validation
+    from operators.validation.validation import Checks, Validated, Validation
 
 ResultFormat = Literal["BOOLEAN_ONLY", "BASIC", "SUMMARY", "COMPLETE"]
 REPORT_KEY = "report"
@@ -136,7 +136,7 @@ class Expecting(Validating):
 
     def checks(self, engine_context: Any, quarantine: Mapping[str, Any] | None = None) -> Checks:
         """Return what is to be checked."""
-        from operators.validation.table import expected
+        from operators.validation.validation import expected
 
         return expected(
             self.task_id,
@@ -236,8 +236,8 @@ class ValidateOperator(Expecting):
     def validate(self, context: Any) -> dict[str, Any]:
         """Validate the one source."""
         from operators.core.storage import Storage
-        from operators.validation.engine import Engine
-        from operators.validation.table import Validation
+        from operators.validation.gx_context import Engine
+        from operators.validation.validation import Validation
 
         engine = Engine()
         checks = self.checks(engine.context, self.quarantine)

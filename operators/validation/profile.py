@@ -13,8 +13,8 @@ from typing import Any
 from operators.core.duck import name_sql
 from operators.core.errors import ConfigurationError
 from operators.validation.data import open_files
+from operators.validation.draft import FEW_VALUES, SHAPES, Column, Table
 from operators.validation.interruptible import InterruptibleDuckDB
-from operators.validation.sketch import FEW_VALUES, SHAPES, Column, Table
 
 _VIEW = "reference"
 

@@ -10,7 +10,7 @@ from typing import Any
 from operators.core.duck import name_sql, text_sql
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.validation.data import ROW, Data
-from operators.validation.engine import Engine
+from operators.validation.gx_context import Engine
 
 REASONS = "quarantine_reasons"
 

@@ -7,7 +7,7 @@ HAProxy and the applications alone.
 import os
 import sys
 
-from ray_jobs.agent.cluster import main
+from ray_jobs.agent.actors import main
 
 if __name__ == "__main__":
     os.environ.setdefault("RAY_ADDRESS", "auto")

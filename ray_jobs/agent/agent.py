@@ -10,10 +10,10 @@ from typing import Any
 
 from operators.core.errors import TaxiwayError
 from ray_jobs.agent.apps import Apps, Deployer
-from ray_jobs.agent.control import Control
 from ray_jobs.agent.edges import Edges
 from ray_jobs.agent.journal import Journal
 from ray_jobs.agent.state import Store
+from ray_jobs.agent.traffic import Control
 
 _TICK_S = 0.25
 _log = logging.getLogger(__name__)

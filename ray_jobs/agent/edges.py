@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ray_jobs.agent.counting import add_rows
 from ray_jobs.agent.journal import Journal
 from ray_jobs.agent.state import Held, Store
+from ray_jobs.agent.sums import add_rows
 from ray_jobs.agent.wire import Counters, EdgeReading, EdgeState, Gone, Leased, Orders, Reading, Report
 
 POLL_S = 1.0

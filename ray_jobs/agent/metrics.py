@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from ray_jobs.agent.counting import over_weights
+from ray_jobs.agent.sums import over_weights
 from ray_jobs.agent.wire import EdgeState, Reading, RouteNow, Row
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -14,7 +14,7 @@ import uvicorn
 from operators.core.errors import ServiceError
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
-from ray_jobs.agent.guard import Guard
+from ray_jobs.agent.auth import Guard
 
 _LISTEN_S = 30.0
 _log = logging.getLogger(__name__)

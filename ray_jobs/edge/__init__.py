@@ -3,7 +3,7 @@
 from ray_jobs.edge.config import EdgeConfig
 from ray_jobs.edge.counters import LATENCY_BOUNDS_MS, Counters
 from ray_jobs.edge.edge import Edge
+from ray_jobs.edge.map_line import LiveRoute
 from ray_jobs.edge.route import Route, Unit
-from ray_jobs.edge.routes_map import LiveRoute
 
 __all__ = ["LATENCY_BOUNDS_MS", "Counters", "Edge", "EdgeConfig", "LiveRoute", "Route", "Unit"]

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from operators.core.errors import ConfigurationError
+from ray_jobs.edge.admin_socket import Runtime
 from ray_jobs.edge.files import write
-from ray_jobs.edge.runtime import Runtime
 
 _TOKENS, _CERTIFICATE = "tokens.map", "certificate.sha256"
 _TOKEN = re.compile(r"([0-9a-f]{64})\s+([A-Za-z0-9_.@-]{1,63})")

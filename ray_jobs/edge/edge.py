@@ -24,10 +24,10 @@ from ray_jobs.edge import process
 from ray_jobs.edge.access import Access
 from ray_jobs.edge.config import EdgeConfig
 from ray_jobs.edge.counters import Counters, read_counters, read_in_flight
-from ray_jobs.edge.daemons import STOP_TIMEOUT_S, Daemons
 from ray_jobs.edge.files import locked, write
+from ray_jobs.edge.map_line import LiveRoute
 from ray_jobs.edge.route import Route
-from ray_jobs.edge.routes_map import LiveRoute
+from ray_jobs.edge.succession import STOP_TIMEOUT_S, Daemons
 
 _MAP, _SETTINGS, _LOCK = "routes.map", "settings.json", "lock"
 _READY_TIMEOUT_S = 5.0

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from operators.core.errors import RejectedError
 from operators.core.spec import FeatureKind
-from ray_jobs.training_data import TrainingData
+from ray_jobs.training.training_data import TrainingData
 
 Encoder = dict[str, list[str] | None]
 """The features in order. For a category, the values that training saw, sorted: a value's place is its code. Else None."""

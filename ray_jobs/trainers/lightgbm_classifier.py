@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from ray_jobs.contract import TrainedModel, TrainingRun
-from ray_jobs.distributed import fit
-from ray_jobs.provenance import pinned
 from ray_jobs.trainers.encoding import category_places, learn_encoder, matrix
-from ray_jobs.worker import Worker
+from ray_jobs.training.contract import TrainedModel, TrainingRun
+from ray_jobs.training.distributed import fit
+from ray_jobs.training.provenance import pinned
+from ray_jobs.training.worker import Worker
 
 _BOOSTER = "booster.txt"
 _SERVED = Path(__file__).with_name("lightgbm_served.py")

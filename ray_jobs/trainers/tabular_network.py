@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from operators.core.errors import ConfigurationError
-from ray_jobs.contract import TrainedModel, TrainingRun
-from ray_jobs.distributed import fit
-from ray_jobs.provenance import pinned
 from ray_jobs.trainers.encoding import learn_encoder, matrix
-from ray_jobs.worker import Worker
+from ray_jobs.training.contract import TrainedModel, TrainingRun
+from ray_jobs.training.distributed import fit
+from ray_jobs.training.provenance import pinned
+from ray_jobs.training.worker import Worker
 
 _STATE, _WEIGHTS = "state.pt", "weights.npz"
 _SERVED = Path(__file__).with_name("tabular_network_served.py")

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.contract import TrainedModel, TrainingRun
-from ray_jobs.distributed import fit
-from ray_jobs.provenance import pinned
 from ray_jobs.trainers.encoding import category_places, learn_encoder, matrix
-from ray_jobs.worker import Worker
+from ray_jobs.training.contract import TrainedModel, TrainingRun
+from ray_jobs.training.distributed import fit
+from ray_jobs.training.provenance import pinned
+from ray_jobs.training.worker import Worker
 
 _BOOSTER = "booster.ubj"
 _SERVED = Path(__file__).with_name("xgboost_served.py")

@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from pydantic import BaseModel
 
-from operators.compute import client, errors, watch
+from operators.compute import client, errors, job_wait
 from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.compute.operators import SubmitRayJobOperator
@@ -175,7 +175,7 @@ def test_a_job_without_a_result_needs_no_log(dashboard: Dashboard) -> None:
 
 
 def test_a_followed_log_that_says_nothing_is_opened_anew(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_IDLE_S", 0.05)
+    monkeypatch.setattr(job_wait, "_IDLE_S", 0.05)
     opened = dashboard.connections
     dashboard.after_submit = lambda job_id: threading.Timer(0.4, dashboard.end, (job_id,)).start()
     run(operator(), context())

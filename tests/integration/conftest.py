@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from operators.core.ledger import Ledger
-from operators.rollout.client import Agent
 from operators.rollout.controller import Controller
+from operators.traffic.client import Agent
 from tests.support.agent_world import MODEL, TOKEN, World, world_in
 from tests.support.release_world import FakeRegistry
 

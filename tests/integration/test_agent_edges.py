@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.rollout.reading import Counters, Tally
+from operators.judge.tally import Counters, Tally
 from tests.support.agent_world import MODEL, World, answers, until, world_in
 
 

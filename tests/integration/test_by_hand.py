@@ -19,9 +19,9 @@ from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
+from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.policy import judge
 from operators.rollout.controller import Controller
-from operators.rollout.evidence import Arm, Evidence, Period
-from operators.rollout.judge import judge
 from tests.support.release_world import FakeAgent, FakeRegistry
 
 
@@ -44,7 +44,7 @@ def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
     made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
     monkeypatch.setattr(connect, "controller", lambda _: made)
-    monkeypatch.setattr("operators.rollout.client.Agent", lambda: agent)
+    monkeypatch.setattr("operators.traffic.client.Agent", lambda: agent)
     known = load_specs()[0][0]
     release = known.release.model_copy(update={"watch_s": None})
     spec: ModelSpec = known.model_copy(update={"name": model, "release": release})
@@ -108,7 +108,7 @@ def test_what_only_needs_saying(
     look(to, release_id, failed=60, kept=False)
     assert command(verify, to.model) == 0
     assert "no look was recorded that saw its evidence" in capsys.readouterr().out
-    monkeypatch.setattr("operators.rollout.verify.judge_digest", lambda: "another")
+    monkeypatch.setattr("operators.audit.verify.judge_digest", lambda: "another")
     assert command(verify, to.model) == 0
     assert "made by another version of the judge; today's says the same" in capsys.readouterr().out
 

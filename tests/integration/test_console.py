@@ -19,8 +19,8 @@ from fastapi.testclient import TestClient
 from operators.core.errors import ServiceError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
+from operators.judge.evidence import Arm, Evidence, Period
 from operators.rollout.controller import Controller
-from operators.rollout.evidence import Arm, Evidence, Period
 from operators.ui.api import create_app
 from tests.support.release_world import FakeAgent, FakeRegistry
 

@@ -13,11 +13,11 @@ from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import BusyError, Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.rollout.client import RouteState
+from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.rollout.controller import Controller
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.limits import Limits
 from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
+from operators.traffic.client import RouteState
+from operators.traffic.limits import Limits
 from tests.support.release_world import FakeAgent, FakeRegistry
 
 

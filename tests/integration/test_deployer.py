@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from operators.core.loader import load_specs
-from ray_jobs.deployer import Deployer
+from ray_jobs.agent.serve_deployer import Deployer
 
 
 def test_applications_are_built_one_at_a_time_and_nobody_waits_for_them(

@@ -16,20 +16,20 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.registry.client import ModelVersion
-from operators.rollout.client import AppState
-from operators.rollout.controller import Controller
-from operators.rollout.drill import copies
-from operators.rollout.drill import operators as drill_operators
-from operators.rollout.drill.operators import (
+from operators.drills import copies
+from operators.drills import operators as drill_operators
+from operators.drills.operators import (
     ClaimDrillOperator,
     CleanUpDrillOperator,
     clean_up_after_drills,
     drill_copies,
 )
-from operators.rollout.drill.policy import STEP
-from operators.rollout.drill.record import Drills
+from operators.drills.policy import STEP
+from operators.drills.record import Drills
+from operators.registry.client import ModelVersion
+from operators.rollout.controller import Controller
 from operators.rollout.quarantine import DIGEST_TAG
+from operators.traffic.client import AppState
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.tasks import TaskInstance, context
 

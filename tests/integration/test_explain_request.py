@@ -17,9 +17,9 @@ from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.storage import Storage
 from operators.registry import client
-from operators.rollout.assignment import bucket
 from operators.rollout.controller import Controller
-from ray_jobs.prediction_log import Asked, PredictionLog
+from operators.traffic.assignment import bucket
+from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.release_world import FakeAgent, FakeRegistry
 
 

@@ -14,19 +14,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from operators.cli.seed import seed_flights
 from operators.core.dataset import Window, build, snapshot
 from operators.core.errors import ConfigurationError
 from operators.core.loader import INCLUDE
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from operators.rollout.evidence import Evidence, Outcome, Pairs, Period
-from operators.rollout.late.collect import Collector, collect
-from operators.rollout.late.facts import Facts, Span, with_late
-from operators.rollout.late.labels import QueryLabels
-from operators.rollout.late.source import LateSource, facts_of
-from operators.rollout.steps.watched import Watched
-from ray_jobs.prediction_log import Asked, PredictionLog
+from operators.demo.seed import seed_flights
+from operators.feedback.labels import QueryLabels
+from operators.judge.evidence import Evidence, Outcome, Pairs, Period
+from operators.judge.phases import Watched
+from operators.rollout.delayed.collector import Collector, collect
+from operators.rollout.delayed.source import LateSource, facts_of
+from operators.rollout.delayed.window import Facts, Span, with_late
+from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.late_world import CANARY, STABLE, answer, keep, spec_with
 
 FROM, UNTIL = datetime(2013, 1, 10, tzinfo=UTC), datetime(2013, 1, 12, tzinfo=UTC)

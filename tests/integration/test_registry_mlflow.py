@@ -24,6 +24,7 @@ from airflow.triggers.base import BaseTrigger
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.loader import load_specs
+from operators.registry.change_stream import Interest, Watcher
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.entities import alias_tag
 from operators.registry.hook import MlflowHook
@@ -39,7 +40,6 @@ from operators.registry.operators import (
 from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor, RegistrySensor
 from operators.registry.server import Server
 from operators.registry.triggers import ModelVersionTrigger
-from operators.registry.watcher import Interest, Watcher
 
 START_TIMEOUT_S = 90.0
 SOURCE = "s3://bucket/model"

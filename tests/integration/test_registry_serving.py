@@ -18,9 +18,9 @@ from starlette.requests import Request
 from operators.core.errors import RejectedError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from ray_jobs.inference import write_request
-from ray_jobs.serving import Version
-from ray_jobs.signature import input_example, signature_of
+from ray_jobs.serve.protocol import write_request
+from ray_jobs.serve.version import Version
+from ray_jobs.training.signature import input_example, signature_of
 
 FEATURES = {"carrier": "category", "month": "integer", "temp": "number?"}
 ROWS = [{"carrier": "AA", "month": 3, "temp": 1.5}, {"carrier": "UA", "month": 4, "temp": None}]

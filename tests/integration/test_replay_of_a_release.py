@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
+from operators.audit.replay import by_spec, replay
+from operators.audit.verify import verify
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Release
+from operators.judge.evidence import Outcome
+from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
-from operators.rollout.evidence import Outcome
-from operators.rollout.limits import Limits
-from operators.rollout.simulation.replay import by_spec, replay
-from operators.rollout.steps.looking import Look
+from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
-from operators.rollout.steps.watched import Watched, alpha_share, canary_step
-from operators.rollout.verify import verify
+from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World, until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3

@@ -13,8 +13,8 @@ import pytest
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.loader import load_specs
 from operators.rollout.controller import Controller
-from operators.rollout.limits import Limits
-from operators.rollout.reconciler import Reconciler, copy_journal
+from operators.rollout.reconcile.client import Reconciler, copy_journal
+from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World, answers, until
 
 

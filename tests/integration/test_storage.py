@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli.seed import damage, seed_flights
 from operators.core.dataset import TableSource, Window, build, fetch, snapshot
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.storage import ObjectNotFoundError, Storage
+from operators.demo.seed import damage, seed_flights
 
 
 def new_bucket() -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli import environment, state, supervisor
-from operators.cli.config import Stack
 from operators.core import processes
+from operators.stack import environment, state, supervisor
+from operators.stack.config import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 # Says that it is ready by a file, and starts a daemon that leaves its family: a new session, its parent gone.
@@ -40,7 +40,7 @@ SERVICE = """
 HEAD = """
     import sys, pathlib
     from operators.cli import supervisor
-    from operators.cli.service import Service
+    from operators.stack.service import Service
     run, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     env = dict(__import__("os").environ)
     def python(name, *rest):

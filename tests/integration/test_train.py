@@ -23,12 +23,12 @@ from xgboost.collective import CommunicatorContext
 
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.storage import Storage
-from ray_jobs.checkpoints import Checkpoints
-from ray_jobs.contract import TrainingRun
-from ray_jobs.distributed import Fitted, fit, streaming
 from ray_jobs.trainers import xgboost_classifier
 from ray_jobs.trainers.encoding import learn_encoder
-from ray_jobs.worker import LoneWorker, Task, Worker, streamed
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.contract import TrainingRun
+from ray_jobs.training.distributed import Fitted, fit, streaming
+from ray_jobs.training.worker import LoneWorker, Task, Worker, streamed
 from tests.training_helper import END, KEY, spec, table, training_run, write
 
 ROUNDS = 8
@@ -179,7 +179,7 @@ import sys
 import ray
 from ray import cloudpickle
 ray.init(address=sys.argv[1], log_to_driver=False)
-from ray_jobs.distributed import fit
+from ray_jobs.training.distributed import fit
 run, loop, config = cloudpickle.loads(open(sys.argv[2], "rb").read())
 fit(run, loop, config, backend="xgboost")
 """
@@ -244,7 +244,7 @@ def test_what_the_loop_refuses_is_not_tried_again(cluster: str, tmp_path: Path) 
 
 PLAIN = """
 from pathlib import Path
-from ray_jobs.contract import TrainedModel
+from ray_jobs.training.contract import TrainedModel
 
 def train(run):
     rows = run.data.table()
@@ -271,7 +271,7 @@ set_model(Model())
 def test_a_plain_function_is_training_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    from ray_jobs import train
+    from ray_jobs.training import train
 
     (tmp_path / "plain_training.py").write_text(PLAIN)
     (tmp_path / "plain_served.py").write_text(PLAIN_SERVED)
@@ -302,7 +302,7 @@ def test_a_whole_job_on_s3(cluster: str, s3: Any, tmp_path: Path, monkeypatch: p
     import boto3
     import mlflow
 
-    from ray_jobs import evaluate, train
+    from ray_jobs.training import evaluate, train
 
     bucket = f"train-{secrets.token_hex(4)}"
     boto3.client("s3").create_bucket(Bucket=bucket)

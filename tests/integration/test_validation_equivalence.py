@@ -19,9 +19,9 @@ from benchmarks.validation import write
 from operators.core.duck import open_duckdb
 from operators.core.loader import INCLUDE
 from operators.validation.data import Data, open_files, open_frame
-from operators.validation.engine import _NUMBER, Engine, _numbered, _raised, check_batch
+from operators.validation.gx_context import _NUMBER, Engine, _numbered, _raised, check_batch
 from operators.validation.interruptible import InterruptibleDuckDB
-from operators.validation.routing import _ANSWERS, SQL_ONLY
+from operators.validation.sql_or_pandas import _ANSWERS, SQL_ONLY
 from operators.validation.suites import implementations, import_gx, load_suites
 
 ROWS = 60
@@ -290,8 +290,8 @@ def test_the_benchmark_compares_like_with_like(tmp_path: Path) -> None:
 
 
 def test_the_suites_of_the_repository_run_on_sql(tmp_path: Path) -> None:
-    from operators.cli.seed import seed_flights
     from operators.core.storage import Storage
+    from operators.demo.seed import seed_flights
 
     seed_flights(Storage.from_url(f"file://{tmp_path}"), months=[1])
     for table in ("flights", "weather"):

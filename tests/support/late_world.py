@@ -18,7 +18,7 @@ from operators.core.predictions import hour_prefix
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Shadow
 from operators.core.storage import Storage
-from operators.rollout.late.facts import Facts, Span
+from operators.rollout.delayed.window import Facts, Span
 
 BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 STABLE, CANARY = "3", "4"

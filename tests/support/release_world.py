@@ -8,7 +8,7 @@ from typing import Any
 
 from operators.core.errors import ServiceRefusedError
 from operators.registry.client import ModelVersion, RegisteredModel
-from operators.rollout.client import AppState, JournalEntry, RolledBack, Route, RouteState
+from operators.traffic.client import AppState, JournalEntry, RolledBack, Route, RouteState
 from ray_jobs.agent import rules
 from ray_jobs.agent.state import Held
 from ray_jobs.agent.wire import Rollback, RouteBody

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from operators.cli.demo.airflow import Airflow
-from operators.cli.demo.traffic import Traffic
 from operators.core.loader import load_spec
 from operators.core.storage import Storage
+from operators.demo.airflow import Airflow
+from operators.demo.callers import Traffic
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
-from operators.rollout.reconciler import recorded
+from operators.rollout.reconcile.client import recorded
 
 UNITS = 12_000
 SMOKE_KEY = "ways/smoke.json"
@@ -89,7 +89,7 @@ def log_models(spec: Any, folder: Path) -> dict[str, str]:
     """Log a model that is right and one that is always wrong, and return where MLflow has them."""
     import mlflow
 
-    from ray_jobs.signature import signature_of
+    from ray_jobs.training.signature import signature_of
 
     mlflow.set_experiment("ways")
     found = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from operators.cli.config import Stack
+    from operators.stack.config import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 _OFFSETS = (300, 500, 900, 1100)  # a stack that a developer runs has the ports at 0
@@ -53,9 +53,9 @@ def smaller(spec: str) -> str:
 @contextmanager
 def running(folder: Path, dags: Path | None = None) -> Iterator[Stack]:
     """Bring up a stack with what is in ``folder/include``; its variables are in the environment until it is down again."""
-    from operators.cli import preflight, supervisor
-    from operators.cli.config import Stack
     from operators.core.errors import ConfigurationError
+    from operators.stack import preflight, supervisor
+    from operators.stack.config import Stack
 
     kept = dict(os.environ)
     os.environ.update(TAXIWAY_HOME=str(folder / "home"), TAXIWAY_INCLUDE=str(folder / "include"))
@@ -90,13 +90,13 @@ def running(folder: Path, dags: Path | None = None) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def system() -> Iterator[System]:
-    from operators.cli.demo.acts import Play
-    from operators.cli.demo.airflow import Airflow
-    from operators.cli.demo.view import View
-    from operators.cli.seed import seed_flights
     from operators.core.loader import load_spec
     from operators.core.settings import storage_url
     from operators.core.storage import Storage
+    from operators.demo.acts import Play
+    from operators.demo.airflow import Airflow
+    from operators.demo.seed import seed_flights
+    from operators.demo.view import View
 
     folder = Path(tempfile.mkdtemp(prefix="tw-test-"))
     include = Path(shutil.copytree(ROOT / "include", folder / "include"))

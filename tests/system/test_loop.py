@@ -13,11 +13,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from operators.cli.demo.traffic import Traffic
-from operators.cli.seed import damage
 from operators.core.errors import ServiceRefusedError
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
+from operators.demo.callers import Traffic
+from operators.demo.seed import damage
 
 pytestmark = pytest.mark.system
 MODEL = "flight_delay"
@@ -29,7 +29,7 @@ def requests(system: Any) -> list[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     from operators.core.dataset import Window, build, snapshot
-    from ray_jobs.inference import write_request
+    from ray_jobs.serve.protocol import write_request
 
     spec, storage = system.play.spec, Storage.from_url(storage_url())
     window = Window(start=datetime(2013, 1, 28), end=datetime(2013, 1, 31))
@@ -83,7 +83,7 @@ def test_nothing_is_released_yet(edge: httpx.Client) -> None:
 
 
 def test_everything_listens_on_loopback(system: Any) -> None:
-    from operators.cli import supervisor
+    from operators.stack import supervisor
 
     pids = {str(pid) for pid in supervisor.leftovers(system.stack)}
     mine = {str(p): p for p in pids}
@@ -315,7 +315,7 @@ def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
 
 
 def test_champion_answers_again_after_down_and_up(system: Any, edge: httpx.Client, requests: Any) -> None:
-    from operators.cli import supervisor
+    from operators.stack import supervisor
 
     before = system.play.champion()
     supervisor.down(system.stack)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from operators.cli import state as state_file
 from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.core import processes
+from operators.stack import state as state_file
 from tests.system.dags.ray_alone import LINES
 
 pytestmark = pytest.mark.system

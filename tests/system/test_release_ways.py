@@ -25,15 +25,15 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from operators.cli.demo.airflow import Airflow
 from operators.core.errors import ServiceError, ServiceRefusedError
 from operators.core.settings import storage_url
 from operators.core.spec_release import Series
 from operators.core.storage import Storage
+from operators.demo.airflow import Airflow
+from operators.drills.policy import STEP
+from operators.judge.evidence import Evidence
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
-from operators.rollout.drill.policy import STEP
-from operators.rollout.evidence import Evidence
 from operators.rollout.steps.sources import SeriesSource
 from tests.support import browser, prometheus
 from tests.support.ways import SMOKE_KEY, Way, log_models, smoke_body, until, write_include

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from operators.cli.demo.traffic import Traffic
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
+from operators.demo.callers import Traffic
+from operators.drills.load_generator import single_rows
 from operators.registry.client import CHAMPION
-from operators.rollout.drill.load import single_rows
 
 pytestmark = pytest.mark.system
 MODEL, COPY = "flight_delay", "flight_delay_drill"

@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from operators.core.errors import ConfigurationError, ServiceError
+from ray_jobs.agent.actors import Settings, _bind
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
-from ray_jobs.agent.cluster import Settings, _bind
-from ray_jobs.agent.guard import Guard
+from ray_jobs.agent.auth import Guard
 from ray_jobs.agent.wire import AppState
 
 TOKEN = {"Authorization": "Bearer t0ken"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ray_jobs.agent.counting import add_rows, over_weights
 from ray_jobs.agent.metrics import exposition
+from ray_jobs.agent.sums import add_rows, over_weights
 from ray_jobs.agent.wire import EdgeState, Reading, RouteNow, Row
 
 LATENCY = [(1.0, 3), (2.0, 1), (None, 1)]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.rollout.reading import Counters, Tally
+from operators.judge.tally import Counters, Tally
 from ray_jobs.agent import edges as module
 from ray_jobs.agent.edges import Edges
 from ray_jobs.agent.journal import Journal

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Evidence, Judgement, Losses, LossSums, Outcome, PairCounts, Pairs
-from operators.rollout.judge import judge
-from operators.rollout.statistics import blocks
-from operators.rollout.statistics.blocks import Block
+from operators.judge.evidence import Evidence, Judgement, Losses, LossSums, Outcome, PairCounts, Pairs
+from operators.judge.policy import judge
+from operators.judge.statistics import blocks
+from operators.judge.statistics.blocks import Block
 
 PAIRS = {"failures": None, "slow": None, "labels": {"within": "1d"}}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli import environment, ports, secret
-from operators.cli.config import Stack
-from operators.cli.service import Service, transitive_needs
 from operators.core.errors import ConfigurationError
+from operators.stack import environment, ports, secret
+from operators.stack.config import Stack
+from operators.stack.service import Service, transitive_needs
 
 
 def every_port(environ: dict[str, str]) -> set[int]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from operators.cli import main, ports, preflight
-from operators.cli.config import Stack
+from operators.cli import main
 from operators.core import processes
 from operators.core.errors import ConfigurationError
+from operators.stack import ports, preflight
+from operators.stack.config import Stack
 
 
 def test_a_taken_port_is_named_with_who_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,17 +19,17 @@ from operators.core.ledger_schema import Entry
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import FAULTS, Drill
-from operators.rollout.drill import scene as scene_module
-from operators.rollout.drill.copies import Cast, Original, original, require_ours
-from operators.rollout.drill.load import Load, single_rows
-from operators.rollout.drill.operators import _require_quiet
-from operators.rollout.drill.policy import Observed, copy_name, copy_spec, limits, longest_ago, problems
-from operators.rollout.drill.record import unfinished
-from operators.rollout.drill.scene import Scene
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.limits import Limits
-from operators.rollout.reading import Counters
-from operators.rollout.steps.looking import Look
+from operators.drills import scene as scene_module
+from operators.drills.copies import Cast, Original, original, require_ours
+from operators.drills.load_generator import Load, single_rows
+from operators.drills.operators import _require_quiet
+from operators.drills.policy import Observed, copy_name, copy_spec, limits, longest_ago, problems
+from operators.drills.record import unfinished
+from operators.drills.scene import Scene
+from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.judge.tally import Counters
+from operators.rollout.steps.looker import Look
+from operators.traffic.limits import Limits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
 

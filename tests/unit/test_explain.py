@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.audit.explanation import Answer, Moment, asked_at, decisions, in_force, why
 from operators.core.ledger import Entry
-from operators.rollout.assignment import ALL_BP, bucket, in_canary, xxh32
-from operators.rollout.client import Route
-from operators.rollout.explain import Answer, Moment, asked_at, decisions, in_force, why
+from operators.traffic.assignment import ALL_BP, bucket, in_canary, xxh32
+from operators.traffic.client import Route
 from tests.support import edge_servers
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

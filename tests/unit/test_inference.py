@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_jobs.inference import BadRequestError, metadata, read_output, read_request, write_answer, write_request
+from ray_jobs.serve.protocol import BadRequestError, metadata, read_output, read_request, write_answer, write_request
 
 FEATURES: dict[str, Any] = {
     "carrier": "category",

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Judgement, Losses, Moments, Outcome, Pairs, Period, Point
-from operators.rollout.judge import judge
+from operators.judge.evidence import Arm, Evidence, Judgement, Losses, Moments, Outcome, Pairs, Period, Point
+from operators.judge.policy import judge
 
 JUDGE = Judge()
 FAILURES_ONLY = Judge(slow=None)
@@ -121,7 +121,7 @@ def test_what_was_proven_stands_when_the_newest_counts_are_missing() -> None:
 
 
 def test_importing_the_judge_is_cheap() -> None:
-    code = "import sys, operators.rollout.judge; print(*(m for m in ('numpy','scipy','pandas','airflow','ray') if m in sys.modules))"
+    code = "import sys, operators.judge.policy; print(*(m for m in ('numpy','scipy','pandas','airflow','ray') if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.cli.judge import answers, read_policy
-from operators.cli.looks import Looks
+from operators.cli.judge_input import Looks
 from operators.core.errors import ConfigurationError
 
 

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from operators.core.spec_release import Series
-from operators.rollout import series
-from operators.rollout.evidence import Point, Reading
+from operators.judge import series
+from operators.judge.evidence import Point, Reading
 
 N = 240
 

@@ -10,9 +10,9 @@ import pytest
 
 from operators.core.errors import RejectedError
 from operators.core.storage import Storage
-from operators.rollout.evidence import Evidence, Moments, Pairs, Period
-from operators.rollout.late.collect import Collector, collect
-from operators.rollout.late.facts import Facts, Late, Span, with_late
+from operators.judge.evidence import Evidence, Moments, Pairs, Period
+from operators.rollout.delayed.collector import Collector, collect
+from operators.rollout.delayed.window import Facts, Late, Span, with_late
 from tests.support.late_world import (
     BEGIN,
     CANARY,

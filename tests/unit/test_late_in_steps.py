@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from operators.audit.verify import difference
 from operators.core.spec_release import Judge, Release
-from operators.rollout.evidence import Arm, Evidence, Outcome, Pairs, Period
-from operators.rollout.judge import judge
-from operators.rollout.steps.watched import Watched
-from operators.rollout.verify import difference
+from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
+from operators.judge.phases import Watched
+from operators.judge.policy import judge
 
 JUDGE = Judge.model_validate({"labels": {"within": "1d"}, "business": {}, "max_wait": "1h"})
 GOOD = Period(weight=0.5, canary=Arm(requests=5000, failed=5, slow=50), stable=Arm(requests=5000, failed=5, slow=50))

@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
-from operators.rollout.judge import judge
-from operators.rollout.late.business import Value, moments
-from operators.rollout.late.pairs import Error, Pair, PairTally, RightOrWrong, settled
+from operators.judge.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
+from operators.judge.policy import judge
+from operators.rollout.delayed.business import Value, moments
+from operators.rollout.delayed.pairs import Error, Pair, PairTally, RightOrWrong, settled
 
 
 def pair(at: int, arrived: int | None, *, stable: float = 0.9, canary: float = 0.1, label: float = 1.0) -> Pair:

@@ -16,7 +16,7 @@ from operators.core.loader import load_specs
 from operators.core.predictions import hour_prefix, hours
 from operators.core.spec import ModelSpec
 from operators.core.storage import Storage
-from ray_jobs.prediction_log import Asked, PredictionLog
+from ray_jobs.serve.prediction_log import Asked, PredictionLog
 
 FEATURES = {"carrier": "category", "temp": "number?"}
 COLUMNS = {"carrier": ["AA", "UA"], "temp": [1.5, None]}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from operators.core.errors import RejectedError, ServiceError
-from operators.rollout.evidence import Evidence, Pairs, Period
-from operators.rollout.late.facts import Late, Numbers, Span
-from operators.rollout.late.source import LateSource, facts_of
-from operators.rollout.reading import Counters, Tally
-from operators.rollout.steps.watched import Watched
+from operators.judge.evidence import Evidence, Pairs, Period
+from operators.judge.phases import Watched
+from operators.judge.tally import Counters, Tally
+from operators.rollout.delayed.source import LateSource, facts_of
+from operators.rollout.delayed.window import Late, Numbers, Span
 from tests.support.late_world import BEGIN, spec_with
 
 SPEC = spec_with(labels={"within": "1h"})

@@ -8,10 +8,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from operators.cli.seed import seed_flights
 from operators.core.dataset import Snapshot, TableSource, Window, build, snapshot
 from operators.core.loader import INCLUDE
 from operators.core.storage import Storage
+from operators.demo.seed import seed_flights
 
 SQL = (INCLUDE / "queries/flight_delay.sql").read_text()
 # The last weeks before daylight saving time begins, the change itself, and some days after it.

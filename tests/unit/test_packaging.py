@@ -143,7 +143,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import ray_jobs, operators.core
 names = [m.name for p in (ray_jobs, operators.core) for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
-names += ["operators.gates.policy", "operators.rollout.judge", "operators.compute.policy"]
+names += ["operators.gates.policy", "operators.judge.policy", "operators.compute.policy"]
 for name in names:
     try:
         importlib.import_module(name)

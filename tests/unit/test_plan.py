@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from operators.core.spec_release import Release, Slow
-from operators.rollout.evidence import Arm, Evidence, Pairs, Period
-from operators.rollout.judge import judge
-from operators.rollout.plan import Plan, plan
-from operators.rollout.plan.advice import refused, shortcomings
-from operators.rollout.plan.chance import at_most, quantile
-from operators.rollout.plan.expected import Part, expect
-from operators.rollout.plan.outlook import Outlook
-from operators.rollout.plan.passing import Passing
-from operators.rollout.plan.prober import Prober, smallest
-from operators.rollout.plan.search import duration, first_good, least_good, rounded_up
-from operators.rollout.plan.text import rendered
-from operators.rollout.plan.types import Remedy
-from operators.rollout.simulation.labels import Labelling
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import Phase, phases_of
-from operators.rollout.statistics.ownership import Events
-from operators.rollout.steps.watched import alpha_share, policies
+from operators.judge.evidence import Arm, Evidence, Pairs, Period
+from operators.judge.phases import alpha_share, policies
+from operators.judge.policy import judge
+from operators.judge.statistics.ownership import Events
+from operators.planning.plan import Plan, plan
+from operators.planning.plan.advice import refused, shortcomings
+from operators.planning.plan.expected import Part, expect
+from operators.planning.plan.forecast import Outlook
+from operators.planning.plan.poisson import at_most, quantile
+from operators.planning.plan.power import Prober, smallest
+from operators.planning.plan.search import duration, first_good, least_good, rounded_up
+from operators.planning.plan.text import rendered
+from operators.planning.plan.time_to_pass import Passing
+from operators.planning.plan.types import Remedy
+from operators.planning.simulation.label_arrivals import Labelling
+from operators.planning.simulation.phases import Phase, phases_of
+from operators.planning.simulation.traffic_model import Load
 
 
 def release(**changes: object) -> Release:

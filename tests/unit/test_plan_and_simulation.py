@@ -7,13 +7,13 @@ from functools import cache
 import pytest
 
 from operators.core.spec_release import Judge, Release
-from operators.rollout.plan import Plan, plan
-from operators.rollout.simulation.engine import Run
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.report import share_of
-from operators.rollout.simulation.runner import Setting, simulate
-from operators.rollout.simulation.scenarios import Scenario, scenario
-from operators.rollout.steps.watched import alpha_share
+from operators.judge.phases import alpha_share
+from operators.planning.plan import Plan, plan
+from operators.planning.simulation.engine import Run
+from operators.planning.simulation.report import share_of
+from operators.planning.simulation.runner import Setting, simulate
+from operators.planning.simulation.scenarios import Scenario, scenario
+from operators.planning.simulation.traffic_model import Load
 
 _RELEASES = 100
 _JUDGE = {"alpha": 0.05, "confidence": 0.9, "min_requests": 30, "max_wait": "4m", "failures": {"margin_pct": 3}}

@@ -8,9 +8,9 @@ import pytest
 
 from operators.cli import plan as commands
 from operators.core.errors import ConfigurationError
-from operators.rollout.client import Agent
-from operators.rollout.evidence import Arm, Evidence, Period
-from operators.rollout.reading import Counters, Row
+from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.tally import Counters, Row
+from operators.traffic.client import Agent
 from tests.support.readings import counted
 
 TRAFFIC = ("--rate", "40", "--error-rate", "0.5", "--slow-rate", "1")
@@ -19,7 +19,7 @@ TRAFFIC = ("--rate", "40", "--error-rate", "0.5", "--slow-rate", "1")
 @pytest.fixture(autouse=True)
 def _no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAXIWAY_AGENT_URL", raising=False)
-    monkeypatch.setattr("operators.cli.supervisor.is_up", lambda: False)
+    monkeypatch.setattr("operators.stack.supervisor.is_up", lambda: False)
 
 
 def taxiway(*arguments: str) -> int:
@@ -108,7 +108,7 @@ def test_recorded_traffic_is_simulated(tmp_path: Path, capsys: pytest.CaptureFix
 def test_more_false_rollbacks_than_alpha_fail_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from operators.rollout.simulation import scenarios
+    from operators.planning.simulation import scenarios
 
     bad = scenarios.Scenario("identical", "only said to be", fails=1.0)
     monkeypatch.setattr(scenarios.Scenario, "harmless", True)

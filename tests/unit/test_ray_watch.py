@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from operators.compute import watch
+from operators.compute import job_wait
 from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
+from operators.compute.client_pool import SharedRayJobs, shared
+from operators.compute.job_wait import Ending, Watch
 from operators.compute.logs import LogCopy
-from operators.compute.shared import SharedRayJobs, shared
-from operators.compute.watch import Ending, Watch
 from tests.support.ray_dashboard import Dashboard
 
 
@@ -39,7 +39,7 @@ def wait(dashboard: Dashboard, *waits: tuple[str, list[str], dict[str, Any]]) ->
 
 
 def test_of_a_very_large_log_the_end_follows(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_MOST_CAUGHT_UP_BYTES", 500_000)
+    monkeypatch.setattr(job_wait, "_MOST_CAUGHT_UP_BYTES", 500_000)
     RayJobs(RayAddress(dashboard.url)).submit("large", "x")
     dashboard.logs["large"] = b"".join(b"line %d\n" % n for n in range(100_000)) + b'::taxiway:: {"result": 7}\n'
     dashboard.end("large")
@@ -62,8 +62,8 @@ def test_what_a_trigger_keeps_of_long_lines_is_small(dashboard: Dashboard) -> No
 
 
 def test_logs_are_followed_in_turns(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "FOLLOWED_AT_ONCE", 1)
-    monkeypatch.setattr(watch, "_TURN_S", 0.05)
+    monkeypatch.setattr(job_wait, "FOLLOWED_AT_ONCE", 1)
+    monkeypatch.setattr(job_wait, "_TURN_S", 0.05)
     jobs = RayJobs(RayAddress(dashboard.url))
     said: dict[str, list[str]] = {f"job-{n}": [] for n in range(3)}
     for job_id in said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.rollout.reconcile import AgentRollback, Facts, Open, Traffic, decide, problem
+from operators.rollout.reconcile.policy import AgentRollback, Facts, Open, Traffic, decide, problem
 
 VERSIONS = ("1", "2", "3")
 maybe = st.none() | st.sampled_from(VERSIONS)

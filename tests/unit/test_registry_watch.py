@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.registry import triggers
+from operators.registry.change_stream import Interest, Watcher
+from operators.registry.changes import MOST_AT_ONCE, Change, Watermark, changes, first_look, on, wanted
 from operators.registry.entities import KEY_TAG, ModelVersion, RegisteredModel, alias_tag
 from operators.registry.triggers import ModelEventTrigger, new_changes
-from operators.registry.watch import MOST_AT_ONCE, Change, Watermark, changes, first_look, on, wanted
-from operators.registry.watcher import Interest, Watcher
 
 ALL = Interest(
     model="m",
@@ -112,7 +112,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     async def connect(server: Any) -> Any:
         return server
 
-    monkeypatch.setattr("operators.registry.watcher.AsyncRegistry.connect", connect)
+    monkeypatch.setattr("operators.registry.change_stream.AsyncRegistry.connect", connect)
     return found
 
 
@@ -317,7 +317,7 @@ def test_an_outage_loses_nothing_and_is_not_retried_in_a_rush(
             slept.append(seconds)
             await real(0)
 
-        monkeypatch.setattr("operators.registry.watcher.asyncio.sleep", sleep)
+        monkeypatch.setattr("operators.registry.change_stream.asyncio.sleep", sleep)
         store = Store()
         events = watcher(registry, store).events()
         looking = asyncio.ensure_future(anext(events))

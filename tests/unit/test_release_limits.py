@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from operators.core.spec_release import Release
-from operators.rollout.limits import Limits, limits_from
-from operators.rollout.reading import Counters, Row
+from operators.judge.tally import Counters, Row
+from operators.traffic.limits import Limits, limits_from
 
 _STEP = {"weight_pct": 5, "bake": "60s"}
 

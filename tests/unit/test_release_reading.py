@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from operators.core.spec_release import Freeze, Outage
-from operators.rollout.evidence import Arm, Period
-from operators.rollout.freeze import frozen_until
-from operators.rollout.reading import (
+from operators.judge.evidence import Arm, Period
+from operators.judge.tally import (
     Counters,
     EdgeReading,
     Row,
@@ -19,6 +18,7 @@ from operators.rollout.reading import (
     shadow_period,
     with_overdue,
 )
+from operators.rollout.freeze import frozen_until
 from tests.support.readings import counted
 
 

@@ -14,20 +14,20 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
+from operators.judge.evidence import Evidence, Outcome
+from operators.judge.phases import Watched, canary_step
+from operators.judge.tally import Counters, Row
 from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
 from operators.rollout.approval.operators import GO_ON, ROLL_BACK, ApproveOperator
-from operators.rollout.client import Route
-from operators.rollout.evidence import Evidence, Outcome
-from operators.rollout.moves import Move
-from operators.rollout.reading import Counters, Row
+from operators.rollout.model_traffic import Move
 from operators.rollout.steps import operators as step_operators
 from operators.rollout.steps import triggers as step_triggers
-from operators.rollout.steps.looking import Looker
+from operators.rollout.steps.looker import Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.triggers import opened
-from operators.rollout.steps.watched import Watched, canary_step
+from operators.traffic.client import Route
 from tests.support.readings import counted
 from tests.support.tasks import context
 

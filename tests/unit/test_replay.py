@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from operators.audit.replay import as_recorded, by_spec, replay, same_policy
+from operators.audit.replay_text import rendered
 from operators.cli.replay import with_judge
 from operators.core.errors import ConfigurationError
 from operators.core.ledger_schema import Entry, Look, json_digest
 from operators.core.loader import load_specs
 from operators.core.spec_release import Judge, Release
-from operators.rollout.evidence import Arm, Evidence, Outcome, Pairs, Period
-from operators.rollout.simulation.replay import as_recorded, by_spec, replay, same_policy
-from operators.rollout.simulation.replayed import rendered
-from operators.rollout.steps.watched import alpha_share, judge_parts, policies
+from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
+from operators.judge.phases import alpha_share, judge_parts, policies
 
 _BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
 _EVERY_S, _PER_LOOK = 2, 40

@@ -17,12 +17,12 @@ import uvicorn
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.cli import environment
 from operators.core.loader import load_specs
-from ray_jobs import ingress
-from ray_jobs.inference import BadRequestError, read_request, write_request
-from ray_jobs.reader import Reader
-from ray_jobs.serving import application
+from operators.stack import environment
+from ray_jobs.serve import fast_path
+from ray_jobs.serve.fast_reader import Reader
+from ray_jobs.serve.protocol import BadRequestError, read_request, write_request
+from ray_jobs.serve.version import application
 from ray_jobs.trainers import lightgbm_served, xgboost_served
 
 FEATURES: dict[str, Any] = {
@@ -291,8 +291,8 @@ CLOSE = b"Connection: close\r\n"
 
 def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
     version = Answers()
-    ingress.answer_by(version.infer)
-    (middleware,) = ingress.middlewares()
+    fast_path.answer_by(version.infer)
+    (middleware,) = fast_path.middlewares()
     app = middleware.cls(serves, *middleware.args, **middleware.kwargs)
 
     first, second = asyncio.run(talk(app, post(b"abc", more=b"X-Request-Id: r1\r\n"), post(b"bad", more=CLOSE))).split(
@@ -318,11 +318,11 @@ def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
 
 
 def test_taxiway_up_asks_serve_for_the_short_way() -> None:
-    assert f'"{ingress.SETTING}": "{ingress.PATH}"' in inspect.getsource(environment.ray_head)
+    assert f'"{fast_path.SETTING}": "{fast_path.PATH}"' in inspect.getsource(environment.ray_head)
     brought = application(load_specs()[0][0], "1", "models:/m", {"py_modules": ["x"], "env_vars": {"A": "1"}})
     options = brought._bound_deployment.ray_actor_options
     assert options is not None
-    assert options["runtime_env"]["env_vars"] == {ingress.SETTING: ingress.PATH, "A": "1"}
+    assert options["runtime_env"]["env_vars"] == {fast_path.SETTING: fast_path.PATH, "A": "1"}
 
 
 def test_an_answer_leaves_in_one_piece() -> None:
@@ -340,7 +340,7 @@ def test_an_answer_leaves_in_one_piece() -> None:
                 return getattr(transport, name)
 
         send.__self__.transport = Watched()
-        await ingress.ShortWay(serves, lambda: version.infer)(scope, receive, send)
+        await fast_path.ShortWay(serves, lambda: version.infer)(scope, receive, send)
 
     asyncio.run(talk(watched, post(b"abc", more=CLOSE)))
     (piece,) = pieces
@@ -356,4 +356,4 @@ def test_a_caller_that_has_gone_is_not_answered() -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/infer", "headers": []}
     version = Answers()
-    asyncio.run(ingress.ShortWay(serves, lambda: version.infer)(scope, gone, send))
+    asyncio.run(fast_path.ShortWay(serves, lambda: version.infer)(scope, gone, send))

@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, Schema
 from operators.core.errors import RejectedError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from ray_jobs.signature import input_example, limits_of, signature_of
+from ray_jobs.training.signature import input_example, limits_of, signature_of
 
 ROWS: dict[str, list[Any]] = {
     "carrier": ["AA", None, "UA"],

@@ -9,11 +9,11 @@ import pytest
 
 from operators.core.errors import ConfigurationError
 from operators.core.spec_release import Failures, Judge, Release, Slow
-from operators.rollout.evidence import Arm, Evidence, Period
-from operators.rollout.judge import judge
-from operators.rollout.plan import plan
-from operators.rollout.plan.outlook import Outlook
-from operators.rollout.simulation.feeds import (
+from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.policy import judge
+from operators.planning.plan import plan
+from operators.planning.plan.forecast import Outlook
+from operators.planning.simulation.feeds import (
     CANARY_BAD,
     CANARY_REQUESTS,
     CANARY_UNITS,
@@ -22,15 +22,15 @@ from operators.rollout.simulation.feeds import (
     Pattern,
     Weather,
 )
-from operators.rollout.simulation.judged import Clock, Judged, Look
-from operators.rollout.simulation.labels import LabelFeed, Labelling
-from operators.rollout.simulation.load import Load
-from operators.rollout.simulation.phases import Phase, phases_of
-from operators.rollout.simulation.recorded import load_like, read_recording
-from operators.rollout.simulation.report import share_of, summarise
-from operators.rollout.simulation.requests import zipf_feed
-from operators.rollout.simulation.runner import Batch, Setting, simulate
-from operators.rollout.simulation.scenarios import DEFAULT_SCENARIOS, Scenario, scenario, slow_share
+from operators.planning.simulation.label_arrivals import LabelFeed, Labelling
+from operators.planning.simulation.phase_judge import Clock, Judged, Look
+from operators.planning.simulation.phases import Phase, phases_of
+from operators.planning.simulation.recorded_traffic import load_like, read_recording
+from operators.planning.simulation.report import share_of, summarise
+from operators.planning.simulation.requests import zipf_feed
+from operators.planning.simulation.runner import Batch, Setting, simulate
+from operators.planning.simulation.scenarios import DEFAULT_SCENARIOS, Scenario, scenario, slow_share
+from operators.planning.simulation.traffic_model import Load
 
 
 def release(**changes: object) -> Release:
@@ -165,7 +165,7 @@ def test_shadow_steps_and_watch_have_their_own_evidence_and_part_of_alpha(monkey
             threshold = self.ask(Look([0] * COLUMNS, 1.0)).guards["failures"].threshold
             asked.append((phase.name, len(earlier), threshold))
 
-    monkeypatch.setattr("operators.rollout.simulation.engine.Judged", Noted)
+    monkeypatch.setattr("operators.planning.simulation.engine.Judged", Noted)
     whole = release(shadow={"sample_pct": 50, "bake": "20s"}, watch="20s", keep_warm="1h")
     assert run(Setting(whole, LOAD), "identical", 1).runs[0].end == "promoted"
     threshold = 3 * 2 / 0.05  # three phases of two guards
@@ -341,7 +341,7 @@ def test_recorded_traffic_is_played_and_a_bad_version_found_in_it(tmp_path: Path
 
 
 def test_a_recording_begins_again_at_its_end(tmp_path: Path) -> None:
-    from operators.rollout.simulation.requests import RecordedSource
+    from operators.planning.simulation.requests import RecordedSource
 
     recorded = read_recording(recording(tmp_path), None)
     source = RecordedSource(recorded, offset_s=490.0)

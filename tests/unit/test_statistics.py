@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.rollout.statistics import means, normal, ownership, sample_ratio, shares
-from operators.rollout.statistics.numeric import e_value, first_above, log_mean
-from operators.rollout.statistics.ownership import Events
+from operators.judge.statistics import means, normal, ownership, sample_ratio, shares
+from operators.judge.statistics.numeric import e_value, first_above, log_mean
+from operators.judge.statistics.ownership import Events
 
 # Ownership: exact, by counting every path
 

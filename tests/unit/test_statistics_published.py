@@ -10,8 +10,8 @@ import pytest
 from benchmarks import judge_detection as detection
 from benchmarks import paired_labels
 from benchmarks.judging import difference_to_product, flagger, z_scores
-from operators.rollout.statistics import normal, ownership, shares
-from operators.rollout.statistics.ownership import Events
+from operators.judge.statistics import normal, ownership, shares
+from operators.judge.statistics.ownership import Events
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 
 from operators.core.errors import ConfigurationError
 from operators.core.spec import Scaling
-from ray_jobs import train
-from ray_jobs.contract import TrainingRun
-from ray_jobs.distributed import refusal_in, scaling_config, task_options
-from ray_jobs.provenance import code_commit, code_digest, pinned
 from ray_jobs.trainers import lightgbm_classifier, tabular_network
+from ray_jobs.training import train
+from ray_jobs.training.contract import TrainingRun
+from ray_jobs.training.distributed import refusal_in, scaling_config, task_options
+from ray_jobs.training.provenance import code_commit, code_digest, pinned
 from tests.training_helper import spec
 
 

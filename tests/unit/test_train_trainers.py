@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from operators.core.storage import Storage
-from ray_jobs.checkpoints import Checkpoints
 from ray_jobs.trainers.encoding import learn_encoder
-from ray_jobs.worker import LoneWorker, Task
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.worker import LoneWorker, Task
 from tests.training_helper import spec, table, training_run, write
 
 STEPS = 8
@@ -99,7 +99,7 @@ class Trial:
 
 @pytest.fixture(params=list(PARAMETERS))
 def trial(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
-    monkeypatch.setattr("ray_jobs.worker.os.nice", lambda _: 0)
+    monkeypatch.setattr("ray_jobs.training.worker.os.nice", lambda _: 0)
     return Trial(request.param, tmp_path)
 
 
@@ -150,7 +150,7 @@ def test_the_network_in_numpy_is_the_network_in_torch(tmp_path: Path, monkeypatc
     from ray_jobs.trainers.encoding import encode
     from ray_jobs.trainers.tabular_module import TabularModule
 
-    monkeypatch.setattr("ray_jobs.worker.os.nice", lambda _: 0)
+    monkeypatch.setattr("ray_jobs.training.worker.os.nice", lambda _: 0)
     trial = Trial("tabular_network", tmp_path)
     trial.train("run")
     model = trial.served("run")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from ray_jobs.checkpoints import Checkpoints
-from ray_jobs.worker import LoneWorker, Task
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.worker import LoneWorker, Task
 
 EVERY_S = 30.0
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_that_was_not_finished_does_not_count(tmp_path: Path, monke
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ray_jobs.checkpoints.json.dumps", killed)
+    monkeypatch.setattr("ray_jobs.training.checkpoints.json.dumps", killed)
     with pytest.raises(KeyboardInterrupt):
         kept.save(folder_with(tmp_path, "two"), {"loss": 0.25})
     monkeypatch.undo()
@@ -78,8 +78,8 @@ class Heard(LoneWorker):
 
 
 def worker_on(clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Heard:
-    monkeypatch.setattr("ray_jobs.worker.time", clock)
-    monkeypatch.setattr("ray_jobs.worker.os.nice", lambda _: 0)
+    monkeypatch.setattr("ray_jobs.training.worker.time", clock)
+    monkeypatch.setattr("ray_jobs.training.worker.os.nice", lambda _: 0)
     task = Task(data=None, streams=False, threads=1, device="cpu", seed=0, checkpoint_every_s=EVERY_S)  # type: ignore[arg-type]
     return Heard(task, tmp_path, checkpoint_at(tmp_path))
 

@@ -12,12 +12,12 @@ import duckdb
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from operators.cli.seed import DAMAGE, damage, seed_flights
 from operators.core.dataset import Dataset, Snapshot, TableSource, Window, build, snapshot
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import PROJECT_ROOT
 from operators.core.storage import Storage
+from operators.demo.seed import DAMAGE, damage, seed_flights
 from operators.validation.policy import Expectation, column_findings, finding
 from operators.validation.report import ValidationReport, verdict
 from operators.validation.snapshots.client import require_passed, validate

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from operators.cli.main import EXIT_CONFIGURATION, main
-from operators.cli.seed import seed_flights
 from operators.core.storage import Storage
+from operators.demo.seed import seed_flights
+from operators.validation.draft import Column, Table, _rounded, sketch
 from operators.validation.operators import ValidateOperator
 from operators.validation.policy import Expectation
-from operators.validation.sketch import Column, Table, _rounded, sketch
 from operators.validation.suites import load_suites
 from tests.unit.test_validation_operator import context
 

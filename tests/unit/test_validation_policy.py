@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from operators.validation.policy import Expectation, Finding, QuarantineLimit, Suite
 from operators.validation.report import Quarantined, TableReport
-from operators.validation.routing import columns_without_nulls, ends, kind, re2_pattern, text_that_differs, why_pandas
+from operators.validation.sql_or_pandas import (
+    columns_without_nulls,
+    ends,
+    kind,
+    re2_pattern,
+    text_that_differs,
+    why_pandas,
+)
 
 BETWEEN = "expect_column_values_to_be_between"
 KINDS: Any = {"n": "number", "s": "text", "t": "time", "b": "boolean", "o": "other"}

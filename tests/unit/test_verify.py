@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from operators.audit.verify import again, difference
 from operators.core.spec_release import Judge
-from operators.rollout.evidence import Arm, Evidence, Judgement, Outcome, Period
-from operators.rollout.judge import judge
-from operators.rollout.verify import again, difference, judge_digest
+from operators.judge.digest import judge_digest
+from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
+from operators.judge.policy import judge
 
 
 def record(failed: int = 0, *, requests: int = 400, **changes: Any) -> dict[str, Any]:

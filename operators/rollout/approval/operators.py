@@ -13,12 +13,12 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
 from operators.core.spec import ModelSpec
+from operators.judge.evidence import Outcome
+from operators.judge.phases import canary_step
 from operators.rollout.approval.text import as_markdown
 from operators.rollout.approval.triggers import ApprovalTrigger
-from operators.rollout.evidence import Outcome
 from operators.rollout.operators import with_retries
 from operators.rollout.steps.operators import StepTask
-from operators.rollout.steps.watched import canary_step
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller

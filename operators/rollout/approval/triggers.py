@@ -11,7 +11,7 @@ from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.triggers.base import TriggerEvent
 
 from operators.core.errors import ServiceError
-from operators.rollout.evidence import Outcome
+from operators.judge.evidence import Outcome
 from operators.rollout.steps.triggers import LOOK_EVERY_S, SETTLE_S, Watch, outcome_of, sealed
 
 

@@ -12,14 +12,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Moment
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.freeze import frozen_until
-from operators.rollout.limits import Limits, limits_from
-from operators.rollout.notifiers import tell
-from operators.rollout.operators import ReleaseOperator, controller_of
-from operators.rollout.steps.looking import Look
-from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
-from operators.rollout.steps.watched import (
+from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.judge.phases import (
     FROZEN,
     SHADOW,
     WATCH,
@@ -30,6 +24,12 @@ from operators.rollout.steps.watched import (
     control_step,
     shadow_step,
 )
+from operators.rollout.freeze import frozen_until
+from operators.rollout.notifiers import tell
+from operators.rollout.operators import ReleaseOperator, controller_of
+from operators.rollout.steps.looker import Look
+from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
+from operators.traffic.limits import Limits, limits_from
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
@@ -241,7 +241,7 @@ def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) 
 
     The first step decides, for all of the release: a limit that moves would compare different things.
     """
-    from operators.rollout.moves import route_of
+    from operators.rollout.model_traffic import route_of
 
     judge = spec.release.judge
     for entry in controller.moves_of(release["release_id"]):

@@ -14,11 +14,11 @@ from operators.core.http import answer, async_client, unreachable
 from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Series
-from operators.rollout.evidence import Evidence, Point
-from operators.rollout.late.facts import needs_late
-from operators.rollout.late.source import LateSource
-from operators.rollout.steps.looking import Source
-from operators.rollout.steps.watched import Watched
+from operators.judge.evidence import Evidence, Point
+from operators.judge.phases import Watched
+from operators.rollout.delayed.source import LateSource
+from operators.rollout.delayed.window import needs_late
+from operators.rollout.steps.looker import Source
 
 _SERVICE = "Prometheus"
 

@@ -13,11 +13,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from operators.core.errors import ServiceError, ServiceRefusedError, TaxiwayError
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
-from operators.rollout.client import AsyncAgent
-from operators.rollout.evidence import Evidence, Judgement, Outcome
-from operators.rollout.steps.looking import Look, Looker
+from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.judge.phases import Watched
+from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.sources import sources_for
-from operators.rollout.steps.watched import Watched
+from operators.traffic.client import AsyncAgent
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller

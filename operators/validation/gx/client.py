@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from operators.core.storage import Storage
-from operators.validation.engine import Engine, Outcome, check_batch
+from operators.validation.gx_context import Engine, Outcome, check_batch
 from operators.validation.policy import FailOn, Finding, finding
 from operators.validation.report import TableReport
 from operators.validation.suites import described, import_gx
-from operators.validation.table import Checks, keep_docs, keep_result, shortened
+from operators.validation.validation import Checks, keep_docs, keep_result, shortened
 
 
 @dataclass(frozen=True)

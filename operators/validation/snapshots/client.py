@@ -11,13 +11,13 @@ from operators.core.duck import content, open_duckdb
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.storage import Storage
 from operators.validation.data import open_files
-from operators.validation.engine import Engine
-from operators.validation.examine import Examination, Examined
+from operators.validation.examination import Examination, Examined
+from operators.validation.gx_context import Engine
 from operators.validation.interruptible import InterruptibleDuckDB
 from operators.validation.policy import Finding
 from operators.validation.report import Quarantined, ValidationReport, verdict
 from operators.validation.suites import Suites, hint
-from operators.validation.table import keep_docs
+from operators.validation.validation import keep_docs
 
 DATASET = "dataset"
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 20}

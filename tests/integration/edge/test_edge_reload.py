@@ -17,8 +17,8 @@ import pytest
 
 from operators.core.errors import ServiceError
 from ray_jobs.edge import Edge, EdgeConfig, Route
-from ray_jobs.edge.daemons import Daemons
 from ray_jobs.edge.process import recorded_pid
+from ray_jobs.edge.succession import Daemons
 from tests.support.edge_servers import INFER, MODEL, Caller, Versions, counted, free_port, pid_of, split
 
 RELOADS = 6

@@ -1,0 +1,1 @@
+"""After a release: verify its record, explain a request, replay its verdicts."""

@@ -1,0 +1,147 @@
+"""Find a request in the prediction log, and what ledger and registry know of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from operators.audit.explanation import Answer, Explanation, Origin, asked_at, decisions, in_force, why
+from operators.core.duck import open_duckdb, text_sql
+from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.ledger import Entry, Ledger
+from operators.core.predictions import hour_prefix, hours
+from operators.core.storage import Storage
+from operators.registry.client import Registry
+from operators.registry.server import is_missing
+from operators.rollout.model_traffic import MOVED, route_of
+from operators.rollout.reconcile.client import ALL_MODELS
+
+_AT_ONCE = 64  # files on the disk at one time
+_SHOWN = 5
+_LATE = timedelta(hours=1)  # rows of one request are written by several replicas, each when its buffer is full or old
+_FOUND = """
+    SELECT model, version, first(arm ORDER BY row), first(weight_bp ORDER BY row), first(unit ORDER BY row),
+           epoch_us(min(predicted_at)), count(DISTINCT row), list(prediction ORDER BY row)[1:{shown}]
+    FROM read_parquet([{files}], hive_partitioning = false, union_by_name = true)
+    WHERE request_id = ? GROUP BY model, version"""
+
+
+class Explainer:
+    """Explains requests.
+
+    :param storage: where the prediction log is
+    """
+
+    def __init__(self, ledger: Ledger, registry: Registry, storage: Storage) -> None:
+        self._ledger, self._registry, self._storage = ledger, registry, storage
+
+    def explain(
+        self, request_id: str, *, begin: datetime, end: datetime, model: str | None = None
+    ) -> list[Explanation]:
+        """Return every answer to a request, the caller's and copies', each with what led to it. Empty: not found.
+
+        :param begin: of the time that is searched, the newest first
+        :param model: whose request it was; None: of any
+        """
+        names = [model] if model else [name for name in self._ledger.models() if name != ALL_MODELS]
+        rows = {name: self._ledger.entries(name) for name in names}
+        used = {name: _versions(entries, begin, end) for name, entries in rows.items()}
+        found = self._soon(request_id, used, begin, end) or self._find(request_id, used, begin, end)
+        return [self._explain(answer, rows[answer.model]) for answer in found]
+
+    def _soon(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
+        """Look only where the id itself says that the request was: two or three hours and not all of them."""
+        at = asked_at(request_id)
+        if at is None or not begin <= at <= end:
+            return []
+        return self._find(request_id, used, at, at)
+
+    def _find(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
+        found: dict[tuple[str, str], Answer] = {}
+        until: datetime | None = None
+        with tempfile.TemporaryDirectory(prefix="taxiway-explain-") as name:
+            folder = Path(name).resolve()
+            with open_duckdb(folder) as db:
+                for hour in reversed(list(hours(begin, end + _LATE))):
+                    if until is not None and hour < until:
+                        break
+                    for answer in self._in_hour(db, folder, request_id, used, hour):
+                        known = found.setdefault((answer.model, answer.version), answer)
+                        if known.predicted_at > answer.predicted_at:
+                            found[answer.model, answer.version] = answer
+                        until = until or hour - _LATE
+        return sorted(found.values(), key=lambda answer: (answer.arm == "shadow", answer.predicted_at))
+
+    def _in_hour(
+        self, db: Any, folder: Path, request_id: str, used: dict[str, set[str]], hour: datetime
+    ) -> Iterator[Answer]:
+        keys = [
+            key
+            for model, versions in used.items()
+            for version in sorted(versions)
+            for key in self._storage.list(hour_prefix(model, version, hour))
+        ]
+        for start in range(0, len(keys), _AT_ONCE):
+            yield from self._in_files(db, folder, request_id, keys[start : start + _AT_ONCE])
+
+    def _in_files(self, db: Any, folder: Path, request_id: str, keys: Sequence[str]) -> list[Answer]:
+        import duckdb
+
+        paths = self._storage.download_all(keys, folder)
+        query = _FOUND.format(shown=_SHOWN, files=", ".join(map(text_sql, paths)))
+        try:
+            rows = db.execute(query, [request_id]).fetchall()
+        except duckdb.Error as error:
+            where = self._storage.url(keys[0]).rpartition("/")[0]
+            raise RejectedError(f"files of the prediction log below {where} cannot be read: {error}") from error
+        finally:
+            for path in paths:
+                path.unlink()
+        return [
+            Answer(
+                request_id=request_id,
+                model=model,
+                version=version,
+                arm=arm,
+                weight_bp=weight_bp,
+                unit=unit,
+                predicted_at=datetime.fromtimestamp(at_us / 1e6, UTC),
+                rows=count,
+                predictions=tuple(predictions),
+            )
+            for model, version, arm, weight_bp, unit, at_us, count, predictions in rows
+        ]
+
+    def _explain(self, answer: Answer, rows: Sequence[Entry]) -> Explanation:
+        moment = in_force(rows, answer.predicted_at)
+        return Explanation(answer=answer, why=why(answer, moment), moment=moment, origin=self._origin(answer, rows))
+
+    def _origin(self, answer: Answer, rows: Sequence[Entry]) -> Origin | None:
+        try:
+            version = self._registry.version(answer.model, answer.version)
+        except ServiceRefusedError as error:
+            if is_missing(error):
+                return None
+            raise
+        dag_run = version.tags.get("taxiway.dag_run", "")
+        return Origin(
+            run_id=version.run_id,
+            tags={key: value for key, value in version.tags.items() if key != "taxiway.spec"},
+            aliases=version.aliases,
+            decisions=decisions(rows, answer.version, answer.predicted_at, dag_run),
+        )
+
+
+def _versions(rows: Iterable[Entry], begin: datetime, end: datetime) -> set[str]:
+    """Return the versions that had requests, or copies, in a time."""
+    found: set[str] = set()
+    for row in rows:
+        if row.kind == MOVED and row.at <= end:
+            route = route_of(row)
+            here = {version for version in (route.stable, route.canary, route.shadow) if version is not None}
+            # Before the time only the last row counts: it was still in force when the time began.
+            found = here if row.at <= begin else found | here
+    return found

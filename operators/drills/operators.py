@@ -1,0 +1,286 @@
+"""The tasks of a drill: claim, prepare, drill, and whatever becomes of them, clean up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from operators.core.errors import RejectedError, TaxiwayError
+from operators.core.loader import load_specs
+from operators.core.spec import ModelSpec
+from operators.core.spec_release import FAULTS
+from operators.rollout.notifiers import tell
+from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
+from operators.rollout.triggers import DeployTrigger
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
+    from operators.drills.record import Drill
+    from operators.rollout.controller import Controller
+
+
+def alive(context: Any) -> Callable[[Drill], bool]:
+    """Return what asks Airflow whether the run of a drill is under way; one that nobody knows is not."""
+
+    def ask(drill: Drill) -> bool:
+        under_way = ["queued", "running"]
+        return bool(context["ti"].get_dr_count(dag_id=drill.dag_id, run_ids=[drill.run_id], states=under_way))
+
+    return ask
+
+
+def spec_of(model: str) -> ModelSpec:
+    """Return the spec of a model.
+
+    :raises AirflowFailException: there is none
+    """
+    specs = {spec.name: spec for spec in load_specs()[0]}
+    if model not in specs:
+        raise AirflowFailException(f"there is no spec of {model!r}; there are: {', '.join(sorted(specs)) or 'none'}")
+    return specs[model]
+
+
+class ClaimDrillOperator(BaseOperator):
+    """Refuse a drill that cannot be, write down that it begins, and clean up what earlier ones have left.
+
+    :param model: the model that is copied (templated)
+    :param faults: the one that was drilled longest ago is taken (templated)
+    :return: the drill, and what is copied
+    :raises AirflowFailException: the model cannot be drilled now; says why
+    """
+
+    template_fields: Sequence[str] = ("model", "faults")
+
+    def __init__(self, *, model: str, faults: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.faults = faults
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Claim."""
+        from operators.drills import copies
+        from operators.drills.policy import copy_name, longest_ago
+        from operators.drills.record import Drills
+
+        spec_of(self.model)
+        chosen = [fault for fault in FAULTS if fault in self.faults]
+        if len(chosen) != len(set(self.faults)) or not chosen:
+            raise AirflowFailException(f"{list(self.faults)} are no faults; there are: {', '.join(FAULTS)}")
+        controller = controller_of(self.model)
+        drills = Drills(controller.ledger, self.model)
+        try:
+            found = copies.original(controller)
+            fault = longest_ago(chosen, drills.faults())
+            name = copy_name(self.model)
+            copy = controller_of(name)
+            copies.require_ours(copy)
+            if fault == "dead_agent":
+                _require_quiet(controller, name)
+        except RejectedError as error:
+            raise AirflowFailException(str(error)) from error
+        run = {"dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
+        for mine in drills.unfinished():  # of a try, or a run, that was cleared or killed
+            if {"dag_id": mine.dag_id, "run_id": mine.run_id} == run:
+                copies.clean_up(copy, drills, mine, _storage(), by="the same run, started again")
+        drill = drills.start(self.model, name, fault, **run)
+        self._clear_the_way(drills, drill, copy, alive(context))
+        self.log.info("%s: %s of %s, a copy of version %s", drill.drill_id, fault, name, found.version)
+        return {"drill": drill.model_dump(mode="json"), "original": found.model_dump(mode="json")}
+
+    def _clear_the_way(self, drills: Any, drill: Drill, copy: Controller, is_alive: Callable[[Drill], bool]) -> None:
+        """End what earlier drills have left; step back from one that is under way."""
+        from operators.drills import copies
+
+        storage = _storage()
+        for other in drills.unfinished():
+            if other.seq >= drill.seq:
+                continue
+            if is_alive(other):
+                drills.cleaned(drill, "itself, before it had begun")
+                raise AirflowFailException(
+                    f"a release of {drill.copy_name} is under way: {other.fault}, by run {other.run_id} of {other.dag_id}; "
+                    "start this drill again when it has ended"
+                )
+            copies.clean_up(copy, drills, other, storage, by=drill.drill_id)
+        copies.remove(copy, storage)
+
+
+class PrepareDrillOperator(BaseOperator):
+    """Make the copy: deploy both of its versions, and give one the traffic.
+
+    For a bad canary the task keeps its worker while the cluster logs the model, a quarter of a minute; it waits for the
+    deployments without one.
+
+    :param claimed: what `ClaimDrillOperator` returned (templated)
+    :return: the copy
+    """
+
+    template_fields: Sequence[str] = ("claimed",)
+
+    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claimed = claimed
+
+    def execute(self, context: Any) -> None:
+        """Begin to deploy; a try that was killed is taken away first."""
+        from operators.drills import copies
+        from operators.drills.cluster import Cluster
+        from operators.drills.record import Drill
+
+        drill = Drill.model_validate(self.claimed["drill"])
+        copy = controller_of(drill.copy_name)
+        copies.remove(copy, _storage())
+        original = copies.Original.model_validate(self.claimed["original"])
+        cast = copies.register(copy, Cluster(drill), drill, original)
+        self._wait(cast.model_dump(mode="json"), [cast.stable, cast.canary])
+
+    def _wait(self, cast: dict[str, Any], versions: list[str]) -> None:
+        deadline = time.time() + DEPLOY_TIMEOUT_S
+        trigger = DeployTrigger(model=cast["drill"]["copy_name"], version=versions[0], deadline=deadline)
+        self.defer(trigger=trigger, method_name="resume", kwargs={"cast": cast, "versions": versions})
+
+    def resume(
+        self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]
+    ) -> dict[str, Any]:
+        """Wait for the other version; then give the first one the traffic."""
+        from operators.drills.copies import Cast
+
+        require_running(versions[0], event)
+        if versions[1:]:
+            self._wait(cast, versions[1:])
+        made = Cast.model_validate(cast)
+        copy = controller_of(made.drill.copy_name)
+        begun = copy.begin(f"{made.drill.drill_id}/stable", copy.registry.version(copy.model, made.stable))
+        copy.promote(begun.release_id, made.stable, begun.stable, made.spec)
+        return cast
+
+
+class DrillOperator(BaseOperator):
+    """Release the copy's canary under load, break something, and write down whether rollback worked.
+
+    It is the callers of the copy, its controller and what breaks it, so it keeps its worker: for a quarter of a minute where
+    the canary is bad, and for five minutes at the most. It is not tried again: the next try would meet the ruins of
+    this one. Clearing it clears the whole drill.
+
+    :param cast: what `PrepareDrillOperator` returned (templated)
+    :return: the result, as it is in the ledger
+    :raises AirflowFailException: the drill has failed; says what did not hold
+    """
+
+    template_fields: Sequence[str] = ("cast",)
+
+    def __init__(self, *, cast: Any, **kwargs: Any) -> None:
+        super().__init__(**{"execution_timeout": timedelta(minutes=5), **kwargs, "retries": 0})
+        self.cast = cast
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Drill."""
+        from operators.core.settings import Settings
+        from operators.drills.cluster import Cluster
+        from operators.drills.copies import Cast
+        from operators.drills.load_generator import Load, single_rows
+        from operators.drills.policy import limits, problems
+        from operators.drills.record import Drills
+        from operators.drills.scene import Scene, endpoint
+
+        cast = Cast.model_validate(self.cast)
+        drill, held = cast.drill, limits(cast.drill.fault)
+        bodies = single_rows(_storage().get_bytes(cast.original.smoke_key))
+        token = os.environ.get("TAXIWAY_DRILL_TOKEN")  # where the edge asks its callers for one
+        load = Load(endpoint(Settings.load().edge_url, drill.copy_name), bodies, token=token)
+        scene = Scene(cast, controller_of(drill.copy_name), Cluster(drill), load, self.log)
+        drills = Drills(controller_of(drill.model).ledger, drill.model)
+        about = {"version": cast.original.version, "stable": cast.stable, "canary": cast.canary}
+        facts = {**about, "limits": held.model_dump()}
+        try:
+            seen = asyncio.run(scene.play())
+        except TaxiwayError as error:
+            drills.record(drill, passed=False, problems=[str(error)], facts=facts)
+            raise AirflowFailException(str(error)) from error
+        wrong = problems(drill.fault, seen, held)
+        row = drills.record(drill, passed=not wrong, problems=wrong, facts={**facts, **seen.model_dump(mode="json")})
+        self.log.info("%s: %s", drill.fault, row.payload)
+        if wrong:
+            raise AirflowFailException(f"{drill.fault}: {'; '.join(wrong)}")
+        return row.payload
+
+
+class CleanUpDrillOperator(BaseOperator):
+    """Take the copy away, whatever has become of the drill; tell whom the spec names of one that failed.
+
+    :param claimed: what `ClaimDrillOperator` returned (templated)
+    """
+
+    template_fields: Sequence[str] = ("claimed",)
+
+    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claimed = claimed
+
+    def execute(self, context: Any) -> None:
+        """Clean up."""
+        from operators.drills import copies
+        from operators.drills.record import Drill, Drills
+
+        drill = Drill.model_validate(self.claimed["drill"])
+        drills = Drills(controller_of(drill.model).ledger, drill.model)
+        result = copies.clean_up(controller_of(drill.copy_name), drills, drill, _storage(), by=drill.drill_id)
+        if not result["passed"]:
+            text = f"the drill {drill.fault} failed: {'; '.join(map(str, result['problems']))}"  # type: ignore[call-overload]
+            tell(spec_of(drill.model), "rolled_back", text, context, drill=drill.drill_id, fault=drill.fault)
+
+
+def drill_copies(ledger: Ledger) -> dict[str, list[Drill]]:
+    """Return every name that a copy has had, with its drills that have left something behind or are under way."""
+    from operators.drills.record import STARTED, Drills, drill_of
+
+    found: dict[str, list[Drill]] = {drill_of(row).copy_name: [] for row in ledger.entries(kind=STARTED)}
+    for drill in Drills(ledger).unfinished():
+        found[drill.copy_name].append(drill)
+    return found
+
+
+def clean_up_after_drills(ledger: Ledger, drills: Sequence[Drill], context: Any) -> dict[str, list[str]]:
+    """Take away the copies of drills that have died; leave those that are under way alone.
+
+    :return: what was done, by the copy's name
+    """
+    from operators.drills import copies
+    from operators.drills.record import Drills
+
+    is_alive = alive(context)
+    if any(is_alive(drill) for drill in drills):
+        return {}
+    done: dict[str, list[str]] = {}
+    for drill in drills:
+        copies.clean_up(controller_of(drill.copy_name), Drills(ledger, drill.model), drill, _storage(), by="reconcile")
+        done.setdefault(drill.copy_name, []).append(f"clean up after the drill {drill.fault}")
+    return done
+
+
+def _require_quiet(controller: Controller, copy_name: str) -> None:
+    """Keep the one agent alive that a release of some model needs now.
+
+    :raises RejectedError: one is under way
+    """
+    busy = [
+        r.model for r in controller.agent.routes().values() if (r.weight_now_bp or r.shadow) and r.model != copy_name
+    ]
+    if busy:
+        raise RejectedError(
+            f"a release of {busy[0]} is under way, and all models have one agent; drill dead_agent after it"
+        )
+
+
+def _storage() -> Any:
+    from operators.core.settings import storage_url
+    from operators.core.storage import Storage
+
+    return Storage.from_url(storage_url())

@@ -1,0 +1,228 @@
+"""The drill itself: a release of the copy under load, one fault, and a look at what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from operators.core.errors import RejectedError, ServiceError
+from operators.drills.cluster import Cluster, Deed
+from operators.drills.copies import Cast
+from operators.drills.load_generator import Load
+from operators.drills.policy import STEP, EndedBy, Observed
+from operators.judge.evidence import Outcome
+from operators.judge.phases import Watched, canary_step
+from operators.rollout.controller import Controller
+from operators.rollout.steps.looker import Look
+from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
+from operators.traffic.limits import limits_from
+
+_BEFORE_S = 2.0  # stable alone, then a canary without a fault: there must be something to lose
+_HEALTHY_S = 3.0
+_JUST_BEFORE_S = 2.0  # a lease that had run out by then would make any fault look harmless
+_STRIKE_S = 90.0  # for the cluster to start a job
+_END_S = 60.0  # for a fault to come to its end
+_AFTER_S = 3.0  # so long nobody may meet the canary any more
+_POLL_S = 0.25
+_KILLS_S = 90.0
+
+
+class Scene:
+    """One drill, played once, in the process of its task.
+
+    :param controller: the copy's
+    :param load: its callers
+    """
+
+    def __init__(self, cast: Cast, controller: Controller, cluster: Cluster, load: Load, log: Any) -> None:
+        self._cast, self._controller, self._cluster, self._load, self._log = cast, controller, cluster, load, log
+        self._spec = cast.spec
+        self._release_id = ""
+        self._fault_at = 0.0
+        self._rolled_back_at: float | None = None
+        self._ended_by: EndedBy | None = None
+        self._verdict: str | None = None
+
+    async def play(self) -> Observed:
+        """Release, break, and see.
+
+        :raises RejectedError: the canary was lost before the fault
+        :raises ServiceError: a service is away that the fault had left alone
+        """
+        async with self._load:
+            await asyncio.sleep(_BEFORE_S)
+            watch = await asyncio.to_thread(self._begin)
+            try:
+                await self._break(watch)
+                await self._load_goes_on()
+            finally:
+                await watch.close()
+        return self._observed()
+
+    # ------------------------------------------------------------------ the release
+
+    def _begin(self) -> Watch:
+        """Give the canary its share, as the release's own step does; blocking."""
+        cast, to, spec = self._cast, self._controller, self._spec
+        found = to.registry.version(spec.name, cast.canary)
+        self._release_id = to.begin(cast.drill.drill_id, found).release_id
+        counters = to.agent.counters(spec.name)
+        self._fault_at = time.time()  # of a bad canary; others are broken later
+        weight_bp = spec.release.steps[0].weight_bp
+        move = to.set_route(
+            self._release_id,
+            STEP,
+            spec.release,
+            stable=cast.stable,
+            version=cast.canary,
+            weight_bp=weight_bp,
+            limits=limits_from(spec.release, counters, cast.stable),
+        )
+        began_at = move.at.timestamp()
+        watched = Watched(
+            model=spec.name,
+            release_id=self._release_id,
+            step=STEP,
+            kind="canary",
+            canary=cast.canary,
+            stable=cast.stable,
+            weights_bp=(weight_bp,),
+            pool_bp=10_000,
+            lease_s=spec.release.lease_s,
+            released_at=began_at,
+            began_at=began_at,
+            deadline_s=move.route.canary_timeout_ms / 1000,
+            before=counters.of(cast.canary, cast.stable),
+            **canary_step(spec.release, 0),
+        )
+        return Watch(spec.to_json(), watched.model_dump(mode="json"), self._log)
+
+    async def _break(self, watch: Watch) -> None:
+        fault = self._cast.drill.fault
+        if fault == "bad_canary":
+            await self._judged(watch)
+        elif fault == "dead_controller":
+            await self._healthy(watch, _HEALTHY_S)
+            self._fault_at = time.time()  # from here on nobody looks, and nobody renews the lease
+            await self._drained()
+        elif fault == "dead_agent":
+            await self._struck(watch, "kill_agent")
+            await self._rolled_back("hand", "its agent was killed")
+        else:
+            app = f"{self._spec.name}-{self._cast.canary}"
+            await self._struck(watch, "kill_replicas", app=app, for_s=_KILLS_S)
+            await self._judged(watch)
+            await asyncio.to_thread(self._cluster.stop)
+
+    async def _healthy(self, watch: Watch, for_s: float, until: Callable[[], float | None] | None = None) -> None:
+        """Look, and renew the lease, while nothing is wrong.
+
+        :param until: returns when the fault was, once it has been
+        :raises RejectedError: something is wrong already, or the fault does not come
+        """
+        end = time.monotonic() + for_s
+        while time.monotonic() < end:
+            if until is not None and (at := await asyncio.to_thread(until)) is not None:
+                self._fault_at = at
+                return
+            event = await watch.look()
+            # Once struck, the fault may show before we have heard of it.
+            if until is None and outcome_of(event) is not Outcome.CONTINUE:
+                raise RejectedError(
+                    f"the canary was lost before the fault: {event and event['look']['judgement']['reason']}"
+                )
+            await asyncio.sleep(_POLL_S if until else LOOK_EVERY_S)
+        if until is not None:
+            raise RejectedError(f"the fault did not come within {for_s:.0f} s")
+
+    async def _struck(self, watch: Watch, deed: Deed, **given: Any) -> None:
+        """Have the cluster kill something; the canary is watched until it does."""
+        await self._healthy(watch, _HEALTHY_S)
+        await asyncio.to_thread(lambda: self._cluster.start(deed, **given))
+        await self._healthy(watch, _STRIKE_S, lambda: self._cluster.struck_at(deed))
+
+    # ------------------------------------------------------------------ its ends
+
+    async def _judged(self, watch: Watch) -> None:
+        """Look until the judge has a verdict, write it down, and obey."""
+        end = time.monotonic() + _END_S
+        while time.monotonic() < end:
+            event = await watch.look()
+            if event is not None and outcome_of(event) is not Outcome.CONTINUE:
+                await asyncio.to_thread(self._note, watch.watched, event)
+                reason = event["look"]["judgement"]["reason"]
+                await self._rolled_back("lease" if event["blind"] else "judge", reason)
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _note(self, watched: Watched, event: dict[str, Any]) -> None:
+        look = Look.model_validate(event["look"])
+        self._verdict = str(look.judgement.outcome)
+        write_verdict(self._controller, self._spec.release.judge, watched, look, blind=event["blind"])
+
+    async def _drained(self) -> None:
+        """Wait for the lease to end in the edge, then end the release as `reconcile` does where a controller has died."""
+        end = time.monotonic() + _END_S
+        while time.monotonic() < end:
+            route = await asyncio.to_thread(self._controller.agent.route, self._spec.name)
+            if route is not None and route.weight_now_bp == 0:
+                await self._rolled_back("lease", "nobody renewed its lease")
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def _rolled_back(self, by: EndedBy, reason: str) -> None:
+        """Roll back, as often as it takes; the agent may be away."""
+        end = time.monotonic() + _END_S
+        had_weight: bool | None = None  # read once: a try that broke off half-way has taken it
+        while True:
+            try:
+                if had_weight is None:
+                    had_weight = await asyncio.to_thread(self._has_weight)
+                await asyncio.to_thread(self._roll_back, reason)
+                break
+            except ServiceError as error:
+                self._log.info("not rolled back yet: %s", error)
+                if time.monotonic() > end:
+                    return
+            await asyncio.sleep(_POLL_S)
+        self._rolled_back_at = time.time()
+        # A look that finds the canary bad takes its weight at once.
+        self._ended_by = by if had_weight or by == "judge" else "lease"
+
+    def _has_weight(self) -> bool:
+        route = self._controller.agent.route(self._spec.name)
+        return route is not None and route.weight_now_bp > 0
+
+    def _roll_back(self, reason: str) -> None:
+        cast = self._cast
+        self._controller.roll_back(
+            self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s
+        )
+
+    async def _load_goes_on(self) -> None:
+        """Let callers find out whether the canary is really out."""
+        await asyncio.sleep(_AFTER_S)
+
+    def _observed(self) -> Observed:
+        tally, fault_at, back_at = self._load.tally, self._fault_at, self._rolled_back_at
+        last = max((at for at in tally.canary if at > fault_at), default=fault_at)
+        return Observed(
+            requests=tally.sent,
+            failed_requests=tally.failed,
+            failures=tuple(tally.failures),
+            canary_before=sum(fault_at - _JUST_BEFORE_S < at <= fault_at for at in tally.canary),
+            canary_requests=len(tally.canary),
+            fallbacks=tally.fallbacks,
+            stable_after=sum(back_at is not None and at > back_at for at in tally.stable),
+            to_zero_s=None if self._ended_by is None else round(last - fault_at, 2),
+            rolled_back_s=None if back_at is None else round(back_at - fault_at, 2),
+            ended_by=self._ended_by,
+            verdict=self._verdict,
+        )
+
+
+def endpoint(edge_url: str, model: str) -> str:
+    """Return where callers of a model send their requests."""
+    return f"{edge_url}/v2/models/{model}/infer"

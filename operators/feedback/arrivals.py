@@ -1,0 +1,69 @@
+"""What becomes known of a request or a unit later: a label, or a business number."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from operators.core.duck import name_sql, text_sql
+from operators.core.storage import Storage
+from operators.feedback.log import read_new
+
+_DATE = re.compile(r"(?:^|/)date=(\d{4}-\d\d-\d\d)/")
+
+
+def business_prefix(model: str, name: str) -> str:
+    """Return where the numbers of a business guard are read: Parquet with ``request_id``, ``value`` and ``time``.
+
+    Files are written once, under names of any kind. Folders ``date=YYYY-MM-DD``, of the day when they were written, spare
+    readers the old ones. ``time`` is when the number became known, in UTC.
+    """
+    return f"business/{model}/{name}"
+
+
+class Known:
+    """A table with ``id`` (a hash), ``label`` and ``arrived_us``. Of several values for one id the earliest counts.
+
+    :param name: of the table in DuckDB
+    """
+
+    def __init__(self, db: Any, name: str) -> None:
+        self._db = db
+        self._rows = name_sql(f"{name}_rows")
+        self._seen: set[str] = set()
+        db.execute(f"CREATE TABLE {self._rows} (id UBIGINT, label DOUBLE, arrived_us BIGINT)")
+        db.execute(
+            f"CREATE VIEW {name_sql(name)} AS SELECT id, arg_min(label, arrived_us) AS label, min(arrived_us) AS arrived_us "  # noqa: S608
+            f"FROM {self._rows} GROUP BY id"
+        )
+
+    def replace(self, path: Path) -> None:
+        """Take a file that `Labels.write` wrote, in place of what was there."""
+        self._db.execute(f"DELETE FROM {self._rows}")  # noqa: S608
+        self._db.execute(self._insert("id", "label", "arrived_at").format(files=f"read_parquet({text_sql(path)})"))
+
+    def refresh(self, storage: Storage, prefix: str, folder: Path, *, since: datetime) -> None:
+        """Read the files below a prefix that are new.
+
+        :param since: what was written on earlier days is not read
+        :raises RejectedError: a file lacks a column, or has another type in it
+        """
+        new = [
+            key
+            for key in storage.list(prefix)
+            if key not in self._seen and key.endswith(".parquet") and _may_matter(key, since)
+        ]
+        read_new(storage, new, self._seen, folder, self._db, self._insert("request_id", "value", '"time"'))
+
+    def _insert(self, key: str, value: str, time: str) -> str:
+        return (
+            f"INSERT INTO {self._rows} SELECT hash(CAST({key} AS VARCHAR)), CAST({value} AS DOUBLE), epoch_us({time}) "  # noqa: S608
+            f"FROM {{files}} WHERE isfinite(CAST({value} AS DOUBLE)) AND {time} IS NOT NULL"
+        )
+
+
+def _may_matter(key: str, since: datetime) -> bool:
+    found = _DATE.search(key)
+    return found is None or date.fromisoformat(found[1]) >= (since.astimezone(UTC) - timedelta(days=1)).date()

@@ -1,0 +1,1 @@
+"""Before a release: what it will take and detect."""

@@ -1,0 +1,118 @@
+"""Looks of one phase, and what the judge says of them. The judge is the one of production."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from operators.core.spec_release import Judge
+from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
+from operators.judge.phases import judge_parts, policies
+from operators.planning.simulation.feeds import ARM_COLUMNS
+from operators.planning.simulation.phases import Phase
+
+
+class Look(NamedTuple):
+    """What could be seen at one moment.
+
+    :param row: cumulative counts of the phase, columns as in `feeds`
+    :param elapsed_s: since the phase began
+    """
+
+    row: Sequence[int]
+    elapsed_s: float
+    pairs: Pairs | None = None
+
+
+class Verdict(NamedTuple):
+    """How a phase ends.
+
+    :param why: the guard that failed, or what was lacking
+    """
+
+    outcome: Outcome
+    why: str = ""
+
+
+GO_ON = Verdict(Outcome.CONTINUE)
+
+
+@dataclass
+class Clock:
+    """What the judge cost.
+
+    :param looks: moments that were looked at
+    :param asked: how often the judge was asked for that
+    :param spent_s: in all
+    """
+
+    looks: int = 0
+    asked: int = 0
+    spent_s: float = 0.0
+
+
+class Judged:
+    """The judge, asked about one phase.
+
+    :param policy: the whole release's
+    :param earlier: evidence of the phases before that are of the same kind: another kind counts the units anew
+    """
+
+    def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
+        self.phase, self.clock = phase, clock
+        self._policies = policies(policy, late=phase.late, alpha_share=phase.alpha_share)
+        self._earlier = earlier
+
+    def ask(self, look: Look) -> Judgement:
+        """Ask what a look says."""
+        phase = self.phase
+        evidence = Evidence.model_construct(periods=(*self._earlier, self.period(look)), pairs=look.pairs)
+        begun = time.perf_counter()
+        judgement = judge_parts(
+            self._policies,
+            evidence,
+            elapsed_s=look.elapsed_s,
+            bake_s=phase.bake_s,
+            min_requests=phase.min_requests,
+            harm_weight=phase.harm_weight,
+        )
+        self.clock.spent_s += time.perf_counter() - begun
+        self.clock.asked += 1
+        return judgement
+
+    def verdict(self, look: Look) -> Verdict:
+        """Return how a look ends the phase, or ``GO_ON``."""
+        judgement = self.ask(look)
+        if judgement.outcome is Outcome.FAILED:
+            over = {name: reading.e / reading.threshold for name, reading in judgement.guards.items()}
+            return Verdict(Outcome.FAILED, max(over, key=lambda name: over[name]))
+        if judgement.outcome is Outcome.CONTINUE or self.phase.kind == "watch":
+            return GO_ON
+        late = look.elapsed_s > self.phase.max_wait_s
+        why = "" if judgement.outcome is Outcome.SUCCESSFUL else "too little evidence" if late else "the split"
+        return Verdict(judgement.outcome, why)
+
+    def first(self, looks: Sequence[Look]) -> tuple[int, Verdict]:
+        """Ask look by look; return which one ends the phase, and how; else the last one and ``GO_ON``."""
+        for index, look in enumerate(looks):
+            self.clock.looks += 1
+            verdict = self.verdict(look)
+            if verdict is not GO_ON:
+                return index, verdict
+        return len(looks) - 1, GO_ON
+
+    def period(self, look: Look) -> Period:
+        """Return the phase's evidence. Its counts are sound: to check them again would cost more than the judge."""
+        row = look.row
+        return Period.model_construct(
+            weight=self.phase.weight, stable=_arm(row[:ARM_COLUMNS]), canary=_arm(row[ARM_COLUMNS : 2 * ARM_COLUMNS])
+        )
+
+
+def _arm(counts: Sequence[int]) -> Arm:
+    requests, failed, slow, failed_first, slow_first = counts
+    return Arm.model_construct(
+        requests=requests, failed=failed, slow=slow, failed_first=failed_first, slow_first=slow_first
+    )

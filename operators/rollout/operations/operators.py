@@ -1,0 +1,194 @@
+"""Return to an earlier version, delete what is no longer needed, mend what a crash has left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from operators.core.errors import RejectedError, ServiceRefusedError, TaxiwayError
+from operators.core.loader import load_specs
+from operators.drills.operators import clean_up_after_drills, drill_copies
+from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
+from operators.rollout.triggers import DeployTrigger
+
+_UNDER_WAY = ["queued", "running"]
+
+
+class ScheduleRetirementOperator(TriggerDagRunOperator):
+    """Start the DAG that deletes the replaced version once it has been kept warm long enough.
+
+    A run of its own, so that the next release need not wait for it.
+
+    :param model: the model (templated)
+    :param previous: the version that was replaced; empty after a first release (templated)
+    :param after_s: seconds to wait (templated)
+    """
+
+    template_fields: Sequence[str] = (*TriggerDagRunOperator.template_fields, "previous")
+
+    def __init__(self, *, model: str, previous: str, after_s: Any, **kwargs: Any) -> None:
+        super().__init__(conf={"model": model, "version": previous, "after_s": after_s}, **kwargs)
+        self.previous = previous
+
+    def execute(self, context: Any) -> Any:
+        """Trigger."""
+        if not self.previous:
+            raise AirflowSkipException("nothing was replaced")
+        return super().execute(context)
+
+
+class ReturnToOperator(BaseOperator):
+    """Send all traffic back to an earlier version, because a person said so.
+
+    :param model: the model (templated)
+    :param version: where the traffic goes; empty means the version before the last promotion (templated)
+    :param reason: written to the ledger (templated)
+    """
+
+    template_fields: Sequence[str] = ("model", "version", "reason")
+
+    def __init__(self, *, model: str, version: str, reason: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.reason = reason
+
+    def execute(self, context: Any) -> None:
+        """Make sure that the version is deployed, and wait for it."""
+        from operators.core.spec import ModelSpec
+
+        controller = controller_of(self.model)
+        store = context["task_state_store"]
+        try:
+            # Chosen once: after the traffic has moved, "the version before" is another one.
+            version = str(store.get("target") or controller.earlier(str(self.version) or None))
+            store.set("target", version, retention=NEVER_EXPIRE)
+            found = controller.registry.version(self.model, version)
+            spec = ModelSpec.from_json(found.tags["taxiway.spec"])
+        except (RejectedError, ServiceRefusedError) as error:
+            raise AirflowFailException(str(error)) from error
+        except KeyError:
+            raise AirflowFailException(f"version {version} of {self.model} was not registered by Taxiway") from None
+        controller.agent.deploy(spec, version, found.uri)
+        trigger = DeployTrigger(model=self.model, version=version, deadline=time.time() + DEPLOY_TIMEOUT_S)
+        self.defer(trigger=trigger, method_name="resume", kwargs={"version": version})
+
+    def resume(self, context: Any, event: Mapping[str, str], version: str) -> dict[str, Any]:
+        """Move the traffic."""
+        from operators.core.spec import ModelSpec
+
+        require_running(version, event)
+        actor = getattr(context["dag_run"], "triggering_user_name", None) or "unknown"
+        controller = controller_of(self.model)
+        try:
+            left = controller.return_to(context["run_id"], version, self.reason, actor)
+        except RejectedError as error:
+            raise AirflowFailException(str(error)) from error
+        spec = ModelSpec.from_json(controller.registry.version(self.model, version).tags["taxiway.spec"])
+        return {"champion": version, "left": left or "", "keep_warm_s": spec.release.keep_warm_s}
+
+
+class RetireOperator(BaseOperator):
+    """Delete a version that has been kept warm long enough, unless it has traffic again.
+
+    :param model: the model (templated)
+    :param version: the version (templated)
+    :param after_s: seconds to wait first (templated)
+    """
+
+    template_fields: Sequence[str] = ("model", "version", "after_s")
+
+    def __init__(self, *, model: str, version: str, after_s: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.version = version
+        self.after_s = after_s
+
+    def execute(self, context: Any) -> None:
+        """Wait."""
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=float(self.after_s))), method_name="resume")
+
+    def resume(self, context: Any, event: Any) -> str:
+        """Delete."""
+        if not controller_of(self.model).retire(context["run_id"], self.version):
+            raise AirflowSkipException(f"version {self.version} has traffic again")
+        return self.version
+
+
+class ReconcileOperator(BaseOperator):
+    """Bring every model to an end after a crash: promoted or rolled back, with ledger, traffic and alias agreed.
+
+    Releases that are under way are left alone.
+
+    :param model: one model only; empty means all (templated)
+    :return: what was done, by model; models where there was nothing to do are left out
+    :raises AirflowFailException: something is left that only a person can mend
+    """
+
+    template_fields: Sequence[str] = ("model",)
+
+    def __init__(self, *, model: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+
+    def execute(self, context: Any) -> dict[str, list[str]]:
+        """Reconcile one model after another; one that fails does not keep the others waiting."""
+        from operators.core.ledger import Ledger
+        from operators.core.settings import Settings
+        from operators.rollout.reconcile.policy import client
+        from operators.traffic.client import Agent
+
+        ledger, agent = Ledger(Settings.load().ledger_url), Agent()
+        client.copy_journal(ledger, agent)
+        # A version that a person is bringing back is deployed before anything names it.
+        returning = bool(context["ti"].get_dr_count(dag_id="rollback", states=_UNDER_WAY))
+        done: dict[str, list[str]] = {}
+        problems: list[str] = []
+        copies = drill_copies(ledger)
+        for model in [self.model] if self.model else client.models(ledger, agent):
+            try:
+                if model in copies:  # nobody's callers are there: it is taken away, once its drill is not at work
+                    done |= clean_up_after_drills(ledger, copies[model], context)
+                    continue
+                report = client.Reconciler(
+                    controller_of(model),
+                    alive=self._is_alive(model, context),
+                    keep_warm_s=_keep_warm_s(model),
+                    retires=not returning,
+                ).run()
+            except TaxiwayError as error:
+                problems.append(f"{model}: {error}")
+                continue
+            for action in report.actions:
+                self.log.info("%s: %s %s, because %s", model, action.do, action.version or "", action.why)
+            if report.actions:
+                done[model] = [f"{action.do} {action.version or ''}".strip() for action in report.actions]
+            if report.problem:
+                problems.append(f"{model}: {report.problem}")
+        if problems:
+            raise AirflowFailException("; ".join(problems))
+        return done
+
+    @staticmethod
+    def _is_alive(model: str, context: Any) -> Callable[[str], bool]:
+        """Ask Airflow whether a release's run is under way; one that nobody knows is not."""
+
+        def alive(run_id: str) -> bool:
+            return bool(context["ti"].get_dr_count(dag_id=f"{model}.release", run_ids=[run_id], states=_UNDER_WAY))
+
+        return alive
+
+
+def _keep_warm_s(model: str) -> float:
+    """Return what the model's spec says; a model without a spec keeps nothing for longer than the others."""
+    specs = load_specs()[0]
+    longest_s = max((spec.release.keep_warm_s for spec in specs), default=3600.0)
+    return next((spec.release.keep_warm_s for spec in specs if spec.name == model), longest_s)

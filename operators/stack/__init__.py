@@ -1,0 +1,1 @@
+"""What `taxiway up` runs on one machine."""

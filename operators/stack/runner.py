@@ -1,0 +1,312 @@
+"""Starts services as soon as what they need is ready, watches them, and stops all of them. Runs in the supervisor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from operators.core import processes
+from operators.core.errors import TaxiwayError
+from operators.stack import state
+from operators.stack.secret import write_private
+from operators.stack.service import Service, transitive_needs
+
+_POLL_S, _WATCH_S = 0.1, 0.5
+_CHECK_EVERY_S = 0.25
+_RECORD_EVERY_S = 2.0
+STEADY_S = 60.0
+_LOG_KEPT_BYTES = 10_000_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Run:
+    """What changes about a service while it runs."""
+
+    service: Service
+    shown: state.ServiceState
+    process: subprocess.Popen[bytes] | None = None
+    task: Future[bool] | None = None
+    started: float = 0.0
+    checked: float = 0.0
+    not_before: float = 0.0
+    why_not: str = ""
+    launching: bool = False
+    tries: int = 0  # how often it was started again without having run for long since
+    ready_at: float = 0.0
+    # What it needs, and what that needs: a step in between does not run any more when it is ready.
+    needs_all: frozenset[str] = frozenset()
+
+    @property
+    def exit_code(self) -> int | None:
+        """How its process ended; None if it runs, or if there is none."""
+        return self.process.poll() if self.process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.exit_code is None
+
+
+class Runner:
+    """The services of one stack. One thread decides; prepare and ready run in others, for they may wait.
+
+    :param steady_s: a service that was ready for so long has recovered, and may be started again as often as at first
+    """
+
+    def __init__(
+        self, services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, steady_s: float = STEADY_S
+    ) -> None:
+        needs = transitive_needs(services)
+        self._runs = {
+            name: _Run(service, state.ServiceState(address=service.address), needs_all=needs[name])
+            for name, service in services.items()
+        }
+        self._run_dir, self._log_dir = run_dir, log_dir
+        self._steady_s = steady_s
+        self._pool = ThreadPoolExecutor(max_workers=max(1, len(services)))
+        self._began = time.monotonic()
+        self._recorded: list[list[int]] = []
+        self._record_due = 0.0
+        me = processes.read(os.getpid())
+        self.state = state.StackState(
+            supervisor=os.getpid(),
+            supervisor_start=me.start if me else 0,
+            services={name: run.shown for name, run in self._runs.items()},
+        )
+
+    def run(self, stop_asked: Callable[[], bool]) -> None:
+        """Start everything, watch it until asked to stop, stop it. A failure while starting stops it too."""
+        processes.adopt_orphans()
+        self._publish()
+        try:
+            while not stop_asked():
+                if self._tick():
+                    self._publish()
+                if self.state.state == state.FAILED:
+                    break
+                # Started in a hurry, watched at leisure: two cores have better to do.
+                time.sleep(_POLL_S if self.state.state == state.STARTING else _WATCH_S)
+        finally:
+            self.stop()
+
+    def _tick(self) -> bool:
+        changed = [self._advance(run) for run in self._runs.values()]
+        self._reap()
+        self._record()
+        if self.state.state == state.STARTING:
+            if self.state.failed:
+                self.state.state = state.FAILED
+            elif all(run.shown.state == state.READY for run in self._runs.values()):
+                self.state.state = state.READY
+            else:
+                return any(changed)
+            self.state.elapsed_s = round(time.monotonic() - self._began, 1)
+            return True
+        return any(changed)
+
+    def _advance(self, run: _Run) -> bool:
+        """Take one service one step further, and say whether that shows."""
+        before = (run.shown.state, run.shown.pid, run.shown.restarts)
+        if run.shown.state == state.PENDING:
+            if time.monotonic() >= run.not_before and self._needs_ready(run):
+                run.shown.state = state.STARTING
+                run.started = time.monotonic()
+                run.launching = True
+                run.task = self._pool.submit(self._launch, run)
+        elif run.shown.state == state.STARTING:
+            self._watch_start(run)
+        elif run.shown.state == state.READY and (code := run.exit_code) is not None:
+            self._ended(run, code)
+        return before != (run.shown.state, run.shown.pid, run.shown.restarts)
+
+    def _needs_ready(self, run: _Run) -> bool:
+        return all(self._runs[need].shown.state == state.READY for need in run.service.needs)
+
+    def _launch(self, run: _Run) -> bool:
+        """Start the process, in a thread. True if there is nothing to wait for."""
+        try:
+            return self._launch_now(run)
+        finally:
+            run.launching = False
+
+    def _launch_now(self, run: _Run) -> bool:
+        service = run.service
+        if service.skip and service.skip():
+            run.shown.skipped = True
+            return True
+        if service.prepare:
+            service.prepare()
+        if service.external:
+            return False
+        with self._open_log(service.name) as log:
+            run.process = subprocess.Popen(
+                service.command,
+                env=dict(service.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # So that a Ctrl-C in the terminal of `up` reaches none of them.
+                start_new_session=True,
+                cwd="/",
+            )
+        run.shown.pid = run.process.pid
+        found = processes.read(run.process.pid)
+        run.shown.start = found.start if found else None
+        return False
+
+    def _watch_start(self, run: _Run) -> None:
+        """Follow a launch, then the checks, then the end of a step."""
+        service = run.service
+        if run.task is not None:
+            if not run.task.done():
+                self._give_up_if_late(run)
+                return
+            task, run.task = run.task, None
+            try:
+                if task.result():
+                    self._became_ready(run)
+                    return
+            except TaxiwayError as error:
+                run.why_not = str(error)
+            except Exception as error:  # noqa: BLE001 - a check or a prepare must not end the supervisor
+                _log.exception("%s", service.name)
+                run.why_not = f"{type(error).__name__}: {error}"
+        if run.process is None and not service.external:  # it could not be launched
+            self._failed(run, run.why_not)
+            return
+        if (code := run.exit_code) is not None:
+            self._step_done(run, code)
+        elif not service.step and time.monotonic() - run.checked >= _CHECK_EVERY_S:
+            run.checked = time.monotonic()
+            run.task = self._pool.submit(service.ready)
+        self._give_up_if_late(run)
+
+    def _step_done(self, run: _Run, code: int) -> None:
+        if run.service.step and code == 0:
+            run.process = None
+            run.shown.pid = run.shown.start = None
+            self._became_ready(run)
+        else:
+            self._ended(run, code)
+
+    def _give_up_if_late(self, run: _Run) -> None:
+        limit = run.service.timeout_s
+        if run.shown.state == state.STARTING and time.monotonic() - run.started > limit:
+            self._failed(run, f"not ready after {limit:.0f} s" + (f": {run.why_not}" if run.why_not else ""))
+
+    def _became_ready(self, run: _Run) -> None:
+        run.shown.state = state.READY
+        run.ready_at = time.monotonic()
+        run.shown.note = "nothing to do" if run.shown.skipped else ""
+        run.shown.ready_after_s = round(time.monotonic() - self._began, 1)
+
+    def _ended(self, run: _Run, code: int) -> None:
+        """Handle a process that ended by itself: again, if it may; else it failed."""
+        how = f"ended with {code}" if code >= 0 else f"was ended by signal {-code}"
+        starting = self.state.state == state.STARTING
+        if run.shown.state == state.READY and time.monotonic() - run.ready_at >= self._steady_s:
+            run.tries = 0
+        if run.tries < (run.service.start_retries if starting else run.service.restarts):
+            self._end_group(run)
+            run.tries += 1
+            run.shown.restarts += 1
+            run.not_before = time.monotonic() + run.tries**2
+            run.shown.state, run.shown.note, run.why_not = state.PENDING, f"{how}; started again", ""
+            _log.warning("%s %s; starting it again (%d)", run.service.name, how, run.shown.restarts)
+        else:
+            self._failed(run, how)
+
+    def _end_group(self, run: _Run) -> None:
+        """End what a dead service left of itself: it would still hold the ports."""
+        if run.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(run.process.pid, signal.SIGKILL)
+
+    def _failed(self, run: _Run, why: str) -> None:
+        run.shown.state, run.shown.note = state.FAILED, why
+        _log.error("%s %s", run.service.name, why)
+
+    def _open_log(self, name: str) -> IO[bytes]:
+        path = self._log_dir / f"{name}.log"
+        if path.exists() and path.stat().st_size > _LOG_KEPT_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+    def _reap(self) -> None:
+        """Collect what ended. Our own children are left to their Popen, which wants the exit code."""
+        # A thread that just started a process has not told us which; taking its exit code would read as success.
+        if any(run.launching for run in self._runs.values()):
+            return
+        own = {run.process.pid: run.process for run in self._runs.values() if run.process}
+        try:
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid not in own:
+                    os.waitpid(ended.si_pid, os.WNOHANG)
+                else:
+                    own[ended.si_pid].poll()
+        except ChildProcessError:  # we have no children
+            return
+
+    def _record(self) -> None:
+        """Write down every process below us, for a `down` that finds the supervisor killed."""
+        if time.monotonic() < self._record_due:
+            return
+        self._record_due = time.monotonic() + _RECORD_EVERY_S
+        table = processes.table()
+        found = sorted([pid, table[pid].start] for pid in processes.descendants([os.getpid()], table))
+        if found != self._recorded:
+            self._recorded = found
+            write_private(
+                self._run_dir / "processes.json", json.dumps({"boot": processes.boot_id(), "processes": found})
+            )
+
+    def _publish(self) -> None:
+        state.write(self._run_dir / "state.json", self.state)
+
+    def stop(self) -> None:
+        """Stop in reverse order, then end whatever is left below us."""
+        failed = self.state.state == state.FAILED
+        self._stop_services()
+        left = processes.end_all(self._below, grace_s=0.5)
+        if left:
+            _log.error("these did not end: %s", ", ".join(map(str, left)))
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for run in self._runs.values():
+            if run.shown.state != state.FAILED:
+                run.shown.state = state.STOPPED
+        self.state.state = state.FAILED if failed else state.STOPPED
+        self._publish()
+
+    def _stop_services(self) -> None:
+        """Ask each to stop as soon as none that needs it runs any more; end those that do not stop in time."""
+        asked: dict[str, float] = {}
+        while running := {run.service.name: run for run in self._runs.values() if run.running}:
+            needed = {need for run in running.values() for need in run.needs_all}
+            for name, run in running.items():
+                assert run.process is not None
+                if name not in asked and name not in needed:
+                    asked[name] = time.monotonic()
+                    run.process.send_signal(run.service.stop_signal)
+                elif name in asked and time.monotonic() - asked[name] > run.service.grace_s:
+                    asked[name] = float("inf")
+                    _log.warning("%s did not stop within %.0f s: killed", name, run.service.grace_s)
+                    processes.signal_all(processes.descendants([run.process.pid], processes.table()), signal.SIGKILL)
+            self._reap()
+            time.sleep(_POLL_S / 2)
+
+    def _below(self) -> set[int]:
+        self._reap()
+        table = processes.table()
+        below = processes.descendants([os.getpid()], table) - {os.getpid()}
+        return {pid for pid in below if not table[pid].zombie}

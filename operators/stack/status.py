@@ -1,0 +1,95 @@
+"""`taxiway status`: what the supervisor says, checked against /proc and the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators.core import processes
+from operators.stack import probes, state, supervisor
+from operators.stack.config import AIRFLOW_USER, Stack
+
+
+@dataclass(frozen=True)
+class Row:
+    """One service."""
+
+    name: str
+    state: str
+    pids: int
+    pid: int | None
+    rss_bytes: int
+    address: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is shown."""
+
+    up: bool
+    rows: tuple[Row, ...]
+    others: Row | None
+    pss_bytes: int
+    login: str
+    log_dir: Path
+
+
+def collect(stack: Stack) -> Report:
+    """Look at the stack."""
+    files = supervisor.Files(stack.run_dir)
+    found = state.read(files.state) or state.StackState(state=state.STOPPED)
+    alive = state.locked(files.lock)
+    table = processes.table()
+    rows, seen = [], set[int]()
+    for name, service in found.services.items():
+        row, pids = _row(name, service, table, alive)
+        rows.append(row)
+        seen |= pids
+    every = processes.descendants([found.supervisor], table) if alive else set()
+    rest = every - seen
+    others = Row("supervisor, orphans", state.READY, len(rest), found.supervisor, processes.rss_bytes(rest), "", "")
+    return Report(
+        up=alive and found.state == state.READY and all(row.state == state.READY for row in rows),
+        rows=tuple(rows),
+        others=others if rest else None,
+        pss_bytes=processes.pss_bytes(every),
+        login=f"user {AIRFLOW_USER}, password {stack.secrets.airflow_password}" if alive else "",
+        log_dir=stack.log_dir,
+    )
+
+
+def _row(
+    name: str, service: state.ServiceState, table: Mapping[int, processes.Process], alive: bool
+) -> tuple[Row, set[int]]:
+    pids: set[int] = set()
+    shown, note = service.state, service.note
+    if service.pid and service.start and processes.alive(service.pid, service.start):
+        pids = processes.descendants([service.pid], dict(table))
+    if not alive and shown in (state.READY, state.STARTING, state.PENDING):
+        shown, note = "lost", "the supervisor was killed; run `taxiway down`"
+    elif shown == state.READY and service.address.startswith("http") and not probes.connects(service.address):
+        shown, note = state.FAILED, "does not answer"
+    if service.restarts:
+        note = f"{note} (restarts: {service.restarts})".strip()
+    return Row(name, shown, len(pids), service.pid, processes.rss_bytes(pids), service.address, note), pids
+
+
+def render(report: Report) -> str:
+    """Return the table as text."""
+    if not report.rows:
+        return "not up; `taxiway up` starts everything"
+    lines = [f"{'SERVICE':<22}{'STATE':<10}{'PID':>8}{'PROCS':>7}{'RSS MB':>8}  ADDRESS"]
+    for row in (*report.rows, *([report.others] if report.others else [])):
+        pid = str(row.pid) if row.pid and row.pids else "-"
+        tail = "  ".join(filter(None, [row.address, row.note]))
+        lines.append(f"{row.name:<22}{row.state:<10}{pid:>8}{row.pids:>7}{row.rss_bytes / 1e6:>8.0f}  {tail}".rstrip())
+    total = sum(row.rss_bytes for row in report.rows) + (report.others.rss_bytes if report.others else 0)
+    lines.append(f"{'total':<47}{total / 1e6:>8.0f}  ({report.pss_bytes / 1e6:.0f} MB with shared pages counted once)")
+    for row in report.rows:
+        if row.state == state.FAILED and row.note != "does not answer":
+            lines.append(f"\n{row.name}: {supervisor.tail(report.log_dir / f'{row.name}.log')}")
+    if report.login:
+        lines.append(f"\nAirflow UI: {report.login}")
+    return "\n".join(lines)

@@ -1,0 +1,214 @@
+"""The background process that owns the stack, and the API to start, find and stop it.
+
+The supervisor has a session of its own and adopts every orphan below it, so nothing escapes. If it is itself killed,
+``down`` finds what it left by its records and by the marker in each process's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators.core import processes
+from operators.core.errors import ServiceError
+from operators.stack import environment, preflight, state
+from operators.stack.config import Stack
+from operators.stack.runner import STEADY_S, Runner
+from operators.stack.service import Service
+
+Progress = Callable[[str], None]
+
+_DOWN_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+_LAST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a stack's supervisor keeps what others read."""
+
+    run_dir: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held while the supervisor lives."""
+        return self.run_dir / "supervisor.lock"
+
+    @property
+    def state(self) -> Path:
+        """State of every service."""
+        return self.run_dir / "state.json"
+
+    @property
+    def processes(self) -> Path:
+        """Every process and its start time."""
+        return self.run_dir / "processes.json"
+
+
+def _silent(_: str) -> None:
+    """Report to nobody."""
+
+
+def is_up(stack: Stack | None = None) -> bool:
+    """Say whether the stack runs and everything in it is ready."""
+    stack = stack or Stack.running()
+    files = Files(stack.run_dir)
+    found = state.read(files.state)
+    return found is not None and found.state == state.READY and not found.failed and state.locked(files.lock)
+
+
+def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> dict[str, str]:
+    """Start the stack if it is not up; once everything is ready, return where: the variables of `taxiway env`.
+
+    :param progress: called with one line for each service that becomes ready
+    :raises ConfigurationError: something must be mended first; nothing was started
+    :raises ServiceError: a service did not come up; everything was stopped again
+    """
+    wanted = stack or Stack.load()
+    files = Files(wanted.run_dir)
+    if state.locked(files.lock):
+        wanted = stack or Stack.running()
+        found = state.read(files.state)
+        if found and found.state == state.READY and found.failed:
+            progress(f"{', '.join(found.failed)} failed since; starting everything again")
+            down(wanted, progress=progress)
+            return ensure_up(stack, progress=progress)
+        _follow(wanted, progress)
+    else:
+        _start(wanted, progress)
+    return environment.services(wanted)
+
+
+def _start(stack: Stack, progress: Progress) -> None:
+    """Check, start the supervisor, and follow it."""
+    files = Files(stack.run_dir)
+    if leftovers(stack):
+        progress("cleaning up after a supervisor that was killed")
+        down(stack)
+    preflight.check(stack)
+    stack.make_folders()
+    stack.remember()
+    files.state.unlink(missing_ok=True)
+    log_path = stack.log_dir / "supervisor.log"
+    with open(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "operators.stack.supervisor"],
+            env=environment.base(stack),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    _follow(stack, progress, child)
+
+
+def _follow(stack: Stack, progress: Progress, child: subprocess.Popen[bytes] | None = None) -> None:
+    """Report services as they become ready, until all are or one failed."""
+    files, told = Files(stack.run_dir), set[str]()
+    while True:
+        ended = child is not None and child.poll() is not None
+        found = state.read(files.state)
+        for name, service in found.services.items() if found else ():
+            if service.state == state.READY and name not in told:
+                told.add(name)
+                extra = service.address or service.note
+                progress(f"{service.ready_after_s or 0:6.1f} s  {name:<22} {extra}".rstrip())
+        if found and found.state == state.READY:
+            return
+        if found and found.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
+            raise ServiceError(_explain(stack, found))
+        # If it ended because another `up` was faster, that one is followed.
+        if ended and not state.locked(files.lock):
+            raise ServiceError(f"the supervisor ended:\n{tail(stack.log_dir / 'supervisor.log')}")
+        time.sleep(_POLL_S)
+
+
+def _explain(stack: Stack, found: state.StackState) -> str:
+    if not found.failed:
+        return "the stack was stopped while it started"
+    name = found.failed[0]
+    log = stack.log_dir / f"{name}.log"
+    return f"{name} failed ({found.services[name].note}); everything was stopped. Last lines of {log}:\n{tail(log)}"
+
+
+def tail(path: Path, lines: int = _LAST_LINES) -> str:
+    """Return the last lines of a log."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    return "(no log)"
+
+
+def leftovers(stack: Stack) -> set[int]:
+    """Return the processes that are proven to be this stack's: marked, recorded, in its folders, or below one that is."""
+    table = processes.table()
+    proven = processes.marked(f"{environment.MARKER}={stack.secrets.stack_id}", table)
+    proven |= processes.inside((stack.home / "edge", stack.home / "postgres"), ("haproxy", "postgres"), table)
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # damaged: the other proofs remain
+        recorded = json.loads(Files(stack.run_dir).processes.read_text())
+        if recorded["boot"] == processes.boot_id():
+            proven |= {pid for pid, start in recorded["processes"] if pid in table and table[pid].start == start}
+    # `taxiway down` may itself run below a process of the stack.
+    spared = processes.ancestors(os.getpid(), table)
+    return {pid for pid in processes.descendants(proven, table) - spared if not table[pid].zombie}
+
+
+def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
+    """Stop everything; return once no process of the stack is left.
+
+    :raises ServiceError: some process could not be ended
+    """
+    stack = stack or Stack.running()
+    files = Files(stack.run_dir)
+    found = state.read(files.state)
+    if found and state.locked(files.lock) and processes.alive(found.supervisor, found.supervisor_start):
+        os.kill(found.supervisor, signal.SIGTERM)
+        deadline = time.monotonic() + _DOWN_TIMEOUT_S
+        while processes.alive(found.supervisor, found.supervisor_start) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    if not (stack.home / "secrets.json").exists():
+        return
+    if remaining := leftovers(stack):
+        progress(f"ending {len(remaining)} processes that were left behind")
+        if stuck := processes.end_all(lambda: leftovers(stack), grace_s=3.0):
+            raise ServiceError(f"these processes cannot be ended: {', '.join(map(str, sorted(stuck)))}")
+    files.processes.unlink(missing_ok=True)
+
+
+def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, steady_s: float = STEADY_S) -> int:
+    """Run services until SIGTERM. The exit code says whether they came up.
+
+    :param steady_s: a service that was ready for so long has recovered, and may be started again as often as at first
+    """
+    held = state.lock(Files(run_dir).lock)
+    if held is None:
+        raise ServiceError(f"another supervisor holds {Files(run_dir).lock}")
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: asked.append(number))
+    runner = Runner(services, run_dir=run_dir, log_dir=log_dir, steady_s=steady_s)
+    runner.run(lambda: bool(asked))
+    return 1 if runner.state.state == state.FAILED else 0
+
+
+def main() -> int:
+    """Supervise the stack that the environment names."""
+    from operators.stack import catalog as services
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stack = Stack.running()
+    return supervise(services.of(stack), run_dir=stack.run_dir, log_dir=stack.log_dir)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

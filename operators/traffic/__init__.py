@@ -1,0 +1,1 @@
+"""What is asked of the edge: the agent's client, routes, assignment, emergency rollback."""

@@ -1,0 +1,66 @@
+"""How long an answer may take in a release. Pure: from the spec, and from what stable's own answers took."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from operators.core.spec_release import Release, Slow
+from operators.judge.tally import Counters, Row, quantile_ms
+from operators.traffic.client import Route
+
+_UNKNOWN_TIMEOUT_MS = 2000
+_LEAST_TIMEOUT_MS = 250
+_MOST_TIMEOUT_MS = 600_000  # the edge's
+_TIMEOUT_QUANTILE, _TIMEOUT_RATIO = 0.99, 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too long for an answer.
+
+    :param slow_us: an answer that took longer counts as slow, on both arms; None: none does
+    :param canary_timeout_ms: a canary or shadow that takes longer has failed
+    """
+
+    slow_us: int | None = None
+    canary_timeout_ms: int = _UNKNOWN_TIMEOUT_MS
+
+    @classmethod
+    def of(cls, route: Route) -> Limits:
+        """Return those of a route."""
+        return cls(slow_us=route.slow_us, canary_timeout_ms=route.canary_timeout_ms)
+
+
+USUAL = Limits()
+
+
+def limits_from(release: Release, counters: Counters, stable: str) -> Limits:
+    """Return a release's limits as they are before its first step.
+
+    :param stable: the version whose answers show what is usual
+    """
+    rows = [row for row in counters.rows if (row.version, row.arm) == (stable, "stable")]
+    slow = release.judge.slow
+    return Limits(
+        slow_us=None if slow is None else _slow_us(slow, rows),
+        canary_timeout_ms=_timeout_ms(release.canary_timeout_s, rows),
+    )
+
+
+def _slow_us(slow: Slow, stable: list[Row]) -> int | None:
+    if slow.limit_s is not None:
+        return round(slow.limit_s * 1e6)
+    usual_ms = quantile_ms(stable, slow.quantile)
+    if usual_ms is None or not math.isfinite(usual_ms):
+        return None  # stable has not shown what is usual; the guard has no evidence then, and is not passed by silence
+    return round(1000 * max(usual_ms * slow.ratio, usual_ms + slow.increase_s * 1000))
+
+
+def _timeout_ms(canary_timeout_s: float | None, stable: list[Row]) -> int:
+    if canary_timeout_s is not None:
+        return round(canary_timeout_s * 1000)
+    usual_ms = quantile_ms(stable, _TIMEOUT_QUANTILE)
+    if usual_ms is None or not math.isfinite(usual_ms):
+        return _UNKNOWN_TIMEOUT_MS
+    return round(min(_MOST_TIMEOUT_MS, max(_LEAST_TIMEOUT_MS, usual_ms * _TIMEOUT_RATIO)))

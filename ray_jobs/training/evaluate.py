@@ -1,0 +1,80 @@
+"""The evaluation job: challenger and champion on the same holdout rows. Run as ``python -m ray_jobs.training.evaluate <key>``."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from operators.core.errors import RejectedError
+from operators.core.settings import storage_url
+from operators.core.spec import ModelSpec
+from operators.core.storage import Storage
+from ray_jobs import job_frame
+from ray_jobs.serve.protocol import write_request
+from ray_jobs.training.training_data import split
+
+
+def work(given: dict[str, Any], key: str) -> dict[str, Any]:
+    """Measure two models.
+
+    :param given: ``spec`` (JSON), ``dataset`` (``key``), ``end``, ``challenger`` (model URI), ``champion`` (URI or None)
+    :param key: where the job's files are
+    :return: ``rows``, metrics of ``challenger`` and ``champion``, and ``smoke_key``: the latest rows as a request
+    """
+    import mlflow.pyfunc
+
+    spec = ModelSpec.from_json(given["spec"])
+    storage = Storage.from_url(storage_url())
+    holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))[1].table()
+    if not holdout.num_rows:
+        raise RejectedError(f"no labelled row of {spec.name} lies in the holdout; widen `data.holdout`")
+    columns = {name: holdout[name].to_pylist() for name in spec.features}
+    label = holdout[spec.data.label].cast(pa.float64()).to_numpy()
+
+    def measure(uri: str) -> dict[str, float]:
+        model = mlflow.pyfunc.load_model(uri).unwrap_python_model()
+        return metrics(label, np.asarray(model.predict(None, columns), dtype=np.float64))
+
+    recent = holdout.slice(max(0, holdout.num_rows - spec.release.smoke_rows)).to_pylist()
+    smoke_key = f"{key}/smoke.json"
+    storage.put_bytes(smoke_key, json.dumps(write_request(recent, spec.features)).encode())
+    champion = given["champion"]
+    try:
+        beside = measure(champion) if champion else None
+    except KeyError as error:
+        raise RejectedError(
+            f"the champion needs {error}, which the spec no longer names: callers of today would break. "
+            "Give a model with another interface another name"
+        ) from error
+    return {
+        "smoke_key": smoke_key,
+        "rows": holdout.num_rows,
+        "challenger": measure(given["challenger"]),
+        "champion": beside,
+    }
+
+
+def metrics(label: Any, probability: Any) -> dict[str, float]:
+    """Return the metrics that a gate may name.
+
+    :param label: 0 or 1, shape [rows]
+    :param probability: of the label being 1, shape [rows]
+    """
+    from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
+
+    both = len(np.unique(label)) == 2
+    return {
+        "log_loss": float(log_loss(label, probability, labels=[0, 1])),
+        "brier": float(brier_score_loss(label, probability)),
+        "accuracy": float(accuracy_score(label, probability >= 0.5)),
+        # With one class in the holdout there is nothing to rank: as good as a coin.
+        "roc_auc": float(roc_auc_score(label, probability)) if both else 0.5,
+    }
+
+
+if __name__ == "__main__":
+    job_frame.run(work)

@@ -1,0 +1,122 @@
+"""A model's interface as MLflow writes it down: made from the spec when a model is logged, checked when one is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from operators.core.errors import RejectedError
+from operators.core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
+
+OUTPUT = "probability"
+_TYPES = {"category": "string", "number": "double", "integer": "long", "boolean": "boolean"}
+_NARROW: Mapping[str, tuple[str, tuple[float, float]]] = {
+    "number": ("float", (-3.4028234663852886e38, 3.4028234663852886e38)),
+    "integer": ("integer", (-(2**31), 2**31 - 1)),
+}
+"""The 32-bit type that a model may have for a kind, and what it holds."""
+_COLUMNS = {
+    "category": (pa.string(), "object"),
+    "number": (pa.float64(), "float64"),
+    "integer": (pa.int64(), "int64"),
+    "boolean": (pa.bool_(), "bool"),
+}
+
+
+def signature_of(spec: ModelSpec) -> ModelSignature:
+    """Return the signature that every version of a model has.
+
+    :return: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
+        double column, ``probability``
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = [
+        ColSpec(_TYPES[kind.rstrip("?")], name, required=not kind.endswith("?")) for name, kind in spec.features.items()
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", OUTPUT)]))
+
+
+def input_example(spec: ModelSpec, table: pa.Table, rows: int = 5) -> pd.DataFrame:
+    """Return a few real rows in the types of `signature_of`.
+
+    MLflow has no null in an integer or boolean column. Rows without one are taken; if there are none, the columns that
+    have a null in the first rows are left out, for they are optional.
+
+    :param table: has at least the features
+    :param rows: most rows of the example
+    :raises ValueError: the table has no row, or a value is not of its feature's kind
+    """
+    import pandas as pd
+
+    strict = [name for name, kind in spec.features.items() if kind.rstrip("?") in ("integer", "boolean")]
+    known = reduce(pc.and_, (pc.is_valid(table[name]) for name in strict)) if strict else None
+    full = table.select(list(spec.features)) if known is None else table.select(list(spec.features)).filter(known)
+    sample = (full if full.num_rows else table).slice(0, rows)
+    if not sample.num_rows:
+        raise ValueError(f"there is no row to make an input example of {spec.name} from")
+    columns: dict[str, Any] = {}
+    for name, kind in spec.features.items():
+        base = kind.rstrip("?")
+        arrow, dtype = _COLUMNS[base]
+        values = sample[name].cast(arrow, safe=base != "number").to_pylist()
+        if name not in strict or None not in values:
+            columns[name] = pd.Series(values, dtype=dtype)
+    return pd.DataFrame(columns)
+
+
+def limits_of(signature: ModelSignature | None, spec: ModelSpec) -> dict[str, tuple[float, float]]:
+    """Check that a model takes the spec's features and returns one number, and return what its 32-bit types hold.
+
+    A model may take null where the spec does not; the other way round it would meet a null that it was not made for.
+
+    :return: smallest and largest value of each feature that has less than 64 bits
+    :raises RejectedError: the signature is missing or says something else; the message lists every difference
+    """
+    if signature is None or signature.inputs is None or signature.outputs is None:
+        raise RejectedError(
+            f"the version of {spec.name} was logged without a signature: nobody can tell which inputs it takes. "
+            "Log it again with `signature=` (`ray_jobs.training.signature.signature_of` makes one from the spec)"
+        )
+    if problems := [*_wrong_inputs(signature.inputs, spec), *_wrong_outputs(signature.outputs)]:
+        raise RejectedError(f"the version's signature does not match the spec of {spec.name}: {'; '.join(problems)}")
+    types = {column.name: column.type.name for column in signature.inputs.inputs}
+    narrow = {name: _NARROW.get(kind.rstrip("?")) for name, kind in spec.features.items()}
+    return {name: found[1] for name, found in narrow.items() if found is not None and types[name] == found[0]}
+
+
+def _wrong_inputs(inputs: Any, spec: ModelSpec) -> list[str]:
+    if inputs.is_tensor_spec() or not inputs.has_input_names():
+        return ["its inputs are not named columns"]
+    columns = inputs.input_dict()
+    problems = [f"it takes {name}, which is no feature" for name in columns if name not in spec.features]
+    for name, kind in spec.features.items():
+        base = kind.rstrip("?")
+        allowed = [_TYPES[base], *([_NARROW[base][0]] if base in _NARROW else [])]
+        if name not in columns:
+            problems.append(f"it does not take the feature {name}")
+        elif (found := getattr(columns[name].type, "name", str(columns[name].type))) not in allowed:
+            problems.append(f"{name} is {found}, but the spec says {kind}, which is {' or '.join(allowed)}")
+        elif kind.endswith("?") and columns[name].required:
+            problems.append(f"{name} is required, but the spec says {kind}, which may be null")
+    return problems
+
+
+def _wrong_outputs(outputs: Any) -> list[str]:
+    columns = outputs.inputs
+    if len(columns) == 1:
+        if not outputs.is_tensor_spec():
+            if getattr(columns[0].type, "name", "") in ("double", "float"):
+                return []
+        elif columns[0].type.kind == "f" and columns[0].shape in ((-1,), (-1, 1)):
+            return []
+    return [f"it returns {outputs}, not one column of numbers"]

@@ -1,0 +1,182 @@
+"""What a worker loop gets: its rows, its place among the workers, its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ray_jobs.training.checkpoints import Checkpoints
+from ray_jobs.training.training_data import TrainingData
+
+SHARD = "train"
+_NICENESS = 10  # where a worker shares a machine with replicas, callers go first
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every worker of a run is told.
+
+    :param data: all training rows
+    :param streams: whether Ray Data brings the shard; else the worker reads it from the file
+    :param threads: CPUs of each worker
+    :param device: where the model is trained
+    :param checkpoint_every_s: seconds between two checkpoints, at least
+    """
+
+    data: TrainingData
+    streams: bool
+    threads: int
+    device: Literal["cpu", "cuda"]
+    seed: int
+    checkpoint_every_s: float
+
+
+class Worker(ABC):
+    """One of ``world_size`` workers that train one model together.
+
+    :param folder: a local folder of this worker, deleted at the end
+    """
+
+    rank: int
+    world_size: int
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        os.nice(_NICENESS)
+        self.task = task
+        self.folder = folder
+        self._look_at = 0
+        self._looked = (0, time.monotonic())
+        self._saved_at = time.monotonic()
+
+    @property
+    def threads(self) -> int:
+        """How many threads to use."""
+        return self.task.threads
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where to train."""
+        return self.task.device
+
+    @property
+    def seed(self) -> int:
+        """What to seed every random number from."""
+        return self.task.seed
+
+    @abstractmethod
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield this worker's rows, in an order that is the same each time."""
+
+    @abstractmethod
+    def restored(self) -> Path | None:
+        """Return a local folder with the files of the last checkpoint, or None if there is none."""
+
+    @abstractmethod
+    def report(self, metrics: Mapping[str, float], folder: Path | None = None) -> None:
+        """Keep a checkpoint. All workers call this equally often; the last call is the result.
+
+        :param metrics: JSON numbers; those of rank 0 count
+        :param folder: the checkpoint's files: from rank 0
+        """
+
+    @abstractmethod
+    def agree(self, value: Any) -> Any:
+        """Return the value of rank 0. All workers call this equally often."""
+
+    def due(self, step: int) -> bool:
+        """Say whether to report a checkpoint now: after ``checkpoint_every``, and on all workers at the same step.
+
+        Cheap: how fast the steps are says at which step to look at the clock again.
+
+        :param step: how many were done; all workers call this after each step
+        """
+        if step < self._look_at:
+            return False
+        now, every_s = time.monotonic(), self.task.checkpoint_every_s
+        since_s = now - self._saved_at
+        pace_s = max(1e-9, now - self._looked[1]) / max(1, step - self._looked[0])
+        left_s = every_s if since_s >= every_s else every_s - since_s
+        is_due, steps = self.agree((since_s >= every_s, max(1, int(left_s / pace_s))))
+        self._looked, self._look_at = (step, now), step + steps
+        if is_due:
+            self._saved_at = now
+        return bool(is_due)
+
+
+class LoneWorker(Worker):
+    """A worker without others."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, task: Task, folder: Path, checkpoints: Checkpoints) -> None:
+        super().__init__(task, folder)
+        self._checkpoints = checkpoints
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the file."""
+        return self.task.data.batches()
+
+    def restored(self) -> Path | None:
+        """Read the last checkpoint."""
+        return self._checkpoints.restore(self.folder / "restored")
+
+    def report(self, metrics: Mapping[str, float], folder: Path | None = None) -> None:
+        """Write the checkpoint."""
+        if folder is not None:
+            self._checkpoints.save(folder, metrics)
+
+    def agree(self, value: Any) -> Any:
+        """Return the value."""
+        return value
+
+
+class GroupWorker(Worker):
+    """A worker of a Ray Train group."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        import ray.train
+
+        super().__init__(task, folder)
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Take the shard from Ray Data, or read this worker's rows of the file."""
+        if not self.task.streams:
+            return self.task.data.shard(self.rank, self.world_size)
+        import ray.train
+
+        return streamed(ray.train.get_dataset_shard(SHARD))
+
+    def restored(self) -> Path | None:
+        """Read the checkpoint that Ray Train says is the last."""
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.to_directory(self.folder / "restored")) if checkpoint else None
+
+    def report(self, metrics: Mapping[str, float], folder: Path | None = None) -> None:
+        """Hand the checkpoint to Ray Train, which uploads it."""
+        import ray.train
+
+        checkpoint = ray.train.Checkpoint.from_directory(folder) if folder is not None else None
+        ray.train.report(dict(metrics), checkpoint=checkpoint)
+
+    def agree(self, value: Any) -> Any:
+        """Broadcast from rank 0."""
+        import ray.train.collective
+
+        return ray.train.collective.broadcast_from_rank_zero(value)
+
+
+def streamed(shard: Any) -> Iterator[pa.RecordBatch]:
+    """Yield what Ray Data brings, a block at a time."""
+    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_batches()
