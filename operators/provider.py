@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _STAGES = {
-    "Ray": ("compute", ("operators", "jobs", "cluster.operators"), ("triggers", "cluster.triggers"), ()),
+    "Ray": ("compute", ("operators", "module_job", "cluster.operators"), ("triggers", "cluster.triggers"), ()),
     "MLflow": ("registry", ("operators",), ("triggers",), ("sensors",)),
     "Great Expectations": ("validation", ("operators", "gx.operators", "snapshots.operators"), (), ()),
 }

@@ -52,7 +52,7 @@ def pack(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
             "Put large arguments into storage and pass their address"
         )
     about = json.dumps({"python": list(sys.version_info[:2]), "name": name})
-    main = (files("ray_jobs") / "call.py").read_text(encoding="utf-8")
+    main = (files("ray_jobs") / "call_runner.py").read_text(encoding="utf-8")
     digest = hashlib.sha256(call + about.encode() + main.encode()).hexdigest()[:16]
     package = f"taxiway_call_{digest}"
     return package, _zip(

@@ -203,11 +203,11 @@ def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, 
 
 def main() -> int:
     """Supervise the stack that the environment names."""
-    from operators.stack import catalog as services
+    from operators.stack import catalog
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stack = Stack.running()
-    return supervise(services.of(stack), run_dir=stack.run_dir, log_dir=stack.log_dir)
+    return supervise(catalog.of(stack), run_dir=stack.run_dir, log_dir=stack.log_dir)
 
 
 if __name__ == "__main__":

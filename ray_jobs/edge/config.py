@@ -8,7 +8,7 @@ from pathlib import Path
 
 from operators.core.errors import ConfigurationError
 
-_TEMPLATE = Path(__file__).resolve().parents[2] / "include" / "edge" / "haproxy.cfg"
+_TEMPLATE = Path(__file__).with_name("haproxy.cfg")
 _ADDRESS = re.compile(r"(\*|[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 # Beside the body, the buffer holds HTTP headers and what HAProxy reserves for rewriting them.
 _HEADER_BYTES = 16_384

@@ -13,7 +13,7 @@ from ray_jobs.training.training_data import TrainingData
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What training code gets. Small data: ``run.data.table()``. Any size, any number of workers: `ray_jobs.training.distributed.fit`.
+    """What training code gets. Small data: ``run.data.table()``. Any size and number of workers: `distributed.fit`.
 
     :param spec: the model's spec
     :param parameters: the spec's parameters with what a person changed in the trigger form

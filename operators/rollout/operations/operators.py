@@ -143,7 +143,7 @@ class ReconcileOperator(BaseOperator):
         """Reconcile one model after another; one that fails does not keep the others waiting."""
         from operators.core.ledger import Ledger
         from operators.core.settings import Settings
-        from operators.rollout.reconcile.policy import client
+        from operators.rollout.reconcile import client
         from operators.traffic.client import Agent
 
         ledger, agent = Ledger(Settings.load().ledger_url), Agent()
