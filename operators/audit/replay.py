@@ -41,7 +41,7 @@ class Ended(_Fact):
 
 
 class StepReplay(_Fact):
-    """One step.
+    """What the recorded policy and the replayed one said of one step.
 
     :param looks: how many were recorded
     :param recorded: what its verdict says

@@ -52,7 +52,7 @@ class Looks:
         return self.t > -math.inf
 
     def add(self, line: object) -> None:
-        """Take one look.
+        """Add the counts of one line to what the judge gets.
 
         :param line: the JSON object
         :raises ConfigurationError: it is not a look

@@ -109,7 +109,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """Plan a release.
+    """Print the plan of a release.
 
     :raises ConfigurationError: the spec or an option is wrong
     """

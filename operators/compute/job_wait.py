@@ -53,7 +53,7 @@ class Ending(BaseModel):
 
 
 class Watch:
-    """One job's wait.
+    """Follows one job: its status, its log, its deadline.
 
     :param deadline: Unix time in seconds after which the job is stopped, or None
     :param poll_s: seconds between two looks at the job, but for the first seconds

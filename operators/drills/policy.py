@@ -28,7 +28,7 @@ class _Fact(BaseModel):
 
 
 class Limits(_Fact):
-    """What must hold.
+    """What must hold for a drill to pass.
 
     :param failed_requests: that callers may see
     :param to_zero_s: seconds from the fault to the last request that the canary was given
@@ -39,7 +39,7 @@ class Limits(_Fact):
 
 
 class Observed(_Fact):
-    """What happened.
+    """What the callers, the canary and the ledger saw during a drill.
 
     :param requests: of all callers
     :param failed_requests: of these, as callers saw them

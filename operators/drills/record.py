@@ -14,7 +14,7 @@ STARTED, RESULT, CLEANED = "drill_started", "drill", "drill_cleaned"
 
 
 class Drill(BaseModel):
-    """One drill.
+    """A drill as the ledger names it: model, copy, fault and run.
 
     :param drill_id: names it, for good
     :param seq: of its row: of two that began at once, the lower one goes on

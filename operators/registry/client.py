@@ -156,7 +156,7 @@ class Registry:
     def drop_alias(self, model: str, alias: str) -> bool:
         """Remove an alias; one that is not there is as good as removed.
 
-        :return: whether it was there
+        :returns: whether it was there
         """
         if self.alias(model, alias) is None:
             return False

@@ -78,10 +78,11 @@ def _slack(wanted: Notify, title: str, text: str) -> BaseNotifier:
 
 
 class WebhookNotifier(BaseNotifier):
-    """POST a message as JSON to the address of an HTTP connection; its password is sent as a bearer token.
+    """POST a message as JSON to the address of an HTTP connection. The connection's password is sent as a bearer
+    token.
 
     :param connection: id of an Airflow connection of type ``http``
-    :param message: what is sent
+    :param message: the message, as JSON types
     """
 
     def __init__(self, connection: str, message: Mapping[str, Any]) -> None:
@@ -90,7 +91,7 @@ class WebhookNotifier(BaseNotifier):
         self.message = dict(message)
 
     def notify(self, context: Any) -> None:
-        """Send.
+        """Send the message.
 
         :raises ServiceError: nobody answered, or with a 5xx
         :raises ServiceRefusedError: the address refused the message

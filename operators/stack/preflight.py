@@ -29,7 +29,7 @@ _PINNED = (
 
 
 def check(stack: Stack) -> None:
-    """Check everything.
+    """Check that this machine can run the services.
 
     :raises ConfigurationError: the first thing that must be mended
     """

@@ -34,7 +34,7 @@ _COLUMNS = {
 def signature_of(spec: ModelSpec) -> ModelSignature:
     """Return the signature that every version of a model has.
 
-    :return: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
+    :returns: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
         double column, ``probability``
     """
     from mlflow.models import ModelSignature
@@ -79,7 +79,7 @@ def limits_of(signature: ModelSignature | None, spec: ModelSpec) -> dict[str, tu
 
     A model may take null where the spec does not; the other way round it would meet a null that it was not made for.
 
-    :return: smallest and largest value of each feature that has less than 64 bits
+    :returns: smallest and largest value of each feature that has less than 64 bits
     :raises RejectedError: the signature is missing or says something else; the message lists every difference
     """
     if signature is None or signature.inputs is None or signature.outputs is None:

@@ -12,11 +12,12 @@ from operators.judge.evidence import PairCounts, Pairs
 
 
 class Labelling(BaseModel):
-    """How labels come.
+    """How many requests get a label, when, and how often the two versions differ in being right.
 
     :param share: of the requests, those that get a label
     :param delay_s: from the request to its label
-    :param disagree: share of the pairs in which equally good versions differ in being right, half of it for either side
+    :param disagree: share of the pairs in which equally good versions differ in being right, half of it for either
+        side
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
