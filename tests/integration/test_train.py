@@ -29,7 +29,7 @@ from ray_jobs.training.checkpoints import Checkpoints
 from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.distributed import Fitted, fit, streaming
 from ray_jobs.training.worker import LoneWorker, Task, Worker, streamed
-from tests.training_helper import END, KEY, spec, table, training_run, write
+from tests.support.training import END, KEY, spec, table, training_run, write
 
 ROUNDS = 8
 PARAMETERS = {"rounds": ROUNDS, "max_depth": 4, "seed": 7}

@@ -25,7 +25,7 @@ from operators.core.settings import PROJECT_ROOT
 from operators.core.storage import Storage
 from operators.validation.database import Database, export, open_engine
 from operators.validation.operators import GXValidationFailed, ValidateOperator
-from tests.unit.test_validation_operator import SUITE, context, values_between
+from tests.unit.validation.test_operators import SUITE, context, values_between
 
 PASSWORD = "s3cr3t/&@pw"
 
@@ -201,7 +201,7 @@ def test_a_dataset_in_s3_and_its_quarantine(tmp_path: Path) -> None:
 SLOW = """
 import signal, sys, tempfile, time
 from pathlib import Path
-from tests.unit.test_validation_operator import context, values_between
+from tests.unit.validation.test_operators import context, values_between
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 from operators.validation import data

@@ -15,7 +15,7 @@ from operators.validation.draft import Column, Table, _rounded, sketch
 from operators.validation.operators import ValidateOperator
 from operators.validation.policy import Expectation
 from operators.validation.suites import load_suites
-from tests.unit.test_validation_operator import context
+from tests.unit.validation.test_operators import context
 
 
 def failures(source: Path, suite: Path, tmp_path: Path, **parameters: float) -> list[str]:

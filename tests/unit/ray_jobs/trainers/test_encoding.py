@@ -15,7 +15,7 @@ from operators.core.errors import RejectedError
 from operators.core.storage import Storage
 from ray_jobs.trainers import lightgbm_served, xgboost_served
 from ray_jobs.trainers.encoding import category_places, encode, learn_encoder, matrix
-from tests.training_helper import spec, table, training_run, write
+from tests.support.training import spec, table, training_run, write
 
 ENCODER = {"number": None, "category": ["a", "b", "ü"], "flag": None, "count": None}
 CODES = {name: v and {value: code for code, value in enumerate(v)} for name, v in ENCODER.items()}

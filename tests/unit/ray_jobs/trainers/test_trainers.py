@@ -17,7 +17,7 @@ from operators.core.storage import Storage
 from ray_jobs.trainers.encoding import learn_encoder
 from ray_jobs.training.checkpoints import Checkpoints
 from ray_jobs.training.worker import LoneWorker, Task
-from tests.training_helper import spec, table, training_run, write
+from tests.support.training import spec, table, training_run, write
 
 STEPS = 8
 PARAMETERS: dict[str, dict[str, Any]] = {

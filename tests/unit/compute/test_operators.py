@@ -255,7 +255,7 @@ def test_gpus_take_slots_of_the_pool() -> None:
     assert operator(gpus=2, pool="mine").pool == "mine"
     assert operator(gpus=2, default_args={"pool": "theirs"}).pool != GPU_POOL
     assert operator().pool != GPU_POOL
-    shipped = json.loads((Path(__file__).resolve().parents[2] / "include" / "pools.json").read_text())
+    shipped = json.loads((Path(__file__).resolve().parents[3] / "include" / "pools.json").read_text())
     assert shipped[GPU_POOL]["include_deferred"] is True
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from operators.rollout.notifiers import tell
-from tests.unit.test_release_steps import spec_with
+from tests.unit.rollout.steps.test_steps import spec_with
 
 
 class Inbox(BaseHTTPRequestHandler):

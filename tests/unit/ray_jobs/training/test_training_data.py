@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from operators.core.errors import RejectedError
 from operators.core.storage import Storage
 from ray_jobs.training.training_data import TrainingData, split
-from tests.training_helper import END, KEY, spec, table, write
+from tests.support.training import END, KEY, spec, table, write
 
 BORDER = END - timedelta(days=7)
 

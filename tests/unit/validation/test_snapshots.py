@@ -287,7 +287,7 @@ child = os.fork()
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 import json
-from tests.unit.test_validation import SUITES, Snapshot, Storage, load_suites, run
+from tests.unit.validation.test_snapshots import SUITES, Snapshot, Storage, load_suites, run
 report = run(Storage.from_url(sys.argv[1]), load_suites(SUITES), Snapshot.from_dict(json.loads(sys.argv[2])))
 os._exit(0 if report.passed else 9)
 """

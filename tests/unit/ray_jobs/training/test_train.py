@@ -15,7 +15,7 @@ from ray_jobs.training import train
 from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.distributed import refusal_in, scaling_config, task_options
 from ray_jobs.training.provenance import code_commit, code_digest, pinned
-from tests.training_helper import spec
+from tests.support.training import spec
 
 
 def given(**changes: Any) -> dict[str, Any]:
