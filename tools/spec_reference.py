@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 from operators.core.spec import ModelSpec  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "spec.md"
-_PLAIN = {bool: "true/false", int: "whole number", float: "number", str: "text", date: "date"}
+_PLAIN = {
+    bool: "true/false", int: "whole number", float: "number", str: "text", date: "date", datetime: "time", Any: "anything",
+}  # fmt: skip
 _DURATIONS = (("w", 604800), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1), ("ms", 0.001))
 _BOUNDS = (("ge", "at least {}"), ("gt", "above {}"), ("le", "at most {}"), ("lt", "below {}"))
 _INTRO = """\
@@ -37,8 +39,16 @@ A duration is a number and a unit: `250ms`, `30s`, `10m`, `6h`, `7d`, `2w`. A ke
 
 def page() -> str:
     """Return the page."""
-    sections = [_section(path, model) for path, model in sections_of("", ModelSpec)]
-    return _INTRO + "".join(sections)
+    return _INTRO + sections("", ModelSpec, level=2)
+
+
+def sections(path: str, model: type[BaseModel], *, level: int) -> str:
+    """Return the tables of a model and of those in it.
+
+    :param path: where the model is; empty: the whole file
+    :param level: of the headings
+    """
+    return "".join(_section("#" * level, place, child) for place, child in sections_of(path, model))
 
 
 def sections_of(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -63,11 +73,11 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
-def _section(path: str, model: type[BaseModel]) -> str:
+def _section(marks: str, path: str, model: type[BaseModel]) -> str:
     heading = f"`{path}`" if path else "The whole file"
     about = "\n\n".join(" ".join(paragraph.split()) for paragraph in (inspect.getdoc(model) or "").split("\n\n"))
     rows = "".join(_row(path, name, field) for name, field in model.model_fields.items())
-    return f"\n## {heading}\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
+    return f"\n{marks} {heading}\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
 
 
 def _row(path: str, name: str, field: FieldInfo) -> str:
@@ -100,7 +110,7 @@ def _words(annotation: Any) -> str:
         return f"list of {_words(arguments[0])}".replace("one of", "any of")
     if origin in (Union, UnionType):
         return ", ".join(dict.fromkeys(_words(one) for one in arguments))
-    return _PLAIN.get(annotation, "time")
+    return _PLAIN[annotation]
 
 
 def _bound(field: FieldInfo, at: str) -> float | None:
@@ -128,6 +138,8 @@ def _default(name: str, field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "its defaults"
     if isinstance(value, dict | tuple):
+        if any(isinstance(one, BaseModel) for one in value):
+            return "one with its defaults"
         return f"`[{', '.join(value)}]`" if value else "none"
     return f"`{_duration(value)}`" if name.endswith("_s") else _plain(value)
 
