@@ -12,7 +12,7 @@ from typing import Any
 
 from operators.cli.judge_input import Looks
 from operators.core.errors import ConfigurationError
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Judgement, Outcome
 from operators.judge.policy import judge
 

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.errors import RejectedError, TaxiwayError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import FAULTS
+from operators.core.spec_operations import FAULTS
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
 from operators.rollout.triggers import DeployTrigger

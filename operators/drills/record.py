@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger import Entry, Ledger
-from operators.core.spec_release import Fault
+from operators.core.spec_operations import Fault
 
 STARTED, RESULT, CLEANED = "drill_started", "drill", "drill_cleaned"
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from operators.core.errors import RejectedError
 from operators.core.ledger import Entry
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion

@@ -12,7 +12,7 @@ from airflow.sdk.bases.notifier import BaseNotifier
 from operators.core.errors import TaxiwayError
 from operators.core.extras import require
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Moment, Notify
+from operators.core.spec_operations import Moment, Notify
 
 _TIMEOUT_S = 10.0
 _TITLES: Mapping[Moment, str] = {

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Reading
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.planning.simulation.engine import Run, Simulated
 from operators.planning.simulation.feeds import STEADY, CountFeed, Feed, Pattern
 from operators.planning.simulation.label_arrivals import LabelFeed, Labelling

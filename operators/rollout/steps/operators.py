@@ -11,7 +11,7 @@ from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Moment
+from operators.core.spec_operations import Moment
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import (
     FROZEN,
