@@ -38,7 +38,7 @@ def test_every_command_is_on_the_page_of_the_commands(built: Path) -> None:
     page = (built / "reference" / "commands.html").read_text(encoding="utf-8")
     commands = argument_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 
-    assert [name for name in commands if f"taxiway {name}" not in page] == []
+    assert [name for name in commands if f'id="taxiway-{name}"' not in page] == []
 
 
 @pytest.mark.parametrize("public", CLASSES, ids=lambda public: public.__name__)
