@@ -1,4 +1,4 @@
-"""Write docs/reference/spec.md from the fields of the spec: python tools/spec_reference.py [--check]."""
+"""Write docs/reference/spec.md from the fields of the spec: python tools/spec_reference.py."""
 
 from __future__ import annotations
 
@@ -155,12 +155,5 @@ def _duration(seconds: float) -> str:
     return f"{seconds / length:g}{unit}"
 
 
-def main() -> int:
-    if "--check" in sys.argv[1:]:
-        return int(PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    PAGE.write_text(page(), encoding="utf-8")
