@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from operators.core.spec import ModelSpec  # noqa: E402
+from operators.core.spec import PredictionSpec  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "spec.md"
 _PLAIN = {
@@ -39,7 +39,7 @@ A duration is a number and a unit: `250ms`, `30s`, `10m`, `6h`, `7d`, `2w`. A ke
 
 def page() -> str:
     """Return the page."""
-    return _INTRO + sections("", ModelSpec, level=2)
+    return _INTRO + sections("", PredictionSpec, level=2)
 
 
 def sections(path: str, model: type[BaseModel], *, level: int) -> str:
@@ -54,11 +54,19 @@ def sections(path: str, model: type[BaseModel], *, level: int) -> str:
 def sections_of(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """Yield each model of the spec with its place, parents first."""
     yield path, model
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model):
         nested = _models(field.annotation)
         for child in nested:
             variant = f" ({child.__name__.lower()})" if len(nested) > 1 else ""
             yield from sections_of(_place(path, field.alias or name, field.annotation) + variant, child)
+
+
+def _fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """Return the fields in the order of the page. Where a model has a base: keys before parts, its own before the base's."""
+    fields, own = list(model.model_fields.items()), model.__annotations__
+    if not any(getattr(base, "model_fields", None) for base in model.__bases__):
+        return fields
+    return sorted(fields, key=lambda one: (bool(_models(one[1].annotation)), one[0] not in own))
 
 
 def _place(path: str, key: str, annotation: Any) -> str:
@@ -76,7 +84,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _section(marks: str, path: str, model: type[BaseModel]) -> str:
     heading = f"`{path}`" if path else "The whole file"
     about = "\n\n".join(" ".join(paragraph.split()) for paragraph in (inspect.getdoc(model) or "").split("\n\n"))
-    rows = "".join(_row(path, name, field) for name, field in model.model_fields.items())
+    rows = "".join(_row(path, name, field) for name, field in _fields(model))
     return f"\n{marks} {heading}\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
 
 

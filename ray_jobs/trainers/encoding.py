@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.core.errors import RejectedError
-from operators.core.spec import FeatureKind
+from operators.core.spec_training import FeatureKind
 from ray_jobs.training.training_data import TrainingData
 
 Encoder = dict[str, list[str] | None]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 
 import operators
 from operators.cli.main import argument_parser
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from tests.support.documents import ROOT, Code, code, pages
 
 ALL = [one for page in pages() for one in code(page)]
@@ -73,11 +73,11 @@ def exists(module: str, name: str) -> bool:
 @pytest.mark.parametrize("snippet", YAML, ids=place)
 def test_yaml_that_looks_like_a_spec_is_one(snippet: Code) -> None:
     document = yaml.safe_load(snippet.text)
-    fields = {field.alias or name: field for name, field in ModelSpec.model_fields.items()}
+    fields = {field.alias or name: field for name, field in PredictionSpec.model_fields.items()}
     if not isinstance(document, dict) or not set(document) & {"data", "training", "gate", "serving", "release"}:
         return  # another file: expectations, or a setting of somebody else's
     if {name for name, field in fields.items() if field.is_required()} <= set(document):
-        ModelSpec.model_validate(document)
+        PredictionSpec.model_validate(document)
         return
     assert set(document) <= set(fields)
     for key, part in document.items():

@@ -7,7 +7,7 @@ import re
 import pytest
 from pydantic.fields import FieldInfo
 
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from tools import spec_reference
 
 FEWEST_WORDS = 4
@@ -16,7 +16,7 @@ FEWEST_WORDS = 4
 def fields() -> list[tuple[str, FieldInfo]]:
     return [
         (f"{path}.{field.alias or name}", field)
-        for path, model in spec_reference.sections_of("", ModelSpec)
+        for path, model in spec_reference.sections_of("", PredictionSpec)
         for name, field in model.model_fields.items()
     ]
 
@@ -40,7 +40,7 @@ def test_no_default_is_repeated_in_prose(key: str, field: FieldInfo) -> None:
 
 
 def test_every_section_has_a_sentence_and_an_anchor_of_its_own() -> None:
-    sections = list(spec_reference.sections_of("", ModelSpec))
+    sections = list(spec_reference.sections_of("", PredictionSpec))
     places = [path for path, _ in sections]
 
     assert len(places) == len(set(places))

@@ -15,7 +15,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
-from operators.core.spec import PredictionSpec, Table
+from operators.core.spec import PredictionSpec
+from operators.core.spec_training import Table
 from operators.validation.links import DataDocsLink, docs_link
 
 REPORT_KEY = "report"
