@@ -34,7 +34,7 @@ class LabelFeed:
     :param rng: numpy's generator
     :param copied_per_s: requests that both versions answer, while the shadow runs
     :param wrong: share of the pairs that the new version gets wrong on top
-    :param block_s: pairs of so long a time are a block; None: there are none
+    :param block_s: length of a block in seconds; None: each pair counts by itself
     """
 
     rng: Any
