@@ -28,7 +28,7 @@ PATIENT := $(wildcard tests/integration/test_validation_*.py tests/integration/t
 
 test: lint ## lint, types, unit, integration and system tests; ARGS="tests/unit -k judge" runs these alone
 	@if [ -n "$(ARGS)" ]; then exec $(PYTEST) $(ARGS); fi; \
-	said=$$(mktemp); $(PYTEST) tests/unit tests/dags tests/contract $(PATIENT) >"$$said" 2>&1 & beside=$$!; \
+	said=$$(mktemp); $(PYTEST) tests/unit tests/dags tests/docs tests/contract $(PATIENT) >"$$said" 2>&1 & beside=$$!; \
 	$(PYTEST) tests/system; system=$$?; wait $$beside; quick=$$?; cat "$$said"; rm -f "$$said"; \
 	$(PYTEST) tests/integration $(PATIENT:%=--ignore=%); alone=$$?; \
 	exit $$((system | quick | alone))
