@@ -37,14 +37,18 @@ class Closed(BaseModel):
 
 
 class Unit(Closed):
-    """Where a request names its unit: in a header, or in a field of its JSON body. Exactly one of the two."""
+    """What a caller is assigned by: a header or a field of the body. Give one of the two."""
 
-    header: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$", description="name of a request header")
+    header: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
+        description="Name of the request header with the caller's id, e.g. `X-Customer-Id`.",
+    )
     field: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*){0,5}$",
         max_length=250,
-        description="names in the JSON body, joined by dots",
+        description="Path of the field with the caller's id in the JSON body, e.g. `parameters.customer`.",
     )
 
     @model_validator(mode="after")

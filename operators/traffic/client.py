@@ -26,7 +26,7 @@ class Agent:
         return AppState.model_validate(self._call("PUT", f"/v1/apps/{spec.name}/{version}", body))
 
     def app(self, model: str, version: str) -> AppState:
-        """Return where a version stands."""
+        """Return the state of a version's deployment."""
         return AppState.model_validate(self._call("GET", f"/v1/apps/{model}/{version}"))
 
     def apps(self) -> dict[str, AppState]:
@@ -34,18 +34,20 @@ class Agent:
         return {name: AppState.model_validate(state) for name, state in self._call("GET", "/v1/apps").items()}
 
     def retire(self, model: str, version: str, *, drain_s: float = 30.0) -> None:
-        """Delete a version once its requests are through, or the time for that has passed.
+        """Delete a version once its requests are answered.
+
+        :param drain_s: it is deleted after this time, even if it still has requests
 
         :raises ServiceRefusedError: it has traffic
         """
         self._call("DELETE", f"/v1/apps/{model}/{version}?drain_s={drain_s:g}")
 
     def routes(self) -> dict[str, RouteState]:
-        """Return where every model's traffic goes."""
+        """Return every model's route."""
         return {name: RouteState.model_validate(row) for name, row in self._call("GET", "/v1/routes").items()}
 
     def route(self, model: str) -> RouteState | None:
-        """Return where a model's traffic goes, or None if the edge does not know the model."""
+        """Return a model's route, or None if the edge does not know the model."""
         return self.routes().get(model)
 
     def set_route(self, route: Route, *, force: bool = False) -> None:
@@ -62,11 +64,11 @@ class Agent:
         self._call("DELETE", f"/v1/routes/{model}")
 
     def counters(self, model: str) -> Counters:
-        """Return what every arm did since the counting began."""
+        """Return the counters of every version and arm."""
         return Counters.model_validate(self._call("GET", f"/v1/counters/{model}"))
 
     def roll_back(self, model: str, *, reason: str, actor: str) -> RolledBack:
-        """Take the canary's traffic, or go back to the version before, at once and without anybody else.
+        """Take the canary's traffic, or go back to the version before, at once and with the agent alone.
 
         :raises ServiceRefusedError: there is nothing deployed to go back to
         """
@@ -86,17 +88,17 @@ class Agent:
 
 
 class AsyncAgent:
-    """What triggers need, without blocking their event loop."""
+    """The calls that triggers make, without blocking their event loop."""
 
     def __init__(self) -> None:
         self._http = async_client(_url(), token=_token())
 
     async def app(self, model: str, version: str) -> AppState:
-        """Return where a version stands."""
+        """Return the state of a version's deployment."""
         return AppState.model_validate(await self._call("GET", f"/v1/apps/{model}/{version}"))
 
     async def counters(self, model: str) -> Counters:
-        """Return what every arm did since the counting began."""
+        """Return the counters of every version and arm."""
         return Counters.model_validate(await self._call("GET", f"/v1/counters/{model}"))
 
     async def renew(self, model: str, holder: str) -> None:

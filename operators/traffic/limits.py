@@ -1,4 +1,4 @@
-"""How long an answer may take in a release. Pure: from the spec, and from what stable's own answers took."""
+"""How long an answer may take in a release. Pure: from the spec, and from the times of stable's own answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from operators.core.spec_release import Release, Slow
+from operators.core.spec_judge import Slow
+from operators.core.spec_release import Release
 from operators.core.traffic import Counters, Route, Row
 
 _UNKNOWN_TIMEOUT_MS = 2000
@@ -17,7 +18,7 @@ _TIMEOUT_QUANTILE, _TIMEOUT_RATIO = 0.99, 4
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """What is too long for an answer.
+    """How long an answer may take.
 
     :param slow_us: an answer that took longer counts as slow, on both arms; None: none does
     :param canary_timeout_ms: a canary or shadow that takes longer has failed
@@ -28,7 +29,7 @@ class AnswerLimits:
 
     @classmethod
     def of(cls, route: Route) -> AnswerLimits:
-        """Return those of a route."""
+        """Return a route's limits."""
         return cls(slow_us=route.slow_us, canary_timeout_ms=route.canary_timeout_ms)
 
 
@@ -36,7 +37,7 @@ USUAL = AnswerLimits()
 
 
 def limits_from(release: Release, counters: Counters, stable: str) -> AnswerLimits:
-    """Return a release's limits as they are before its first step.
+    """Return a release's limits, which are set before its first step.
 
     :param stable: the version whose answers show what is usual
     """
@@ -53,7 +54,7 @@ def _slow_us(slow: Slow, stable: list[Row]) -> int | None:
         return round(slow.limit_s * 1e6)
     usual_ms = quantile_ms(stable, slow.quantile)
     if usual_ms is None or not math.isfinite(usual_ms):
-        return None  # stable has not shown what is usual; the guard has no evidence then, and is not passed by silence
+        return None  # no answers of stable to compare with: the guard has no evidence, so it does not pass
     return round(1000 * max(usual_ms * slow.ratio, usual_ms + slow.increase_s * 1000))
 
 

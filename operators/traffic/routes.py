@@ -15,7 +15,7 @@ CONTROL_BP = 100  # the old version's share after a promotion: 1 %
 
 
 def only(model: str, stable: str | None, *, unit: Unit | None = None, holder: str | None = None) -> Route:
-    """Return the route that gives one version everything."""
+    """Return the route that gives one version all of the traffic."""
     return Route(model=model, stable=stable, unit=unit, holder=holder)
 
 
@@ -64,10 +64,10 @@ def shadow(model: str, release: Release, *, stable: str, version: str, limits: A
 
 
 def control(model: str, release: Release, *, stable: str, previous: str, limits: AnswerLimits, holder: str) -> Route:
-    """Return the route after a promotion that is still watched: the old version keeps the units that would move last.
+    """Return the route during the watch after a promotion: the old version keeps a share, as the control.
 
-    They have never met the new version, so nobody moves back. The lease is on the control: if nobody watches any more, the
-    promoted version has everything.
+    The control has the units that would move last. They have never met the new version, so none moves back. When nobody
+    renews the lease, the promoted version gets all of the traffic.
     """
     return _route(
         model=model,

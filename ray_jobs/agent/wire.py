@@ -39,7 +39,7 @@ class Rollback(Closed):
 
 
 class EdgeState(BaseModel):
-    """One edge."""
+    """What one edge has reported of itself."""
 
     id: str
     url: str
