@@ -34,13 +34,14 @@ from benchmarks.faults.plane import data_plane
 from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_spec
+from operators.core.rows import ReleaseStartedRow, RolledBackRow
 from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import ModelSpec
 from operators.judge.phases import Watched
 from operators.registry.client import Registry
-from operators.rollout.controller import Controller
-from operators.rollout.model_traffic import Move
+from operators.rollout.model_traffic import ModelTraffic, Move
 from operators.rollout.reconcile.policy import ROLL_BACK
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.looker import Look
 from operators.traffic.limits import limits_from
 from ray_jobs.edge import Edge, EdgeConfig
@@ -93,7 +94,7 @@ class Proof:
     def __init__(self, spec: ModelSpec, folder: Path, edge: Edge, *, rate: float, endure_s: float) -> None:
         settings = Settings.load()
         ledger, registry = Ledger(settings.ledger_url), Registry(settings.mlflow_url)
-        self._controller = Controller(spec.name, ledger=ledger, registry=registry)
+        self._controller = ReleaseMoves(ModelTraffic(spec.name, ledger=ledger, registry=registry))
         self._spec, self._folder, self._edge = spec, folder, edge
         self._rate, self._endure_s = rate, endure_s
         self._serve_url, self._edge_url = settings.serve_url, settings.edge_url
@@ -145,8 +146,8 @@ class Proof:
         self._count += 1
         release_id = f"{MODEL}/proof#{self._count}"
         controller = self._controller
-        controller.ledger.claim(MODEL, release_id, {"version": CANARY, "run": "proof", "kind": "release"})
-        controller.move(release_id, "begin", controller.alone(STABLE, release_id), force=True)
+        controller.ledger.claim(MODEL, release_id, ReleaseStartedRow(kind="release", version=CANARY, run="proof"))
+        controller.traffic.move(release_id, "begin", controller.traffic.alone(STABLE, release_id), force=True)
         return release_id
 
     def give(self, release_id: str, fault: Fault) -> tuple[Move, Watched]:
@@ -186,10 +187,8 @@ class Proof:
     def take(self, release_id: str) -> None:
         """Take the canary out, as the rollback does, and let the model go."""
         controller = self._controller
-        controller.move(release_id, ROLL_BACK, controller.alone(STABLE, release_id), force=True)
-        controller.ledger.finish(
-            MODEL, release_id, "rolled_back", {"version": CANARY, "stable": STABLE, "reason": "proof"}
-        )
+        controller.traffic.move(release_id, ROLL_BACK, controller.traffic.alone(STABLE, release_id), force=True)
+        controller.ledger.finish(MODEL, release_id, RolledBackRow(version=CANARY, stable=STABLE, reason="proof"))
 
     def decide(self, release_id: str, watched: Watched) -> dict[str, Any]:
         """Wait for the verdict of the release's own trigger, obey it, and say what it was."""

@@ -13,10 +13,11 @@ from operators.core.duck import open_duckdb, text_sql
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.predictions import hour_prefix, hours
+from operators.core.rows import WeightSetRow
 from operators.core.storage import Storage
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
-from operators.rollout.model_traffic import MOVED, route_of
+from operators.rollout.model_traffic import route_of
 from operators.rollout.reconcile.client import ALL_MODELS
 
 _AT_ONCE = 64  # files on the disk at one time
@@ -139,7 +140,7 @@ def _versions(rows: Iterable[Entry], begin: datetime, end: datetime) -> set[str]
     """Return the versions that had requests, or copies, in a time."""
     found: set[str] = set()
     for row in rows:
-        if row.kind == MOVED and row.at <= end:
+        if row.kind == WeightSetRow.KIND and row.at <= end:
             route = route_of(row)
             here = {version for version in (route.stable, route.canary, route.shadow) if version is not None}
             # Before the time only the last row counts: it was still in force when the time began.

@@ -14,7 +14,7 @@ from operators.drills.load_generator import Load
 from operators.drills.policy import STEP, EndedBy, Observed
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, canary_step
-from operators.rollout.controller import Controller
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
 from operators.traffic.limits import limits_from
@@ -32,11 +32,11 @@ _KILLS_S = 90.0
 class Scene:
     """One drill, played once, in the process of its task.
 
-    :param controller: the copy's
+    :param controller: moves the copy's traffic
     :param load: its callers
     """
 
-    def __init__(self, cast: Cast, controller: Controller, cluster: Cluster, load: Load, log: Any) -> None:
+    def __init__(self, cast: Cast, controller: ReleaseMoves, cluster: Cluster, load: Load, log: Any) -> None:
         self._cast, self._controller, self._cluster, self._load, self._log = cast, controller, cluster, load, log
         self._spec = cast.spec
         self._release_id = ""

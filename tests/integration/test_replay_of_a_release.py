@@ -23,7 +23,7 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
-from operators.rollout.controller import Controller
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.traffic.limits import Limits
@@ -76,7 +76,7 @@ def traffic(world: World) -> Iterator[None]:
             thread.join()
 
 
-def released(to: Controller, spec: ModelSpec, version: str) -> tuple[str, Outcome]:
+def released(to: ReleaseMoves, spec: ModelSpec, version: str) -> tuple[str, Outcome]:
     """Give a version half of the callers until the judge has a verdict, as the step's task and its trigger do."""
     release = spec.release
     begun = to.begin(f"of {version}", to.find(version))
@@ -122,7 +122,7 @@ async def _watch(spec: ModelSpec, watched: Watched) -> dict[str, Any]:
 
 
 def test_a_good_and_a_bad_release_are_judged_again_as_they_were_and_by_another_policy(
-    to: Controller, world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    to: ReleaseMoves, world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     spec = spec_with()
     to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)

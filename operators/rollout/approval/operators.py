@@ -21,7 +21,7 @@ from operators.rollout.operators import with_retries
 from operators.rollout.steps.operators import StepTask
 
 if TYPE_CHECKING:
-    from operators.rollout.controller import Controller
+    from operators.rollout.release_moves import ReleaseMoves
 
 GO_ON, ROLL_BACK = "Go on", "Roll back"
 Answer = Literal["go_on", "roll_back"]
@@ -64,7 +64,7 @@ class ApproveOperator(StepTask, HITLOperator):
         controller = self.controller()
         given = controller.approval(self.release["release_id"], self.task_id)
         if given is not None:  # this task was run before, and lost after the answer: nobody is asked twice
-            return self._obey(given["answer"], given["by"])
+            return self._obey(given.answer, given.by)
         self.subject = f"Release version {self.release['version']} of {self.spec.name}? {self.verdict['reason']}"
         self.body = as_markdown(self.release, controller.verdicts(self.release["release_id"]))
         store = context["task_state_store"]
@@ -93,7 +93,7 @@ class ApproveOperator(StepTask, HITLOperator):
         )
         self.tell("pause", self.subject, context)
 
-    def _wait(self, controller: Controller, context: Any) -> None:
+    def _wait(self, controller: ReleaseMoves, context: Any) -> None:
         release = self.spec.release
         weights = tuple(step.weight_bp for step in release.steps[: self.index + 1])
         watched = self.watched(

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from operators.core.rows import VerdictRow
 
 _HARMLESS = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
 
 
-class Row(Protocol):
-    """A row of the ledger."""
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """What it says."""
-
-
-def as_markdown(release: Mapping[str, Any], verdicts: Sequence[Row]) -> str:
+def as_markdown(release: Mapping[str, Any], verdicts: Sequence[VerdictRow]) -> str:
     """Return all verdicts so far, and the last one's guards.
 
     :param release: what `BeginReleaseOperator` returned
-    :param verdicts: rows of the kind ``verdict``, oldest first
+    :param verdicts: oldest first
     """
     lines = [
         f"Version **{release['version']}** against version **{release['stable']}**, release `{release['release_id']}`.",
@@ -29,10 +23,9 @@ def as_markdown(release: Mapping[str, Any], verdicts: Sequence[Row]) -> str:
         "|---|---|---|",
     ]
     for row in verdicts:
-        said = row.payload["judgement"]
-        lines.append(f"| {row.payload['step']} | {said['outcome']} | {_plain(said['reason'])} |")
+        lines.append(f"| {row.step} | {row.outcome} | {_plain(row.reason)} |")
     if verdicts:
-        lines += ["", *_guards(verdicts[-1].payload["judgement"]["guards"])]
+        lines += ["", *_guards(verdicts[-1].judgement["guards"])]
     return "\n".join(lines)
 
 

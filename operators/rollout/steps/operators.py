@@ -26,13 +26,13 @@ from operators.judge.phases import (
 )
 from operators.rollout.freeze import frozen_until
 from operators.rollout.notifiers import tell
-from operators.rollout.operators import ReleaseOperator, controller_of
+from operators.rollout.operators import ReleaseOperator, release_moves_of
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
 from operators.traffic.limits import Limits, limits_from
 
 if TYPE_CHECKING:
-    from operators.rollout.controller import Controller
+    from operators.rollout.release_moves import ReleaseMoves
 
 
 _KIND_OF_STEP: Mapping[str, Kind] = {SHADOW: "shadow", WATCH: "control"}
@@ -46,11 +46,11 @@ class StepTask:
     task_id: str
     log: Any
 
-    def controller(self) -> Controller:
+    def controller(self) -> ReleaseMoves:
         """Return the moves of this model's release."""
-        return controller_of(self.spec.name)
+        return release_moves_of(self.spec.name)
 
-    def before(self, controller: Controller, kind: Kind) -> dict[str, Any]:
+    def before(self, controller: ReleaseMoves, kind: Kind) -> dict[str, Any]:
         """Read the counters, and what the release has shown in this phase so far. To be called before the weight changes."""
         looks = controller.ledger.looks(self.release["release_id"])
         mine = [look for look in looks if _KIND_OF_STEP.get(look.step, "canary") == kind]
@@ -236,16 +236,14 @@ class WatchOperator(StepOperator):
         return {"step": self.task_id, "outcome": str(judgement.outcome), "reason": judgement.reason}
 
 
-def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> Limits:
+def limits(spec: ModelSpec, controller: ReleaseMoves, release: Mapping[str, Any]) -> Limits:
     """Return what is too long for an answer in this release: by the spec, or by what stable's own answers took.
 
     The first step decides, for all of the release: a limit that moves would compare different things.
     """
-    from operators.rollout.model_traffic import route_of
-
     judge = spec.release.judge
-    for entry in controller.moves_of(release["release_id"]):
-        route = route_of(entry)
+    for move in controller.traffic.moves_of(release["release_id"]):
+        route = move.route
         if route.slow_us or (judge.slow is None and (route.canary or route.shadow)):
             return Limits.of(route)
     return limits_from(spec.release, controller.agent.counters(spec.name), release["stable"])

@@ -20,7 +20,7 @@ from operators.rollout.steps.sources import sources_for
 from operators.traffic.client import AsyncAgent
 
 if TYPE_CHECKING:
-    from operators.rollout.controller import Controller
+    from operators.rollout.release_moves import ReleaseMoves
 
 LOOK_EVERY_S = 0.25
 # A task that is resumed before the scheduler has heard of its deferral is taken for one that was killed, and tried again.
@@ -28,7 +28,7 @@ SETTLE_S = 5.0
 _LONGEST_SILENCE_S = 60.0
 
 
-def write_verdict(controller: Controller, judge: Judge, watched: Watched, look: Look, *, blind: bool) -> None:
+def write_verdict(controller: ReleaseMoves, judge: Judge, watched: Watched, look: Look, *, blind: bool) -> None:
     """Write a verdict down, with all that it rests on; the same one twice is one row.
 
     :param judge: the spec's
@@ -67,7 +67,7 @@ class Watch:
             write=self._write,
             sources=sources_for(model),
         )
-        self._controller: Controller | None = None
+        self._controller: ReleaseMoves | None = None
         self._log = log
         self._last: Look | None = None
         self._answered_at = time.monotonic()
@@ -88,12 +88,13 @@ class Watch:
             await asyncio.to_thread(self._take_out, self._last)
         return {"look": self._last.model_dump(mode="json"), "blind": False}
 
-    def _moves(self) -> Controller:
+    def _moves(self) -> ReleaseMoves:
         """Return the controller; in a thread, where SQLAlchemy may be imported and wait."""
         if self._controller is None:
-            from operators.rollout.controller import Controller
+            from operators.rollout.model_traffic import ModelTraffic
+            from operators.rollout.release_moves import ReleaseMoves
 
-            self._controller = Controller(self.watched.model)
+            self._controller = ReleaseMoves(ModelTraffic(self.watched.model))
         return self._controller
 
     def _write(self, evidence: Evidence) -> None:
@@ -124,7 +125,7 @@ class Watch:
         await self._looker.close()
         await self._agent.close()
         if self._controller is not None:
-            await asyncio.to_thread(self._controller.close)
+            await asyncio.to_thread(self._controller.traffic.close)
 
 
 def outcome_of(event: Mapping[str, Any] | None) -> Outcome:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from operators.audit.verify import again, difference
+from operators.audit.verify import _verdict, again, difference
+from operators.core.ledger import Entry
+from operators.core.rows import VerdictRow
 from operators.core.spec_release import Judge
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge
 
 
-def record(failed: int = 0, *, requests: int = 400, **changes: Any) -> dict[str, Any]:
+def record(failed: int = 0, *, requests: int = 400, **changes: Any) -> VerdictRow:
     policy = Judge()
     arm = Arm(requests=requests, failed=0, slow=0)
     seen = Evidence(
@@ -31,7 +34,7 @@ def record(failed: int = 0, *, requests: int = 400, **changes: Any) -> dict[str,
         "judge": judge_digest(),
         "blind": False,
     }
-    return json.loads(json.dumps(made)) | changes  # as it comes back from the ledger
+    return VerdictRow.model_validate(json.loads(json.dumps(made)) | changes)  # as it comes back from the ledger
 
 
 @pytest.mark.parametrize("failed", [0, 3, 40])
@@ -48,27 +51,32 @@ def test_the_records_are_of_different_outcomes() -> None:
 
 def test_a_verdict_that_was_turned_does_not_hold() -> None:
     made = record(40)
-    made["judgement"] = record(0, requests=5000)["judgement"]
-    assert "it says Successful; its evidence gives Failed" in difference(made)
+    made.judgement.update(record(0, requests=5000).judgement)
+    assert "its evidence gives Failed" in difference(made)
 
 
 def test_numbers_that_were_changed_do_not_hold() -> None:
     made = record(3)
-    made["judgement"]["guards"]["failures"]["e"] *= 1.001
+    made.judgement["guards"]["failures"]["e"] *= 1.001
     assert "its numbers are not what the evidence gives" in difference(made)
 
 
 def test_a_blind_verdict_may_only_be_inconclusive() -> None:
     made = record(blind=True)
-    made["judgement"]["outcome"] = "Inconclusive"
+    made.judgement["outcome"] = "Inconclusive"
     assert difference(made) == ""
-    made["judgement"]["outcome"] = "Successful"
-    assert "nothing could be seen" in difference(made)
+    made.judgement["outcome"] = "Successful"
+    assert "nothing could be measured" in difference(made)
 
 
 @pytest.mark.parametrize("missing", ["policy", "evidence", "elapsed_s"])
-def test_a_record_that_lacks_something_is_said_to(missing: str) -> None:
-    made = record()
-    del made[missing]
-    with pytest.raises(ValueError, match=f"cannot be read: KeyError: '{missing}'"):
-        difference(made)
+def test_a_record_that_lacks_something_is_named(missing: str) -> None:
+    payload = record().payload()
+    del payload[missing]
+    entry = Entry(
+        model="m", seq=1, at=datetime.now(UTC), kind="verdict", release_id="r", key="k", payload=payload, previous_hash="",
+        hash="",
+    )  # fmt: skip
+    (found,) = _verdict(None, entry)  # type: ignore[arg-type]
+    assert found.wrong
+    assert f"cannot be read: {missing}" in found.text

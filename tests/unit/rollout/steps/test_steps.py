@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
 from operators.core.loader import load_specs
+from operators.core.rows import ApprovalRow
 from operators.core.spec import ModelSpec
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import Watched, canary_step
@@ -62,6 +63,7 @@ class World:
         self.refusal: Exception | None = None
         self.agent = SimpleNamespace(counters=lambda _model: counted())
         self.ledger = SimpleNamespace(looks=lambda _release: [])
+        self.traffic = self
 
     async def counters(self, _model: str) -> Counters:
         found = self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
@@ -89,8 +91,9 @@ class World:
     def end_watch(self, release_id: str, version: str, release: Any) -> None:
         self.told.append(("end_watch", version))
 
-    def approval(self, _release_id: str, _step: str) -> dict[str, str] | None:
-        return next(({"answer": told[1], "by": told[2]} for told in self.told if told[0] == "approval"), None)
+    def approval(self, _release_id: str, step: str) -> ApprovalRow | None:
+        given = [told for told in self.told if told[0] == "approval"]
+        return ApprovalRow(step=step, answer=given[0][1], by=given[0][2]) if given else None
 
     def verdicts(self, _release_id: str) -> list[Any]:
         return []
@@ -134,13 +137,14 @@ def good(weight_bp: int = 500, units: int = 4000) -> Counters:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     found = World()
-    monkeypatch.setattr(step_operators, "controller_of", lambda _model: found)
+    monkeypatch.setattr(step_operators, "release_moves_of", lambda _model: found)
     monkeypatch.setattr(
         step_triggers,
         "AsyncAgent",
         lambda: SimpleNamespace(counters=found.counters, renew=found.renew, close=found.aclose),
     )
-    monkeypatch.setattr("operators.rollout.controller.Controller", lambda _model: found)
+    monkeypatch.setattr("operators.rollout.release_moves.ReleaseMoves", lambda _traffic: found)
+    monkeypatch.setattr("operators.rollout.model_traffic.ModelTraffic", lambda _model: found)
     for module in (step_triggers, approval_triggers):
         monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
         monkeypatch.setattr(module, "SETTLE_S", 0.0)

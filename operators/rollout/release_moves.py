@@ -1,20 +1,22 @@
-"""What a release does to the world: traffic, aliases and ledger, in an order that survives a kill at any point."""
+"""The moves of a release: traffic, aliases and ledger, in an order that survives a kill at any point."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
+from operators.core import rows
 from operators.core.errors import RejectedError
 from operators.core.ledger import Entry
+from operators.core.ledger_schema import json_digest
+from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge, Release
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
-from operators.rollout.manual_moves import ByHand
-from operators.rollout.model_traffic import Move, route_of
+from operators.rollout.model_traffic import ModelTraffic, Move
 from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
 from operators.traffic import routes
 from operators.traffic.client import Route
@@ -26,8 +28,8 @@ class Begun:
     """A release that holds its model.
 
     :param stable: the version that has the traffic; None: the model has never been released
-    :param superseded: the release that was put aside for it
-    :param at: when it began, the first try of it
+    :param superseded: the release that it ended
+    :param at: when its first try began
     """
 
     release_id: str
@@ -36,8 +38,13 @@ class Begun:
     at: datetime
 
 
-class Controller(ByHand):
+class ReleaseMoves:
     """The moves of a release of one model."""
+
+    def __init__(self, traffic: ModelTraffic) -> None:
+        self.traffic = traffic
+        self.model, self.ledger = traffic.model, traffic.ledger
+        self.registry, self.agent = traffic.registry, traffic.agent
 
     def find(self, version: str | None) -> ModelVersion:
         """Return the version to release: the one named, else the challenger.
@@ -55,48 +62,48 @@ class Controller(ByHand):
         """Claim the model for a release.
 
         :param run: names the Airflow run; a run that is cleared after its end begins another release
-        :param when_busy: `supersede` puts another release of the model aside and drains its canary
-        :raises BusyError: another release holds the model, and this one is to wait
+        :param when_busy: `supersede` ends another release of the model and takes its canary out
+        :raises BusyError: another release holds the model, and this one has to wait
         :raises QuarantinedError: the version, or the same model under another number, was rejected before
-        :raises RejectedError: the version is the champion already, or this run was put aside
+        :raises RejectedError: the version is the champion already, or another release has ended this run's
         """
-        release_id = self.next_id(run)
+        traffic, release_id = self.traffic, self.traffic.next_id(run)
         if self.ledger.holder(self.model) != release_id:
-            self._require_news(version)
-            self.quarantine.require_free(version)
-        payload = {"version": version.version, "run": run, "kind": "release"}
-        superseded = self.ledger.claim(self.model, release_id, payload, supersede=when_busy == "supersede")
-        # Looked at again: until the claim, the release before may have promoted its version.
+            self._require_other_champion(version)
+            traffic.quarantine.require_free(version)
+        row = rows.ReleaseStartedRow(kind="release", version=version.version, run=run)
+        superseded = self.ledger.claim(self.model, release_id, row, supersede=when_busy == "supersede")
+        # Read after the claim: until then, the release before may have promoted its version.
         left = self.agent.route(self.model)
         stable = left.stable if left else None
-        begun = self.move(release_id, "begin", self.alone(stable, release_id), force=True)
+        begun = traffic.move(release_id, "begin", traffic.alone(stable, release_id), force=True)
         with self.ledger.holding(self.model, release_id):
-            self.follow(begun.route.stable)  # the release before may have been killed between traffic and alias
+            traffic.follow(begun.route.stable)  # the release before may have been killed between traffic and alias
         if begun.route.stable == version.version:
-            said = {"did": "follow", "stable": version.version, "why": "there was nothing to release"}
-            self.ledger.finish(self.model, release_id, "reconciled", said)
+            nothing = rows.ReconciledRow(did="follow", stable=version.version, why="there was nothing to release")
+            self.ledger.finish(self.model, release_id, nothing)
             raise RejectedError(f"version {version.version} of {self.model} has all the traffic already")
         if left is not None:
             self._clear(left, keep=version.version)
         return Begun(release_id, begun.route.stable, superseded, begun.at)
 
-    def _require_news(self, version: ModelVersion) -> None:
+    def _require_other_champion(self, version: ModelVersion) -> None:
         route = self.agent.route(self.model)
         champion = self.registry.alias(self.model, CHAMPION)
         if route is not None and route.stable == version.version and champion and champion.version == route.stable:
             raise RejectedError(f"version {route.stable} of {self.model} has all the traffic already")
 
     def _clear(self, left: Route, *, keep: str) -> None:
-        """Delete what the release before has left without traffic, but for the old version that a watch has kept."""
+        """Delete the versions that the release before was trying, but not the old version that a watch kept."""
         for version in {left.shadow, None if left.from_top else left.canary} - {None, left.stable, keep}:
-            self.delete_unless_used(str(version))
+            self.traffic.delete_unless_used(str(version))
 
     def start_shadow(
         self, release_id: str, release: Release, *, stable: str, version: str, limits: Limits = USUAL
     ) -> Move:
-        """Copy requests to the version, whose answers nobody sees."""
+        """Send copies of requests to the version; callers do not get its answers."""
         route = routes.shadow(self.model, release, stable=stable, version=version, limits=limits, holder=release_id)
-        return self.move(release_id, "shadow", route)
+        return self.traffic.move(release_id, "shadow", route)
 
     def set_route(
         self,
@@ -111,30 +118,19 @@ class Controller(ByHand):
     ) -> Move:
         """Give the canary a share of the traffic.
 
-        :param step: names the step; one that runs again makes the move of its first try, and writes no other row
+        :param step: names the step; one that runs again repeats its recorded move
         :param weight_bp: basis points
         :param limits: of this step; those of the first try stay in force
         :return: the route in force, and since when
         :raises RejectedError: the release no longer holds the model
         """
         route = routes.canary(
-            self.model,
-            release,
-            stable=stable,
-            version=version,
-            weight_bp=weight_bp,
-            limits=limits,
-            holder=release_id,
+            self.model, release, stable=stable, version=version, weight_bp=weight_bp, limits=limits, holder=release_id
         )
-        return self.move(release_id, step, route)
-
-    def weights_bp(self, release_id: str) -> tuple[int, ...]:
-        """Return the weights that the release's canary has had, oldest first, each once. Without the control's."""
-        made = [route_of(entry) for entry in self.moves_of(release_id)]
-        return tuple(dict.fromkeys(route.weight_bp for route in made if route.weight_bp and not route.from_top))
+        return self.traffic.move(release_id, step, route)
 
     def record_look(self, release_id: str, step: str, evidence: Evidence, *, n: int | None = None) -> int:
-        """Keep what the judge saw; return the number of the look in its step.
+        """Keep the evidence of a look; return the number of the look in its step.
 
         :param n: number of the look; None: the next
         """
@@ -154,34 +150,31 @@ class Controller(ByHand):
         harm_weight: float = 1.0,
         blind: bool = False,
     ) -> Entry:
-        """Write a verdict down with all that it rests on: `verify` makes it again from this row alone.
+        """Write a verdict with all that the judge was given: `verify` judges again from this row alone.
 
-        The same evidence is the same verdict and the same row.
+        A second call with the same evidence returns the row of the first.
 
-        :param blind: the judge was not asked, because nothing could be seen; only Inconclusive can come of it
+        :param blind: the judge was not asked, because nothing could be measured; the verdict is Inconclusive
         :raises RejectedError: the release no longer holds the model
         """
-        from operators.core.ledger_schema import json_digest
+        row = rows.VerdictRow(
+            step=step,
+            policy=policy.model_dump(mode="json", by_alias=True),
+            evidence=evidence.model_dump(mode="json"),
+            elapsed_s=elapsed_s,
+            bake_s=bake_s,
+            min_requests=min_requests,
+            harm_weight=harm_weight,
+            judgement=judgement.model_dump(mode="json"),
+            judge=judge_digest(),
+            blind=blind,
+        )
+        key = f"{release_id}/{step}/{json_digest([row.evidence, elapsed_s])[:20]}/verdict"
+        return self.ledger.append(self.model, row, key=key, release_id=release_id)
 
-        seen = evidence.model_dump(mode="json")
-        payload: dict[str, Any] = {
-            "step": step,
-            "policy": policy.model_dump(mode="json", by_alias=True),
-            "evidence": seen,
-            "elapsed_s": elapsed_s,
-            "bake_s": bake_s,
-            "min_requests": min_requests,
-            "harm_weight": harm_weight,
-            "judgement": judgement.model_dump(mode="json"),
-            "judge": judge_digest(),
-            "blind": blind,
-        }
-        key = f"{release_id}/{step}/{json_digest([seen, elapsed_s])[:20]}/verdict"
-        return self.ledger.append(self.model, "verdict", payload, key=key, release_id=release_id)
-
-    def verdicts(self, release_id: str) -> list[Entry]:
+    def verdicts(self, release_id: str) -> list[rows.VerdictRow]:
         """Return the verdicts of a release, oldest first."""
-        return self.ledger.entries(self.model, release_id=release_id, kind="verdict")
+        return self.ledger.rows(rows.VerdictRow, self.model, release_id=release_id)
 
     def approve(
         self, release_id: str, step: str, *, answer: Literal["go_on", "roll_back"], by: str, note: str = ""
@@ -190,28 +183,27 @@ class Controller(ByHand):
 
         :param by: the user, or `timeout`
         """
-        payload = {"step": step, "answer": answer, "by": by, "note": note}
-        key = f"{release_id}/{step}/approval"
-        return self.ledger.append(self.model, "approval", payload, key=key, release_id=release_id)
+        row = rows.ApprovalRow(step=step, answer=answer, by=by, note=note)
+        return self.ledger.append(self.model, row, key=f"{release_id}/{step}/approval", release_id=release_id)
 
-    def approval(self, release_id: str, step: str) -> dict[str, Any] | None:
+    def approval(self, release_id: str, step: str) -> rows.ApprovalRow | None:
         """Return what was decided at a step, or None."""
         entry = self.ledger.entry(f"{release_id}/{step}/approval")
-        return entry.payload if entry else None
+        return rows.ApprovalRow.of(entry) if entry else None
 
     def promote(
         self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: Limits = USUAL
     ) -> bool:
         """Make a version stable: the traffic first, then the alias, then the row.
 
-        With `watch` in the spec the release goes on: the old version keeps the last 1 % as a control until `end_watch` or
-        `roll_back`. Without, this is its end.
+        With `watch` in the spec the release goes on: the old version keeps 1 % as a control until `end_watch` or `roll_back`.
+        Without it, the release ends here.
 
-        :param previous: the version that is replaced; None in a first release, which has nothing to watch by
+        :param previous: the version that is replaced; None in a first release, which has no control to compare with
         :return: whether the release goes on
         """
         ended = self.ledger.end(release_id)
-        if ended is not None and ended.kind == "promoted":
+        if ended is not None and ended.kind == rows.PromotedRow.KIND:
             return False
         # Kept with the version, so that it can be deployed again whoever registered it.
         self.registry.tag(self.model, version, "taxiway.spec", spec.to_json())
@@ -221,27 +213,41 @@ class Controller(ByHand):
             route = routes.control(
                 self.model, release, stable=version, previous=str(previous), limits=limits, holder=release_id
             )
-        self.move(release_id, PROMOTE, route)
+        self.traffic.move(release_id, PROMOTE, route)
         self.finish_promotion(release_id, version, previous, watched=watched)
         return watched
 
+    def finish_promotion(self, release_id: str, version: str, previous: str | None, *, watched: bool) -> None:
+        """Do what follows the traffic: the alias, then the row.
+
+        :param watched: whether the release goes on
+        """
+        with self.ledger.holding(self.model, release_id):
+            self.traffic.make_champion(version)
+        row = rows.PromotedRow(version=version, previous=previous)
+        if watched:
+            self.ledger.append(self.model, row, key=f"{release_id}/promoted", release_id=release_id)
+        else:
+            self.ledger.finish(self.model, release_id, row)
+
     def watch(self, release_id: str) -> Move:
-        """Make the promotion's route again, where a watch goes on after a kill: the control's lease may have ended.
+        """Set the promotion's route again when a watch goes on after a kill: the control's lease may have ended.
 
         :raises RejectedError: the release was not promoted, or no longer holds the model
         """
-        made = [entry for entry in self.moves_of(release_id) if entry.payload["step"] == PROMOTE]
+        made = [move for move in self.traffic.moves_of(release_id) if move.step == PROMOTE]
         if not made:
             raise RejectedError(f"release {release_id} was not promoted: there is nothing to watch")
-        return self.move(release_id, PROMOTE, route_of(made[-1]))
+        return self.traffic.move(release_id, PROMOTE, made[-1].route)
 
     def end_watch(self, release_id: str, version: str, release: Release) -> None:
-        """End a watch that has found nothing: the version has everything, and the release is over."""
+        """End a watch without a failure: the version gets all traffic, and the release ends."""
         ended = self.ledger.end(release_id)
-        if ended is not None and ended.kind == "watch_ended":
+        if ended is not None and ended.kind == rows.WatchEndedRow.KIND:
             return
-        self.move(release_id, "watch_end", routes.only(self.model, version, unit=release.unit, holder=release_id))
-        self.ledger.finish(self.model, release_id, "watch_ended", {"version": version})
+        route = routes.only(self.model, version, unit=release.unit, holder=release_id)
+        self.traffic.move(release_id, "watch_end", route)
+        self.ledger.finish(self.model, release_id, rows.WatchEndedRow(version=version))
 
     def roll_back(
         self,
@@ -253,7 +259,7 @@ class Controller(ByHand):
         rejected: bool | None = None,
         drain_s: float = 30.0,
     ) -> None:
-        """Take a version out of the traffic and out of the running; after a promotion, go back to the one before.
+        """Take a version's traffic, aliases and replicas; after a promotion, go back to the version before.
 
         :param stable: the version that has the traffic afterwards; None if the model has never been released
         :param rejected: whether the version goes into quarantine; None: if a verdict was Failed, or it was promoted.
@@ -261,49 +267,53 @@ class Controller(ByHand):
         :raises RejectedError: the release no longer holds the model
         """
         ended = self.ledger.end(release_id)
-        if ended is not None and ended.kind == "rolled_back":
+        if ended is not None and ended.kind == rows.RolledBackRow.KIND:
             return
         back = self.take_out(release_id, version, stable)
         stable = back.route.stable
         promoted = self.ledger.entry(f"{release_id}/promoted") is not None
         if rejected or (rejected is None and (promoted or self._failed(release_id))):
             key = f"{release_id}/quarantined"
-            self.quarantine.put(version, reason, key=key, release_id=release_id)
+            self.traffic.quarantine.put(version, reason, key=key, release_id=release_id)
         with self.ledger.holding(self.model, release_id):
-            self.follow(stable, leaving=version)
+            self.traffic.follow(stable, leaving=version)
             self.registry.tag(self.model, version, "taxiway.verdict", "rolled_back")
-            self.drop_challenger(version)
+            self.traffic.drop_challenger(version)
         self.agent.retire(self.model, version, drain_s=drain_s)
-        said = {"version": version, "stable": stable, "reason": reason, "promoted": promoted}
-        self.ledger.finish(self.model, release_id, "rolled_back", said)
+        row = rows.RolledBackRow(version=version, stable=stable, reason=reason, promoted=promoted)
+        self.ledger.finish(self.model, release_id, row)
 
     def take_out(self, release_id: str, version: str, stable: str | None) -> Move:
-        """End a version's traffic now. It is the first move of `roll_back`, which finds it made and does the rest.
+        """End a version's traffic now. It is the first move of `roll_back`, which then repeats it and does the rest.
 
         :param stable: the version that has the traffic afterwards; None if the model has never been released
         :raises RejectedError: the release no longer holds the model
         """
         now = self.agent.route(self.model)
         if now is not None and now.stable not in (version, stable):
-            stable = now.stable  # a person has sent the traffic elsewhere meanwhile, by the agent alone: that stands
+            stable = now.stable  # meanwhile a person has sent the traffic elsewhere by the agent alone: that stands
         # By force: the agent may have taken the route from the release, and the ledger has not.
-        return self.move(release_id, ROLL_BACK, self.alone(stable, release_id), force=True)
+        return self.traffic.move(release_id, ROLL_BACK, self.traffic.alone(stable, release_id), force=True)
+
+    def drop_orphan(self, version: str) -> None:
+        """Delete the version of a release that another one has ended, unless it has traffic or is being released again.
+
+        A version that was once promoted stays: the release after it may have to go back to it. `reconcile` deletes it later.
+        """
+        promoted = [row.version for row in self.ledger.rows(rows.PromotedRow, self.model)]
+        if version not in (*promoted, self.traffic.started(self.ledger.holder(self.model)).version):
+            self.traffic.delete_unless_used(version)
 
     def _failed(self, release_id: str) -> bool:
-        said = [entry.payload["judgement"]["outcome"] for entry in self.verdicts(release_id)]
-        return Outcome.FAILED in said
+        return any(verdict.outcome == Outcome.FAILED for verdict in self.verdicts(release_id))
 
     def why(self, release_id: str, *, otherwise: str = "a task of the release failed") -> str:
-        """Return who decided to go back, or the last verdict that was not Successful, for the rollback's row.
+        """Return the reason of a rollback: the person who decided it, or the last verdict that was not Successful.
 
         :param otherwise: the answer if there is neither
         """
-        answers = self.ledger.entries(self.model, release_id=release_id, kind="approval")
-        if answers and answers[-1].payload["answer"] == "roll_back":
-            return "{step}: {by} decided to roll back".format_map(answers[-1].payload)
-        said = [(entry.payload["step"], entry.payload["judgement"]) for entry in self.verdicts(release_id)]
-        bad = [(step, found) for step, found in said if found["outcome"] != Outcome.SUCCESSFUL]
-        if not bad:
-            return otherwise
-        step, found = bad[-1]
-        return f"{step}: {found['outcome']}: {found['reason']}"
+        answers = self.ledger.rows(rows.ApprovalRow, self.model, release_id=release_id)
+        if answers and answers[-1].answer == "roll_back":
+            return in_words(answers[-1])
+        bad = [verdict for verdict in self.verdicts(release_id) if verdict.outcome != Outcome.SUCCESSFUL]
+        return in_words(bad[-1]) if bad else otherwise
