@@ -22,7 +22,7 @@ _CANARYS = ("canary", "fallback")  # arms of requests that the edge sent to the 
 
 @dataclass
 class Tally:
-    """The answers that callers got.
+    """What the callers of the copy got.
 
     :param canary: when each request was sent that went to the canary, unix seconds
     :param stable: the same, for stable
@@ -40,7 +40,7 @@ def single_rows(body: bytes) -> list[bytes]:
     """Split a request of many rows.
 
     :param body: an Open Inference V2 request
-    :return: requests of one row each
+    :returns: requests of one row each
     """
     inputs: Sequence[Mapping[str, Any]] = json.loads(body)["inputs"]
     rows = inputs[0]["shape"][0]

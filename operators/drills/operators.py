@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.errors import RejectedError, TaxiwayError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import FAULTS
+from operators.core.spec_operations import FAULTS
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, release_moves_of, require_running
 from operators.rollout.triggers import DeployTrigger
@@ -48,11 +48,11 @@ def spec_of(model: str) -> ModelSpec:
 
 
 class ClaimDrillOperator(BaseOperator):
-    """Check that the drill is possible, write down that it begins, and clean up what earlier drills have left.
+    """Choose the fault, record that the drill begins, and clean up what earlier drills have left.
 
-    :param model: the model that is copied (templated)
-    :param faults: the one that was drilled longest ago is taken (templated)
-    :return: the drill, and the original of its copy
+    :param model: name of the model that is copied (templated)
+    :param faults: faults to choose from; the one whose last drill is longest ago is taken (templated)
+    :returns: ``drill``, and ``original``: what is copied
     :raises AirflowFailException: the model cannot be drilled now; the message says why
     """
 
@@ -64,7 +64,7 @@ class ClaimDrillOperator(BaseOperator):
         self.faults = faults
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Claim the copy's name."""
+        """Check that the drill can run, choose the fault, and record the start."""
         from operators.drills import copies
         from operators.drills.policy import copy_name, longest_ago
         from operators.drills.record import Drills
@@ -113,13 +113,13 @@ class ClaimDrillOperator(BaseOperator):
 
 
 class PrepareDrillOperator(BaseOperator):
-    """Make the copy: deploy both of its versions, and give one the traffic.
+    """Create the copy: deploy both of its versions, and give one of them the traffic.
 
-    For a bad canary the task keeps its worker for some 15 s, while the cluster logs the model. It waits for the deployments
-    without a worker.
+    For a bad canary the task keeps its worker for a quarter of a minute, while the cluster logs the faulty model. It
+    waits for the deployments without a worker.
 
     :param claimed: what `ClaimDrillOperator` returned (templated)
-    :return: the copy
+    :returns: the copy
     """
 
     template_fields: Sequence[str] = ("claimed",)
@@ -163,14 +163,15 @@ class PrepareDrillOperator(BaseOperator):
 
 
 class DrillOperator(BaseOperator):
-    """Release the copy's canary under load, break something, and write down whether rollback worked.
+    """Release the copy's canary under load, inject the fault, and record whether the rollback worked.
 
-    The task calls the copy, moves its traffic and breaks it, so it keeps its worker: some 15 s for a bad canary, and five
-    minutes at most. It is not tried again, because a second try would find the copy broken. Clearing it clears the whole drill.
+    The task plays the callers, the release and the fault itself, so it keeps its worker: a quarter of a minute for a
+    bad canary, five minutes at most. It is not retried, because a retry would meet the broken copy of this try.
+    Clearing it clears the whole drill.
 
     :param cast: what `PrepareDrillOperator` returned (templated)
-    :return: the result, as it is in the ledger
-    :raises AirflowFailException: the drill has failed; the message says why
+    :returns: the result, as the ledger keeps it
+    :raises AirflowFailException: the drill has failed; the message says what did not hold
     """
 
     template_fields: Sequence[str] = ("cast",)
@@ -180,7 +181,7 @@ class DrillOperator(BaseOperator):
         self.cast = cast
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Run the drill."""
+        """Play the scene, compare with what must hold, and record the result."""
         from operators.core.settings import Settings
         from operators.drills.cluster import Cluster
         from operators.drills.copies import Cast
@@ -212,7 +213,7 @@ class DrillOperator(BaseOperator):
 
 
 class CleanUpDrillOperator(BaseOperator):
-    """Remove the copy, however the drill has ended; notify the people in the spec if it has failed.
+    """Remove the copy, whatever the drill's result, and notify of a drill that failed.
 
     :param claimed: what `ClaimDrillOperator` returned (templated)
     """
@@ -224,7 +225,7 @@ class CleanUpDrillOperator(BaseOperator):
         self.claimed = claimed
 
     def execute(self, context: Any) -> None:
-        """Clean up."""
+        """Remove the copy, record that, and notify if the drill has failed."""
         from operators.drills import copies
         from operators.drills.record import Drill, Drills
 
@@ -239,8 +240,8 @@ class CleanUpDrillOperator(BaseOperator):
 class CleanUpDrillsOperator(BaseOperator):
     """Remove the copies of drills that were killed. Drills that are under way are left alone.
 
-    :param model: of one copy only; empty means all (templated)
-    :return: what was done, by the copy's name
+    :param model: name of one copy; empty for all (templated)
+    :returns: by the copy's name, what was done
     :raises AirflowFailException: a copy could not be removed
     """
 

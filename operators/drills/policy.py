@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.errors import RejectedError
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Approval, Fault, Judge, Release, Step
+from operators.core.spec_judge import Judge
+from operators.core.spec_operations import Approval, Fault
+from operators.core.spec_release import Release, Step
 
 COPY_SUFFIX = "_drill"
 STEP = "canary_50_pct"

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger import Entry, Ledger
 from operators.core.rows import DrillCleanedRow, DrillRow, DrillStartedRow
-from operators.core.spec_release import Fault
+from operators.core.spec_operations import Fault
 
 
 class Drill(BaseModel):
-    """One drill.
+    """A drill as the ledger names it: model, copy, fault and run.
 
     :param drill_id: its id, which never changes
     :param seq: of its row: of two drills that begin at once, the one with the lower number goes on

@@ -60,7 +60,7 @@ class ManualMoves:
         :param run: names the request; a second call with the same one changes nothing
         :param left: the version that had the traffic, where the agent has moved it already
         :param supersede: whether a release that is under way ends
-        :return: the version that had the traffic
+        :returns: the version that had the traffic
         """
         traffic, release_id = self.traffic, self.traffic.next_id(run)
         route = self.agent.route(self.model)
@@ -95,7 +95,7 @@ class ManualMoves:
     def withdraw(self, actor: str, reason: str) -> bool:
         """Take a model out of service: no route, no alias, nothing deployed. Its versions and its ledger stay.
 
-        :return: False if there was nothing to take out
+        :returns: whether there was anything to take out
         """
         apps = [name for name in self.agent.apps() if name.rpartition("-")[0] == self.model]
         champion = self.registry.alias(self.model, CHAMPION)

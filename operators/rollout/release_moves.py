@@ -12,7 +12,8 @@ from operators.core.ledger import Entry
 from operators.core.ledger_schema import json_digest
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
@@ -121,7 +122,7 @@ class ReleaseMoves:
         :param step: names the step; one that runs again repeats its recorded move
         :param weight_bp: basis points
         :param limits: of this step; those of the first try stay in force
-        :return: the route in force, and since when
+        :returns: the route in force, and since when
         :raises RejectedError: the release no longer holds the model
         """
         route = routes.canary(
@@ -200,7 +201,7 @@ class ReleaseMoves:
         Without it, the release ends here.
 
         :param previous: the version that is replaced; None in a first release, which has no control to compare with
-        :return: whether the release goes on
+        :returns: whether the release goes on
         """
         ended = self.ledger.end(release_id)
         if ended is not None and ended.kind == rows.PromotedRow.KIND:

@@ -11,7 +11,7 @@ import pytest
 from operators.audit.verify import _verdict, again, difference
 from operators.core.ledger import Entry
 from operators.core.rows import VerdictRow
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge
