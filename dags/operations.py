@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Param
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.core.loader import load_specs
-from operators.drills.operators import CleanUpDrillsOperator
+from operators.drills.operators import RemoveDrillCopiesOperator
 from operators.rollout.operations.operators import (
     ReconcileOperator,
     RetireOperator,
@@ -92,4 +92,4 @@ with DAG(
     },
 ) as reconcile:
     ReconcileOperator(task_id="reconcile", model="{{ params.model }}")
-    CleanUpDrillsOperator(task_id="clean_up_drills", model="{{ params.model }}")
+    RemoveDrillCopiesOperator(task_id="remove_drill_copies", model="{{ params.model }}")

@@ -38,9 +38,9 @@ _NAMES_OF = {
     "drills.operators": (
         "ClaimDrillOperator",
         "CleanUpDrillOperator",
-        "CleanUpDrillsOperator",
         "DrillOperator",
         "PrepareDrillOperator",
+        "RemoveDrillCopiesOperator",
     ),
     "gates.operators": ("EvaluateOperator", "GateOperator"),
     "registry.hook": ("MlflowHook",),
@@ -114,9 +114,9 @@ if TYPE_CHECKING:
     from operators.drills.operators import (
         ClaimDrillOperator as ClaimDrillOperator,
         CleanUpDrillOperator as CleanUpDrillOperator,
-        CleanUpDrillsOperator as CleanUpDrillsOperator,
         DrillOperator as DrillOperator,
         PrepareDrillOperator as PrepareDrillOperator,
+        RemoveDrillCopiesOperator as RemoveDrillCopiesOperator,
     )
     from operators.gates.operators import (
         EvaluateOperator as EvaluateOperator,

@@ -43,7 +43,7 @@ class Ended(_Fact):
 
 
 class StepReplay(_Fact):
-    """What the recorded policy and the replayed one said of one step.
+    """The recorded and the replayed verdict of one step.
 
     :param looks: how many were recorded
     :param recorded: the recorded verdict

@@ -6,7 +6,6 @@ release claims the model there. The looks of the judge are many rows; they are i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -87,14 +86,14 @@ class Ledger:
                 _must_hold(connection, model, release_id)
             return _append(connection, model, row, key, release_id)
 
-    def claim(self, model: str, release_id: str, row: ReleaseStartedRow, *, supersede: bool = True) -> str | None:
-        """Make this release the only one of the model; return the id of the release that it put aside, or None.
+    def claim(self, model: str, release_id: str, row: ReleaseStartedRow, *, supersede: bool = True) -> None:
+        """Give the model to this release, and end the one that holds it.
 
         The release that held the model before (its run was killed, or it is an older one) can write nothing any more.
 
-        :param supersede: whether the newest claim wins over one that is held
+        :param supersede: whether to end another release that holds the model
         :raises BusyError: another release holds the model, and this one does not supersede
-        :raises RejectedError: the release has ended, or was put aside
+        :raises RejectedError: the release has ended, by itself or by another one
         """
         with self._begin() as connection:
             holder = _lock_head(connection, model).release_id
@@ -106,7 +105,6 @@ class Ledger:
                 _append(connection, model, AbandonedRow(by=release_id), f"{holder}/end", holder)
             connection.execute(HEADS.update().where(HEADS.c.model == model).values(release_id=release_id))
             _append(connection, model, row, f"{release_id}/started", release_id)
-        return None if holder == release_id else holder
 
     def finish(self, model: str, release_id: str, row: Row) -> Entry:
         """Append the end of a release and let the model go, in one transaction.
@@ -154,17 +152,14 @@ class Ledger:
         :param key_prefix: how their keys begin
         :param last: the newest ones, at most this many
         """
-        wanted = {"model": model, "release_id": release_id}
-        query = sa.select(ENTRIES).order_by(ENTRIES.c.id.desc())
-        for column, value in wanted.items():
+        query = sa.select(ENTRIES).order_by(ENTRIES.c.id.desc()).limit(last)
+        for column, value in (("model", model), ("release_id", release_id)):
             if value is not None:
                 query = query.where(ENTRIES.c[column] == value)
         if kind is not None:
             query = query.where(ENTRIES.c.kind.in_([kind] if isinstance(kind, str) else list(kind)))
         if key_prefix:
             query = query.where(ENTRIES.c.key.startswith(key_prefix, autoescape=True))
-        if last is not None:
-            query = query.limit(last)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [Entry.model_validate(dict(row)) for row in reversed(rows)]
@@ -181,6 +176,11 @@ class Ledger:
     def end(self, release_id: str) -> Entry | None:
         """Return the row that ended a release, or None while it is under way."""
         return self.entry(f"{release_id}/end")
+
+    def ended_with(self, release_id: str, kind: type[Row]) -> bool:
+        """Return whether a release has ended with a row of this kind."""
+        end = self.end(release_id)
+        return end is not None and end.kind == kind.KIND
 
     def models(self) -> list[str]:
         """Return every model that has rows."""
@@ -214,11 +214,9 @@ class Ledger:
 
         :param last: the newest ones, at most this many
         """
-        query = sa.select(LOOKS).where(LOOKS.c.release_id == release_id).order_by(LOOKS.c.id.desc())
+        query = sa.select(LOOKS).where(LOOKS.c.release_id == release_id).order_by(LOOKS.c.id.desc()).limit(last)
         if step is not None:
             query = query.where(LOOKS.c.step == step)
-        if last is not None:
-            query = query.limit(last)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [Look.model_validate(dict(row)) for row in reversed(rows)]
@@ -289,7 +287,7 @@ def _append(connection: sa.Connection, model: str, row: Row, key: str, release_i
         "kind": row.KIND,
         "release_id": release_id,
         "key": key,
-        "payload": json.loads(json.dumps(row.payload(), allow_nan=False)),
+        "payload": row.payload(),
         "previous_hash": head.hash,
     }
     values["hash"] = entry_hash(values)

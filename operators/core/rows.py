@@ -6,6 +6,7 @@ its type later. Where an older Taxiway did not write a field, its default holds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -31,8 +32,12 @@ class Row(BaseModel):
         return cls.model_validate(entry.payload)
 
     def payload(self) -> dict[str, Any]:
-        """Return what the ledger stores."""
-        return self.model_dump(exclude_unset=True, by_alias=True)
+        """Return what the ledger stores.
+
+        :raises ValueError: it has a number that JSON does not
+        """
+        fields = self.model_dump(exclude_unset=True, by_alias=True)
+        return dict(json.loads(json.dumps(fields, allow_nan=False)))
 
 
 class ReleaseStartedRow(Row):

@@ -146,9 +146,7 @@ class PrepareDrillOperator(BaseOperator):
         trigger = DeployTrigger(model=cast["drill"]["copy_name"], version=versions[0], deadline=deadline)
         self.defer(trigger=trigger, method_name="resume", kwargs={"cast": cast, "versions": versions})
 
-    def resume(
-        self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]
-    ) -> dict[str, Any]:
+    def resume(self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]) -> Any:
         """Wait for the other version; then give the first one the traffic."""
         from operators.drills.copies import Cast
 
@@ -197,8 +195,8 @@ class DrillOperator(BaseOperator):
         load = Load(endpoint(Settings.load().edge_url, drill.copy_name), bodies, token=token)
         scene = Scene(cast, release_moves_of(drill.copy_name), Cluster(drill), load, self.log)
         drills = Drills(_traffic(drill.model).ledger, drill.model)
-        about = {"version": cast.original.version, "stable": cast.stable, "canary": cast.canary}
-        facts = {**about, "limits": criteria.model_dump()}
+        versions = {"version": cast.original.version, "stable": cast.stable, "canary": cast.canary}
+        facts = {**versions, "limits": criteria.model_dump()}
         try:
             seen = asyncio.run(scene.play())
         except TaxiwayError as error:
@@ -237,7 +235,7 @@ class CleanUpDrillOperator(BaseOperator):
             tell(spec_of(drill.model), "rolled_back", text, context, drill=drill.drill_id, fault=drill.fault)
 
 
-class CleanUpDrillsOperator(BaseOperator):
+class RemoveDrillCopiesOperator(BaseOperator):
     """Remove the copies of drills that were killed. Drills that are under way are left alone.
 
     :param model: name of one copy; empty for all (templated)

@@ -35,6 +35,19 @@ class Move:
     at: datetime
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A release that holds its model.
+
+    :param stable: the version that has the traffic; None: the model has never been released
+    :param at: when its first try began
+    """
+
+    release_id: str
+    stable: str | None
+    at: datetime
+
+
 def route_of(entry: Entry) -> Route:
     """Read the route in a row of the kind `weight_set`."""
     fields = {key: value for key, value in entry.payload.items() if key in Route.model_fields}
@@ -85,15 +98,15 @@ class ModelTraffic:
         return move
 
     def alone(self, stable: str | None, release_id: str) -> Route:
-        """Return the route that gives one version everything, to callers told apart as they are now."""
+        """Return the route that gives one version everything, and keeps the unit of the current route."""
         now = self.agent.route(self.model)
         return routes.only(self.model, stable, holder=release_id).model_copy(update={"unit": now.unit if now else None})
 
     def _written(self, release_id: str, step: str, route: Route) -> Move:
-        made = self.moves_of(release_id)
-        if made and made[-1].step == step:
-            return made[-1]
-        times = sum(move.step == step for move in made)
+        moves = self.moves_of(release_id)
+        if moves and moves[-1].step == step:
+            return moves[-1]
+        times = sum(move.step == step for move in moves)
         row = WeightSetRow(step=step, **route.model_dump(mode="json", exclude={"model"}))
         key = f"{release_id}/{step}/{times + 1}/weight"
         return _move(self.ledger.append(self.model, row, key=key, release_id=release_id))

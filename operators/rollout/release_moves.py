@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from operators.core import rows
@@ -17,26 +15,11 @@ from operators.core.spec_release import Release
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
-from operators.rollout.model_traffic import ModelTraffic, Move
+from operators.rollout.model_traffic import Begun, ModelTraffic, Move
 from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
 from operators.traffic import routes
 from operators.traffic.client import Route
 from operators.traffic.limits import USUAL, Limits
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A release that holds its model.
-
-    :param stable: the version that has the traffic; None: the model has never been released
-    :param superseded: the release that it ended
-    :param at: when its first try began
-    """
-
-    release_id: str
-    stable: str | None
-    superseded: str | None
-    at: datetime
 
 
 class ReleaseMoves:
@@ -73,7 +56,7 @@ class ReleaseMoves:
             self._require_other_champion(version)
             traffic.quarantine.require_free(version)
         row = rows.ReleaseStartedRow(kind="release", version=version.version, run=run)
-        superseded = self.ledger.claim(self.model, release_id, row, supersede=when_busy == "supersede")
+        self.ledger.claim(self.model, release_id, row, supersede=when_busy == "supersede")
         # Read after the claim: until then, the release before may have promoted its version.
         left = self.agent.route(self.model)
         stable = left.stable if left else None
@@ -86,7 +69,7 @@ class ReleaseMoves:
             raise RejectedError(f"version {version.version} of {self.model} has all the traffic already")
         if left is not None:
             self._clear(left, keep=version.version)
-        return Begun(release_id, begun.route.stable, superseded, begun.at)
+        return Begun(release_id, begun.route.stable, begun.at)
 
     def _require_other_champion(self, version: ModelVersion) -> None:
         route = self.agent.route(self.model)
@@ -177,14 +160,12 @@ class ReleaseMoves:
         """Return the verdicts of a release, oldest first."""
         return self.ledger.rows(rows.VerdictRow, self.model, release_id=release_id)
 
-    def approve(
-        self, release_id: str, step: str, *, answer: Literal["go_on", "roll_back"], by: str, note: str = ""
-    ) -> Entry:
+    def approve(self, release_id: str, step: str, *, answer: Literal["go_on", "roll_back"], by: str) -> Entry:
         """Write down what a person, or the time-out in place of one, has decided. The first answer stands.
 
         :param by: the user, or `timeout`
         """
-        row = rows.ApprovalRow(step=step, answer=answer, by=by, note=note)
+        row = rows.ApprovalRow(step=step, answer=answer, by=by, note="")
         return self.ledger.append(self.model, row, key=f"{release_id}/{step}/approval", release_id=release_id)
 
     def approval(self, release_id: str, step: str) -> rows.ApprovalRow | None:
@@ -203,8 +184,7 @@ class ReleaseMoves:
         :param previous: the version that is replaced; None in a first release, which has no control to compare with
         :returns: whether the release goes on
         """
-        ended = self.ledger.end(release_id)
-        if ended is not None and ended.kind == rows.PromotedRow.KIND:
+        if self.ledger.ended_with(release_id, rows.PromotedRow):
             return False
         # Kept with the version, so that it can be deployed again whoever registered it.
         self.registry.tag(self.model, version, "taxiway.spec", spec.to_json())
@@ -236,15 +216,14 @@ class ReleaseMoves:
 
         :raises RejectedError: the release was not promoted, or no longer holds the model
         """
-        made = [move for move in self.traffic.moves_of(release_id) if move.step == PROMOTE]
-        if not made:
+        routes_set = [move.route for move in self.traffic.moves_of(release_id) if move.step == PROMOTE]
+        if not routes_set:
             raise RejectedError(f"release {release_id} was not promoted: there is nothing to watch")
-        return self.traffic.move(release_id, PROMOTE, made[-1].route)
+        return self.traffic.move(release_id, PROMOTE, routes_set[-1])
 
     def end_watch(self, release_id: str, version: str, release: Release) -> None:
         """End a watch without a failure: the version gets all traffic, and the release ends."""
-        ended = self.ledger.end(release_id)
-        if ended is not None and ended.kind == rows.WatchEndedRow.KIND:
+        if self.ledger.ended_with(release_id, rows.WatchEndedRow):
             return
         route = routes.only(self.model, version, unit=release.unit, holder=release_id)
         self.traffic.move(release_id, "watch_end", route)
@@ -267,13 +246,13 @@ class ReleaseMoves:
             Inconclusive is no rejection
         :raises RejectedError: the release no longer holds the model
         """
-        ended = self.ledger.end(release_id)
-        if ended is not None and ended.kind == rows.RolledBackRow.KIND:
+        if self.ledger.ended_with(release_id, rows.RolledBackRow):
             return
-        back = self.take_out(release_id, version, stable)
-        stable = back.route.stable
+        stable = self.take_out(release_id, version, stable).route.stable
         promoted = self.ledger.entry(f"{release_id}/promoted") is not None
-        if rejected or (rejected is None and (promoted or self._failed(release_id))):
+        if rejected is None:
+            rejected = promoted or any(row.outcome == Outcome.FAILED for row in self.verdicts(release_id))
+        if rejected:
             key = f"{release_id}/quarantined"
             self.traffic.quarantine.put(version, reason, key=key, release_id=release_id)
         with self.ledger.holding(self.model, release_id):
@@ -304,9 +283,6 @@ class ReleaseMoves:
         promoted = [row.version for row in self.ledger.rows(rows.PromotedRow, self.model)]
         if version not in (*promoted, self.traffic.started(self.ledger.holder(self.model)).version):
             self.traffic.delete_unless_used(version)
-
-    def _failed(self, release_id: str) -> bool:
-        return any(verdict.outcome == Outcome.FAILED for verdict in self.verdicts(release_id))
 
     def why(self, release_id: str, *, otherwise: str = "a task of the release failed") -> str:
         """Return the reason of a rollback: the person who decided it, or the last verdict that was not Successful.

@@ -107,7 +107,7 @@ def test_forms() -> None:
     parsed = parse(DAGS / "operations.py")
     assert parsed["params"]["rollback"] == ["model", "version", "reason"]
     # Neither waits for the other: a model that only a person can mend does not keep the copies of drills.
-    assert parsed["dags"]["reconcile"] == {"reconcile": [], "clean_up_drills": []}
+    assert parsed["dags"]["reconcile"] == {"reconcile": [], "remove_drill_copies": []}
     params = parse(DAGS / "models.py")["params"]
     assert params["flight_delay.train"] == ["as_of", "parameters", "sources"]
     assert params["flight_delay.release"] == ["version"]

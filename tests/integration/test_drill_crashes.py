@@ -21,7 +21,7 @@ from operators.drills import operators as drill_operators
 from operators.drills.operators import (
     ClaimDrillOperator,
     CleanUpDrillOperator,
-    CleanUpDrillsOperator,
+    RemoveDrillCopiesOperator,
 )
 from operators.drills.policy import STEP
 from operators.drills.record import Drills
@@ -138,7 +138,7 @@ class World:
         copies.clean_up(to.traffic, drills, drill, self.storage, by=drill.drill_id)  # type: ignore[arg-type]
 
     def reconcile(self) -> list[str]:
-        task = CleanUpDrillsOperator(task_id="clean_up_drills", model=self.copy)
+        task = RemoveDrillCopiesOperator(task_id="remove_drill_copies", model=self.copy)
         return task.execute(self.context("reconcile")).get(self.copy, [])
 
     def check(self) -> None:

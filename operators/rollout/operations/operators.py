@@ -132,7 +132,7 @@ class ReconcileOperator(BaseOperator):
     """Complete what a crash left half done: every release ends promoted or rolled back, and ledger, traffic and alias
     agree.
 
-    Releases that are under way are left alone. Copies of drills are left to `CleanUpDrillsOperator`.
+    Releases that are under way are left alone. Copies of drills are left to `RemoveDrillCopiesOperator`.
 
     :param model: name of one model; empty for all (templated)
     :returns: by model, what was done; models without anything to do are left out

@@ -37,7 +37,7 @@ def entry(kind: str, payload: dict[str, Any]) -> Entry:
 def test_an_old_row_is_read_and_keeps_its_hash(old: dict[str, Any]) -> None:
     row = read(entry(old["kind"], old["payload"]))
     assert old["kind"] == row.KIND
-    assert json.loads(json.dumps(row.payload())) == old["payload"]
+    assert row.payload() == old["payload"]
     assert json_digest(row.payload()) == old["digest"]
     assert type(row).model_validate(row.payload()) == row
 
