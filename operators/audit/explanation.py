@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from operators.core import rows
 from operators.core.ledger import Entry
 from operators.core.row_text import in_words
-from operators.core.rows import EdgeRow, GateRow, ReleaseStartedRow, WeightSetRow, read
 from operators.rollout.model_traffic import route_of
 from operators.traffic.assignment import bucket, in_canary
 from operators.traffic.client import Route
@@ -101,10 +101,10 @@ def in_force(entries: Iterable[Entry], at: datetime) -> Moment | None:
     """
     moment: Moment | None = None
     for entry in entries:
-        if entry.kind == WeightSetRow.KIND and entry.at <= at:
+        if entry.kind == rows.WeightSetRow.KIND and entry.at <= at:
             moment = Moment(route=route_of(entry), release_id=entry.release_id, since=entry.at)
-        elif entry.kind == EdgeRow.KIND and moment is not None:
-            event = EdgeRow.of(entry)
+        elif entry.kind == rows.EdgeRow.KIND and moment is not None:
+            event = rows.EdgeRow.of(entry)
             ended_at = datetime.fromtimestamp(event.at, UTC)
             if event.kind in _ENDED_BY and moment.since <= ended_at <= at:
                 ended = f"{event.kind.replace('_', ' ')} at {ended_at:%H:%M:%S}"
@@ -154,16 +154,21 @@ def decisions(entries: Sequence[Entry], version: str, at: datetime, dag_run: str
     :param entries: all rows of the model, oldest first
     :param dag_run: the training run, whose gate it is; empty: not known
     """
-    lines = [_line(row) for row in entries if row.kind == GateRow.KIND and dag_run and f"/{dag_run}/gate" in row.key]
-    begun = [row for row in entries if row.kind == ReleaseStartedRow.KIND and row.at <= at]
-    mine = [row.release_id for row in begun if ReleaseStartedRow.of(row).version == version]
+    lines = [
+        _line(row) for row in entries if row.kind == rows.GateRow.KIND and dag_run and f"/{dag_run}/gate" in row.key
+    ]
+    begun = [row for row in entries if row.kind == rows.ReleaseStartedRow.KIND and row.at <= at]
+    mine = [row.release_id for row in begun if rows.ReleaseStartedRow.of(row).version == version]
     if mine:
-        lines += [_line(row) for row in entries if row.release_id == mine[-1] and row.kind in _SHOWN]
+        lines += [_line(row) for row in entries if row.release_id == mine[-1] and isinstance(rows.read(row), _SHOWN)]
     return tuple(lines)
 
 
-_SHOWN = ("release_started", "verdict", "approval", "promoted", "rolled_back", "manual_rollback", "watch_ended")
+_SHOWN = (
+    rows.ReleaseStartedRow, rows.VerdictRow, rows.ApprovalRow, rows.PromotedRow, rows.RolledBackRow, rows.ManualRollbackRow,
+    rows.WatchEndedRow,
+)  # fmt: skip
 
 
 def _line(entry: Entry) -> str:
-    return f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.kind.replace('_', ' ')}: {in_words(read(entry))}"
+    return f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.kind.replace('_', ' ')}: {in_words(rows.read(entry))}"

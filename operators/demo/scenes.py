@@ -11,7 +11,7 @@ from typing import Any
 from operators.core.dataset import Window, build, snapshot
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
-from operators.core.rows import ReleaseStartedRow, VerdictRow
+from operators.core.rows import ReleaseStartedRow, RolledBackRow, VerdictRow
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.demo.acts import Act, Play
@@ -83,7 +83,7 @@ def faulty_version(play: Play, act: Act, version: str) -> str:
     ends = [e.kind for e in play.model_traffic.ledger.entries(play.spec.name, release_id=_release_id(play, run_id))]
     route = play.model_traffic.agent.route(play.spec.name)
     judged = any(verdict.outcome == Outcome.FAILED for verdict in _verdicts(play, run_id))
-    if state == "failed" and judged and ends[-1] == "rolled_back" and route is not None and route.canary is None:
+    if state == "failed" and judged and ends[-1] == RolledBackRow.KIND and route is not None and route.canary is None:
         return "rolled back"
     return f"the release ended {state}, the ledger's last row is {ends[-1:]}, tasks: {tasks}"
 

@@ -282,7 +282,7 @@ def _require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
     busy = [r.model for r in traffic.agent.routes().values() if (r.weight_now_bp or r.shadow) and r.model != copy_name]
     if busy:
         raise RejectedError(
-            f"a release of {busy[0]} is under way, and all models share one agent; drill dead_agent after it"
+            f"a release of {busy[0]} is under way, and there is one agent for all; drill dead_agent later"
         )
 
 

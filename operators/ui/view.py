@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from operators.core import rows
 from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Ledger
 from operators.core.row_text import in_words
-from operators.core.rows import ReleaseStartedRow, WeightSetRow, read
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Reading
@@ -24,8 +24,8 @@ from operators.traffic.client import Agent, RouteState
 
 _DECISIONS = 8
 _SHOWN = (
-    "promoted", "rolled_back", "manual_rollback", "abandoned", "withdrawn", "watch_ended", "reconciled", "quarantine_lifted",
-    "quarantined", "approval", "verdict", "edge",
+    rows.PromotedRow, rows.RolledBackRow, rows.ManualRollbackRow, rows.AbandonedRow, rows.WithdrawnRow, rows.WatchEndedRow,
+    rows.ReconciledRow, rows.QuarantineLiftedRow, rows.QuarantinedRow, rows.ApprovalRow, rows.VerdictRow, rows.EdgeRow,
 )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ class Console:
     def _model(self, name: str, route: RouteState | None) -> ModelView:
         known = self._registry.model(name)
         aliases = known.aliases if known else {}
-        rows = self._ledger.entries(name, kind=_SHOWN, last=_DECISIONS)
+        shown = self._ledger.entries(name, kind=[kind.KIND for kind in _SHOWN], last=_DECISIONS)
         return ModelView(
             name=name,
             stable=route.stable if route else None,
@@ -113,7 +113,9 @@ class Console:
             breaker_open=bool(route and route.breaker == "open"),
             release=self._release(name),
             quarantine=standing(self._ledger.entries(name, kind=KINDS)),
-            decisions=tuple(Decision(at=row.at, kind=row.kind, text=in_words(read(row))) for row in reversed(rows)),
+            decisions=tuple(
+                Decision(at=row.at, kind=row.kind, text=in_words(rows.read(row))) for row in reversed(shown)
+            ),
         )
 
     def _release(self, name: str) -> ReleaseView | None:
@@ -121,13 +123,13 @@ class Console:
         if release_id is None:
             return None
         started = self._ledger.entry(f"{release_id}/started")
-        version = ReleaseStartedRow.of(started).version if started else None
-        moves = self._ledger.entries(name, release_id=release_id, kind=WeightSetRow.KIND, last=1)
+        version = rows.ReleaseStartedRow.of(started).version if started else None
+        moves = self._ledger.entries(name, release_id=release_id, kind=rows.WeightSetRow.KIND, last=1)
         looks = self._ledger.looks(release_id, last=1)
         return ReleaseView(
             release_id=release_id,
             version=version,
-            step=WeightSetRow.of(moves[-1]).step if moves else "begin",
+            step=rows.WeightSetRow.of(moves[-1]).step if moves else "begin",
             since=moves[-1].at if moves else None,
             look=looks[-1].n if looks else 0,
             looked_at=looks[-1].at if looks else None,
