@@ -187,14 +187,10 @@ class Ledger:
         with self._begin() as connection:
             return list(connection.execute(sa.select(HEADS.c.model).order_by(HEADS.c.model)).scalars())
 
-    def record_look(
-        self, model: str, release_id: str, step: str, evidence: Mapping[str, Any], *, n: int | None = None
-    ) -> int:
-        """Keep the evidence of a look; a second call with the same ``n`` changes nothing.
+    def record_look(self, model: str, release_id: str, step: str, evidence: Mapping[str, Any]) -> int:
+        """Keep the evidence of a look; return the number of the look in its step.
 
         :param evidence: JSON
-        :param n: number of the look in its step; None: the next
-        :returns: the number
         """
         taken = sa.select(sa.func.coalesce(sa.func.max(LOOKS.c.n), 0) + 1).where(
             LOOKS.c.release_id == release_id, LOOKS.c.step == step
@@ -203,10 +199,10 @@ class Ledger:
         digest = json_digest(evidence)
         while True:
             with self._begin() as connection:
-                number = n if n is not None else int(connection.execute(taken).scalar_one())
+                number = int(connection.execute(taken).scalar_one())
                 fresh = insert(LOOKS).values(**row, n=number, digest=digest).on_conflict_do_nothing()
                 # Somebody else may have taken the next number at the same moment.
-                if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None or n is not None:
+                if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None:
                     return number
 
     def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[Look]:

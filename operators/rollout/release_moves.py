@@ -113,12 +113,9 @@ class ReleaseMoves:
         )
         return self.traffic.move(release_id, step, route)
 
-    def record_look(self, release_id: str, step: str, evidence: Evidence, *, n: int | None = None) -> int:
-        """Keep the evidence of a look; return the number of the look in its step.
-
-        :param n: number of the look; None: the next
-        """
-        return self.ledger.record_look(self.model, release_id, step, evidence.model_dump(mode="json"), n=n)
+    def record_look(self, release_id: str, step: str, evidence: Evidence) -> int:
+        """Keep the evidence of a look; return the number of the look in its step."""
+        return self.ledger.record_look(self.model, release_id, step, evidence.model_dump(mode="json"))
 
     def record_verdict(
         self,
