@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from operators.audit.verify import again, difference
+from operators.audit.verify import again, difference, verify
+from operators.core.ledger_schema import Entry
 from operators.core.spec_release import Judge
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
@@ -72,3 +76,32 @@ def test_a_record_that_lacks_something_is_said_to(missing: str) -> None:
     del made[missing]
     with pytest.raises(ValueError, match=f"cannot be read: KeyError: '{missing}'"):
         difference(made)
+
+
+OLD: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "old_verdicts.json").read_text())
+
+
+def test_verdicts_of_an_older_version_still_hold() -> None:
+    """Their periods have a weight alone, and their judgements do not say which part of the judge spoke."""
+    rows = [
+        Entry(
+            model="m", seq=n, at=datetime(2026, 1, 1, tzinfo=UTC), kind="verdict", release_id="m/run#1", key=str(n),
+            payload=payload, previous_hash="", hash="",
+        )
+        for n, payload in enumerate(OLD, 1)
+    ]  # fmt: skip
+    ledger = SimpleNamespace(entries=lambda _: rows, broken_links=lambda _: [], look_numbers=lambda *_: [1])
+    report = verify(ledger, "m")  # type: ignore[arg-type]
+    assert report.holds
+    assert report.verdicts == len(OLD) == 7
+    notes = [finding.text for finding in report.findings]
+    assert all("was made by another version of the judge" in note for note in notes)
+    assert not [note for note in notes if "it says" in note]  # another outcome
+
+
+@pytest.mark.parametrize("made", [one for one in OLD if not one["blind"]], ids=lambda one: one["step"])
+def test_the_numbers_of_an_older_version_are_found_again(made: dict[str, Any]) -> None:
+    found = json.loads(again(made).model_dump_json())
+    assert found["outcome"] == made["judgement"]["outcome"]
+    for name, guard in made["judgement"]["guards"].items():
+        assert {**found["guards"][name], "missing": ""} == {**guard, "missing": ""}
