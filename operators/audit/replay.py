@@ -156,7 +156,7 @@ def _step(looks: Sequence[Look], verdict: Entry, given: Policies) -> StepReplay:
         recorded=Ended(
             look=_number(seen, record), elapsed_s=record["elapsed_s"], outcome=said.outcome, reason=said.reason
         ),
-        replayed=_ended(seen, record, given(record), only_fails=given is as_recorded and _spoke_aside(record)),
+        replayed=_ended(seen, record, given(record), only_fails=given is as_recorded and said.part == "veto"),
         blind=record["blind"],
     )
 
@@ -210,10 +210,3 @@ def _least(record: Mapping[str, Any], policy: Judge) -> int | None:
     """Return how many units are needed: the policy's number where the recorded one was the recorded policy's."""
     recorded: int | None = record["min_requests"]
     return policy.min_requests if recorded == record["policy"]["min_requests"] else recorded
-
-
-def _spoke_aside(record: Mapping[str, Any]) -> bool:
-    """Return whether labels or numbers that come late have failed a version: another part of the judge had the say till then."""
-    policy = record["policy"]
-    at_once = policy["failures"] or policy["slow"] or policy["prediction"] or policy["series"]
-    return not at_once and record["judgement"]["outcome"] == Outcome.FAILED

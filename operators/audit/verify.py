@@ -80,8 +80,9 @@ def difference(record: Mapping[str, Any]) -> str:
         outcome = record["judgement"]["outcome"]
         allowed = outcome == Outcome.INCONCLUSIVE
         return "" if allowed else f"it says {outcome}, though nothing could be seen"
-    found = again(record).model_dump(mode="json")
-    said = record["judgement"]
+    # Which part of the judge spoke decides which policy is recorded; an older version did not write it down.
+    found = again(record).model_dump(mode="json", exclude={"part"})
+    said = {name: value for name, value in record["judgement"].items() if name != "part"}
     if json_digest(found) == json_digest(said):
         return ""
     if found["outcome"] != said.get("outcome"):

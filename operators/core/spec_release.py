@@ -15,6 +15,7 @@ _BUILT_IN = ("failures", "slow", "labels", "loss", "prediction")
 Moment = Literal["start", "step", "pause", "rolled_back", "promoted"]
 Fault = Literal["bad_canary", "dead_controller", "dead_agent", "dead_replica"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
+CONTROL_BP = 100  # the share of the old version while a promotion is watched, in basis points: 1 %
 BlockS = Annotated[
     float | None,
     BeforeValidator(lambda value: None if value is None or value == "none" else parse_duration_s(value)),
@@ -76,7 +77,7 @@ class Slow(_Part):
     )
 
 
-class Labels(_Part):
+class LabelsGuard(_Part):
     """Right or wrong, for requests that shadow and stable both answered, once the label arrives."""
 
     margin_pct: float = Field(1.0, gt=0, le=100, description="percentage points of accuracy that may be lost")
@@ -159,7 +160,7 @@ class Judge(_Part):
     max_wait_s: DurationS = Field(1800.0, alias="max_wait", description="for a step's evidence; then Inconclusive")
     failures: Failures | None = Failures()
     slow: Slow | None = Slow()
-    labels: Labels | None = None
+    labels: LabelsGuard | None = None
     loss: Loss | None = None
     prediction: Prediction | None = None
     business: dict[GuardName, Business] = Field(default_factory=dict)

@@ -191,7 +191,7 @@ def _span_sql(spans: Sequence[Span]) -> str:
     usual = f"(canary = (arm = {_CANARY}) AND arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}))"
     control = f"(arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}) AND NOT {usual})"
     cases = [
-        f"WHEN {control if span.kind == 'control' else usual} AND {_when_sql(span)} THEN {index}"
+        f"WHEN {control if span.kind == 'watch' else usual} AND {_when_sql(span)} THEN {index}"
         for index, span in reversed(list(enumerate(spans)))
         if span.kind != "shadow"
     ]

@@ -5,70 +5,34 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from operators.core import spec_release
 from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge
+from operators.core.spec_release import Judge, LabelsGuard, Loss
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
 from operators.feedback.labels import Labels, QueryLabels
 from operators.judge.evidence import Losses, Moments, Pairs
-from operators.rollout.delayed.answers import AnswerLog, Place, to_us
-from operators.rollout.delayed.business import Cell, Value, moments
-from operators.rollout.delayed.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
-from operators.rollout.delayed.window import Facts, Late, Numbers, Waiting, longest_wait_s
+from operators.rollout.delayed.answers import AnswerLog, to_us
+from operators.rollout.delayed.business import Cell, Cohort, moments
+from operators.rollout.delayed.pairs import ErrorDifference, Measure, PairTally, RightOrWrong
+from operators.rollout.delayed.window import Facts, Late, Numbers, longest_wait_s
 
 _MEMORY_LIMIT = "256MB"  # beyond it DuckDB spills: a triggerer shares its machine with much else
-# The replicas of two versions write a pair's rows at different moments; until both must be there, a pair is not looked at.
+# The replicas of two versions write a pair's rows at different moments; until both must be there, a pair does not count.
 _WRITING_S = 60.0
 
 
-class _Cohort:
-    """Business numbers that are waited for, taken in the order of the answers. What was taken stays taken."""
-
-    def __init__(self, within_s: float) -> None:
-        self.after: Place = FIRST
-        self.waiting = Waiting()
-        self._within_us = to_us(within_s)
-
-    def take(self, rows: Iterator[Value], now_us: int) -> list[Value]:
-        """Return the rows that are settled and have their number."""
-        read = 0
-
-        def counting() -> Iterator[Value]:
-            nonlocal read
-            for row in rows:
-                read += 1
-                yield row
-
-        done, labelled = 0, []
-        for row, counts in settled(counting(), now_us=now_us, within_us=self._within_us):
-            done += 1
-            self.after = (row.at_us, row.request)
-            if counts:
-                labelled.append(row)
-        still_open = read - done + sum(1 for _ in rows)
-        before = self.waiting
-        self.waiting = Waiting(
-            labelled=before.labelled + len(labelled),
-            unlabelled=before.unlabelled + done - len(labelled),
-            open=still_open,
-        )
-        return labelled
-
-
 class Collector:
-    """Reads what a release left behind, and what became known of it. Each look reads only what is new.
+    """Reads the answers of a release, and what became known of them. Each look reads only what is new.
 
-    Nothing of it must be kept: another collector for the same release finds the same again.
+    It need not be kept: another collector for the same release returns the same evidence.
 
     :param storage: where the prediction log is; default: the settings'
     :param labels: default: the spec's own query
@@ -100,12 +64,12 @@ class Collector:
         self._log = AnswerLog(self._storage, facts, self._db, self._folder)
         self._known = {name: Known(self._db, name) for name in ("labels", *self._policy.business)}
         self._tallies = _tallies(self._policy, facts)
-        self._cohorts = {name: _Cohort(guard.within_s) for name, guard in self._policy.business.items()}
+        self._cohorts = {name: Cohort(to_us(guard.within_s)) for name, guard in self._policy.business.items()}
         self._labels_at_s = -math.inf
         self._business: dict[str, dict[Cell, Moments]] = {}
 
     def look(self, now_s: float) -> Late:
-        """Return all late evidence as of now.
+        """Return all late evidence that there is by now.
 
         :param now_s: Unix time in seconds
         :raises ServiceError: the storage did not answer; a retry can help
@@ -193,15 +157,15 @@ def collect(
 
 
 def _tallies(policy: Judge, facts: Facts) -> dict[str, PairTally]:
-    found = {}
+    tallies = {}
     if policy.labels:
-        found["labels"] = _tally(policy.labels, RightOrWrong(policy.labels.threshold), facts)
+        tallies["labels"] = _tally(policy.labels, RightOrWrong(policy.labels.threshold), facts)
     if policy.loss:
-        found["loss"] = _tally(policy.loss, Error(policy.loss.largest), facts)
-    return found
+        tallies["loss"] = _tally(policy.loss, ErrorDifference(policy.loss.largest), facts)
+    return tallies
 
 
-def _tally(guard: spec_release.Labels | spec_release.Loss, measure: Measure, facts: Facts) -> PairTally:
+def _tally(guard: LabelsGuard | Loss, measure: Measure, facts: Facts) -> PairTally:
     return PairTally(
         measure,
         begin_us=to_us(facts.begin_s),

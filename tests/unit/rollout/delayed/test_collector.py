@@ -27,7 +27,7 @@ from tests.support.late_world import (
     spec_with,
 )
 
-HALF = Span(share=0.5, weight_bp=5000)
+HALF = Span(weight_bp=5000)
 LABELS = {"labels": {"within": "1h"}}
 PREDICTION = {"prediction": {"margin": 0.1}}
 
@@ -99,9 +99,9 @@ def test_only_answers_that_can_be_compared_count(storage: Storage) -> None:
 
 def test_periods_are_told_apart_by_weight_and_roles(storage: Storage) -> None:
     spans = (
-        Span(share=0.01, weight_bp=100),
+        Span(weight_bp=100),
         HALF,
-        Span(kind="control", share=0.99, weight_bp=100),
+        Span(kind="watch", weight_bp=100),
     )
     keep(
         storage,
@@ -124,8 +124,8 @@ def test_periods_are_told_apart_by_weight_and_roles(storage: Storage) -> None:
 
 def test_an_answer_without_a_weight_belongs_to_the_period_of_its_time(storage: Storage) -> None:
     spans = (
-        Span(share=0.05, weight_bp=500, begin_s=BEGIN + 10, end_s=BEGIN + 20),
-        Span(share=0.5, weight_bp=5000, begin_s=BEGIN + 30),
+        Span(weight_bp=500, begin_s=BEGIN + 10, end_s=BEGIN + 20),
+        Span(weight_bp=5000, begin_s=BEGIN + 30),
     )
     keep(storage, [answer(str(second), STABLE, "stable", second, after_s=second) for second in (5, 10, 19, 25, 30, 40)])
     keep(storage, [answer("told", STABLE, "stable", 0.0, after_s=50, weight_bp=500)])
@@ -137,7 +137,7 @@ def test_an_answer_without_a_weight_belongs_to_the_period_of_its_time(storage: S
 def test_a_shadow_is_compared_on_the_requests_that_it_answered(storage: Storage) -> None:
     keep(storage, [*both("a", 1.0, 2.0), answer("c", STABLE, "stable", 99.0)])
     keep(storage, [answer("b", STABLE, "holdout", 3.0), answer("b", CANARY, "shadow", 6.0)])
-    late = look(storage, HALF, Span(kind="shadow", share=1 / 3))
+    late = look(storage, HALF, Span(kind="shadow", weight_bp=5000))
     assert [numbers(late, index) for index in range(2)] == [[None, None], [(2, 2.0), (2, 4.0)]]
 
 
@@ -248,7 +248,8 @@ def test_late_evidence_finds_its_period() -> None:
     found = Late.model_validate(
         {"arms": [[{"prediction": {"count": 1, "mean": 2, "m2": 0}}, {}]], "pairs": {"total": 3}}
     )
-    evidence = Evidence(periods=(Period(weight=0.05), Period(weight=0.5)))
+    periods = (Period(kind="shadow", weight_bp=5000, weight=1 / 3), Period(weight_bp=5000, weight=0.5))
+    evidence = Evidence(periods=periods)
     whole = with_late(evidence, facts(HALF), found)
     assert whole.periods[0] == evidence.periods[0]
     assert whole.periods[1].stable.prediction == Moments(count=1, mean=2.0, m2=0.0)
