@@ -12,7 +12,7 @@ from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
-from operators.judge.evidence import Evidence, Reading
+from operators.judge.evidence import Evidence, GuardResult
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
@@ -53,7 +53,7 @@ class ReleaseView(_View):
     since: datetime | None
     look: int
     looked_at: datetime | None
-    guards: dict[str, Reading]
+    guards: dict[str, GuardResult]
 
 
 class ModelView(_View):
@@ -132,7 +132,7 @@ class Console:
             guards=self._guards(name, version, looks[-1].evidence) if looks and version else {},
         )
 
-    def _guards(self, name: str, version: str, seen: dict[str, Any]) -> dict[str, Reading]:
+    def _guards(self, name: str, version: str, seen: dict[str, Any]) -> dict[str, GuardResult]:
         """Ask the judge once more: what e-values and intervals are depends on the spec and the evidence only."""
         try:
             spec_json = self._registry.version(name, version).tags.get("taxiway.spec", "")
