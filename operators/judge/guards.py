@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Literal
 
-from operators.core.spec_release import Business, Judge
+from operators.core.spec_judge import Business, Judge
 from operators.judge import label_guards, series
 from operators.judge.evidence import Evidence, Moments, Period
 from operators.judge.statistics import means, normal, ownership, shares

@@ -7,7 +7,8 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.spec_release import CONTROL_BP, Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import CONTROL_BP, Release
 from operators.judge.evidence import Evidence, Judgement, Kind, Outcome
 from operators.judge.policy import judge
 from operators.judge.tally import weight_of

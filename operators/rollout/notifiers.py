@@ -9,9 +9,10 @@ from typing import Any
 
 from airflow.sdk.bases.notifier import BaseNotifier
 
-from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.errors import TaxiwayError
+from operators.core.extras import require
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Moment, Notify
+from operators.core.spec_operations import Moment, Notify
 
 _TIMEOUT_S = 10.0
 _TITLES: Mapping[Moment, str] = {
@@ -50,12 +51,7 @@ def notifier(wanted: Notify, title: str, text: str, facts: Mapping[str, Any]) ->
     """
     if wanted.by == "webhook":
         return WebhookNotifier(wanted.connection, {"title": title, "text": text, **facts})
-    try:
-        return _smtp(wanted, title, text) if wanted.by == "smtp" else _slack(wanted, title, text)
-    except ImportError:
-        raise ConfigurationError(
-            f"notifying by {wanted.by} needs a provider: pip install apache-airflow-providers-{wanted.by}"
-        ) from None
+    return _smtp(wanted, title, text) if wanted.by == "smtp" else _slack(wanted, title, text)
 
 
 def _smtp(wanted: Notify, title: str, text: str) -> BaseNotifier:
@@ -67,6 +63,7 @@ def _smtp(wanted: Notify, title: str, text: str) -> BaseNotifier:
 
 
 def _slack(wanted: Notify, title: str, text: str) -> BaseNotifier:
+    require("slack", "airflow.providers.slack", purpose="a message to Slack")
     from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 
     return SlackWebhookNotifier(
@@ -78,10 +75,11 @@ def _slack(wanted: Notify, title: str, text: str) -> BaseNotifier:
 
 
 class WebhookNotifier(BaseNotifier):
-    """POST a message as JSON to the address of an HTTP connection; its password is sent as a bearer token.
+    """POST a message as JSON to the address of an HTTP connection. The connection's password is sent as a bearer
+    token.
 
     :param connection: id of an Airflow connection of type ``http``
-    :param message: what is sent
+    :param message: the message, as JSON types
     """
 
     def __init__(self, connection: str, message: Mapping[str, Any]) -> None:
@@ -90,7 +88,7 @@ class WebhookNotifier(BaseNotifier):
         self.message = dict(message)
 
     def notify(self, context: Any) -> None:
-        """Send.
+        """Send the message.
 
         :raises ServiceError: nobody answered, or with a 5xx
         :raises ServiceRefusedError: the address refused the message

@@ -7,7 +7,8 @@ from functools import partial
 from math import ceil, inf, log, sqrt
 from random import Random
 
-from operators.core.spec_release import LabelsGuard, Release
+from operators.core.spec_judge import LabelsGuard
+from operators.core.spec_release import Release
 from operators.judge.phases import Phase
 from operators.judge.statistics import blocks, ownership, shares
 from operators.judge.statistics.numeric import e_value

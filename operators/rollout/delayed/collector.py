@@ -13,8 +13,8 @@ from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge, LabelsGuard, Loss
+from operators.core.spec import ModelSpec, prediction_spec
+from operators.core.spec_judge import Judge, LabelsGuard, Loss
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
 from operators.feedback.labels import Labels, QueryLabels
@@ -175,5 +175,6 @@ def _tally(guard: LabelsGuard | Loss, measure: Measure, facts: Facts) -> PairTal
 
 
 def _query_labels(spec: ModelSpec, storage: Storage) -> Labels:
-    sql = (INCLUDE / spec.data.query).read_text(encoding="utf-8")
-    return QueryLabels(storage, spec.data, sql, within_s=longest_wait_s(spec.release.judge))
+    data = prediction_spec(spec).data
+    sql = (INCLUDE / data.query).read_text(encoding="utf-8")
+    return QueryLabels(storage, data, sql, within_s=longest_wait_s(spec.release.judge))

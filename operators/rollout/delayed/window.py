@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Key, Kind, Losses, Moments, Pairs
 
 

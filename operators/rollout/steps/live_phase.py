@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from operators.core.spec_release import CONTROL_BP, Judge
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import CONTROL_BP
 from operators.judge.evidence import Judgement, Kind, Period
 from operators.judge.phases import Phase
 from operators.judge.tally import Counters, Tally, added, weight_of

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.tally import Counters, Tally, overdue, with_overdue
 from operators.rollout.steps.live_phase import LivePhase

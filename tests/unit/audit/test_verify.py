@@ -12,7 +12,7 @@ import pytest
 
 from operators.audit.verify import again, difference, verify
 from operators.core.ledger_schema import Entry
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge

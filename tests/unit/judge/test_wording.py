@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Losses, LossSums, Moments, PairCounts, Pairs, Period, Point
 from operators.judge.policy import judge
 

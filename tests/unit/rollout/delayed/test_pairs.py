@@ -8,7 +8,7 @@ from itertools import pairwise, takewhile
 
 import pytest
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, GuardResult, Losses, LossSums, Moments, Pairs
 from operators.judge.policy import judge
 from operators.rollout.delayed.business import Cohort, Value, moments
