@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from operators.judge.evidence import Moments
 from operators.rollout.delayed.pairs import FIRST, label_counts
-from operators.rollout.delayed.window import Waiting
 
 Cell = tuple[int, bool]
 """A period's index, and whether it is the canary's arm."""
@@ -42,26 +41,18 @@ class Cohort:
 
     def __init__(self, within_us: int) -> None:
         self.after: tuple[int, int] = FIRST
-        self.waiting = Waiting()
         self._within_us = within_us
 
     def take(self, rows: Iterable[Value], now_us: int) -> list[Value]:
         """Return the rows with a number, up to the first row whose number may still come."""
-        labelled, unlabelled, waiting = [], 0, 0
+        labelled = []
         for row in rows:
             counts = label_counts(row, now_us=now_us, within_us=self._within_us)
-            if waiting or counts is None:
-                waiting += 1
-                continue
+            if counts is None:
+                break
             self.after = (row.at_us, row.request)
             if counts:
                 labelled.append(row)
-            else:
-                unlabelled += 1
-        before = self.waiting
-        self.waiting = Waiting(
-            labelled=before.labelled + len(labelled), unlabelled=before.unlabelled + unlabelled, open=waiting
-        )
         return labelled
 
 

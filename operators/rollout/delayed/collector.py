@@ -137,23 +137,10 @@ class Collector:
             arms=tuple((numbers((index, False)), numbers((index, True))) for index in range(len(self._facts.spans))),
             pairs=pairs if isinstance(pairs := self._evidence("labels"), Pairs) else None,
             losses=losses if isinstance(losses := self._evidence("loss"), Losses) else None,
-            waiting={name: tally.waiting for name, tally in self._tallies.items()}
-            | {name: cohort.waiting for name, cohort in self._cohorts.items()},
         )
 
     def _evidence(self, guard: str) -> Pairs | Losses | None:
         return self._tallies[guard].evidence if guard in self._tallies else None
-
-
-def collect(
-    spec: ModelSpec, facts: Facts, now_s: float, *, storage: Storage | None = None, labels: Labels | None = None
-) -> Late:
-    """Look once; see `Collector`."""
-    collector = Collector(spec, facts, storage=storage, labels=labels)
-    try:
-        return collector.look(now_s)
-    finally:
-        collector.close()
 
 
 def _tallies(policy: Judge, facts: Facts) -> dict[str, PairTally]:

@@ -26,7 +26,6 @@ from math import isfinite
 from typing import ClassVar, NamedTuple, Protocol
 
 from operators.judge.evidence import Losses, LossSums, PairCounts, Pairs
-from operators.rollout.delayed.window import Waiting
 
 # A label that is missing costs an e-value about as much as seven labels that are there gain.
 _PRICE = 7.0
@@ -213,15 +212,13 @@ class PairTally:
 
     def __init__(self, measure: Measure, *, begin_us: int, block_us: int | None, within_us: int) -> None:
         self.after: tuple[int, int] = FIRST
-        self.waiting = Waiting()
         self._measure = measure
         self._begin_us, self._block_us, self._within_us = begin_us, block_us, within_us
         self._settled = BlockSums(1 + len(measure.names))
-        self._labelled = self._unlabelled = 0
         self.evidence = measure.evidence(self._settled.state().whole, ())
 
     def take(self, pairs: Iterable[Pair], *, now_us: int, until_us: int) -> None:
-        """Take all pairs that come after `after`, in their order, and set `evidence` and `waiting`.
+        """Take all pairs that come after `after`, in their order, and set `evidence`.
 
         :param until_us: there are no more pairs up to this moment
         """
@@ -230,20 +227,16 @@ class PairTally:
         sums = deepcopy(self._settled)
         # The longest prefix that is worth its missing labels. More labels and more answers only make it longer.
         best = score = 0.0
-        chosen, seen, labelled, counted, to_the_end = sums.state(), 0, 0, 0, True
+        chosen, to_the_end = sums.state(), True
         for pair in unsettled:
-            status = self._status(pair, now_us)
-            score += self._count(sums, pair, status)
-            seen += 1
-            labelled += status is True
+            score += self._count(sums, pair, self._status(pair, now_us))
             to_the_end = score >= best
             if to_the_end:
-                best, chosen, counted = score, sums.state(), labelled
+                best, chosen = score, sums.state()
         if to_the_end:
             sums.reach(self._block_of(until_us))
             chosen = sums.state()
         self.evidence = self._measure.evidence(chosen.whole, sums.passed[: chosen.passed])
-        self.waiting = Waiting(labelled=self._labelled + counted, unlabelled=self._unlabelled, open=seen - counted)
 
     def _settle(self, pairs: Iterator[Pair], now_us: int) -> list[Pair]:
         """Count pairs for good, up to the first whose label may still come; return that one, if there is one."""
@@ -252,8 +245,6 @@ class PairTally:
             if status is None:
                 return [pair]
             self._count(self._settled, pair, status)
-            self._labelled += status
-            self._unlabelled += not status
             self.after = (pair.at_us, pair.request)
         return []
 

@@ -13,19 +13,15 @@ class _Fact(BaseModel):
 
 
 class Span(_Fact):
-    """One period of a release: the weight that it had at the edge, and when.
+    """One period of a release.
 
     :param kind: watch: after the promotion, when at the edge the new version is stable and the old one keeps this weight;
         shadow: requests that both answered, at any weight
     :param weight_bp: at the edge, in basis points
-    :param begin_s: Unix time in seconds. Only for rows without a weight: they belong to the span of their time, or to none
-    :param end_s: the same; None: not over
     """
 
     kind: Kind = "canary"
     weight_bp: int = Field(ge=0, le=10_000)
-    begin_s: float | None = None
-    end_s: float | None = None
 
     @property
     def key(self) -> Key:
@@ -39,7 +35,6 @@ class Facts(_Fact):
     :param stable: version that was there before
     :param canary: version on trial, also while it is a shadow
     :param begin_s: Unix time in seconds; answers before it do not count
-    :param end_s: answers after it do not count, but labels of earlier ones do; None: not over
     :param spans: one for each period that the evidence may have
     """
 
@@ -47,7 +42,6 @@ class Facts(_Fact):
     stable: str
     canary: str
     begin_s: float
-    end_s: float | None = None
     spans: tuple[Span, ...] = ()
 
 
@@ -58,30 +52,15 @@ class Numbers(_Fact):
     business: dict[str, Moments] = Field(default_factory=dict)
 
 
-class Waiting(_Fact):
-    """How many labels of one guard have come.
-
-    :param labelled: answers that are in the evidence
-    :param unlabelled: answers that are left out for good, because their label did not come in time
-    :param open: answers whose label may still come, or that follow such an answer
-    """
-
-    labelled: int = 0
-    unlabelled: int = 0
-    open: int = 0
-
-
 class Late(_Fact):
     """The late evidence of a release.
 
     :param arms: stable and canary, for each span
-    :param waiting: for each guard that waits for labels or numbers
     """
 
     arms: tuple[tuple[Numbers, Numbers], ...] = ()
     pairs: Pairs | None = None
     losses: Losses | None = None
-    waiting: dict[str, Waiting] = Field(default_factory=dict)
 
 
 def with_late(evidence: Evidence, facts: Facts, late: Late) -> Evidence:

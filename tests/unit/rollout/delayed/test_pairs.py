@@ -13,7 +13,6 @@ from operators.judge.evidence import Evidence, GuardResult, Losses, LossSums, Mo
 from operators.judge.policy import judge
 from operators.rollout.delayed.business import Cohort, Value, moments
 from operators.rollout.delayed.pairs import ErrorDifference, Pair, PairTally, RightOrWrong, label_counts
-from operators.rollout.delayed.window import Waiting
 
 
 def pair(at: int, arrived: int | None, *, stable: float = 0.9, canary: float = 0.1, label: float = 1.0) -> Pair:
@@ -29,9 +28,9 @@ def test_numbers_count_up_to_the_first_that_is_awaited() -> None:
     cohort = Cohort(10)
     # 1 is closed without a number; 3 is still awaited, so 4 does not count though it is known.
     assert cohort.take(rows, 12) == [rows[0], rows[2]]
-    assert (cohort.after, cohort.waiting) == ((2, 2), Waiting(labelled=2, unlabelled=1, open=2))
+    assert cohort.after == (2, 2)
     assert cohort.take(rows[3:], 13) == [rows[4]]
-    assert cohort.waiting == Waiting(labelled=3, unlabelled=2, open=0)
+    assert cohort.after == (4, 4)
 
 
 def test_a_label_that_came_after_its_time_or_is_from_the_future_does_not_count() -> None:

@@ -130,7 +130,7 @@ def test_what_cannot_be_read_for_a_minute_is_said(failure: Exception) -> None:
 
 def test_the_facts_of_a_step() -> None:
     found = facts_of(live(pool_bp=8000), SPEC)
-    assert (found.begin_s, found.stable, found.canary, found.end_s) == (BEGIN, "3", "4", None)
+    assert (found.begin_s, found.stable, found.canary) == (BEGIN, "3", "4")
     assert found.spans == (
         Span(weight_bp=500),
         Span(weight_bp=2500),
