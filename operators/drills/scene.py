@@ -67,8 +67,8 @@ class Scene:
     def _begin(self) -> LookLoop:
         """Give the canary its share, as the release's own step does; blocking."""
         cast, to, spec = self._cast, self._controller, self._spec
-        found = to.registry.version(spec.name, cast.canary)
-        self._release_id = to.begin(cast.drill.drill_id, found).release_id
+        version = to.registry.version(spec.name, cast.canary)
+        self._release_id = to.begin(cast.drill.drill_id, version).release_id
         counters = to.agent.counters(spec.name)
         self._fault_at = time.time()  # of a bad canary; others are broken later
         weight_bp = spec.release.steps[0].weight_bp

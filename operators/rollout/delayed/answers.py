@@ -46,7 +46,7 @@ def to_us(time_s: float) -> int:
 
 
 class AnswerLog:
-    """The answers of one release. Of each request the first row counts, so one request is one row here.
+    """The answers of one release. The first row of each request counts, so one request is one row here.
 
     :param facts: versions and times
     :param db: DuckDB that may read and write the folder
@@ -106,15 +106,15 @@ class AnswerLog:
     def moments(self, spans: tuple[Span, ...]) -> dict[Cell, Moments]:
         """Return the moments of the predictions by period and arm: of each unit the first in that period.
 
-        What stable answered for a canary that had failed is neither's prediction: the guard on failures counts it.
+        An answer of stable in place of a canary that had failed counts for neither: the guard on failures counts it.
         """
         if self._moments_of != spans:
             placed = f"SELECT {_span_sql(spans)} AS span, * FROM answers WHERE arm <> {_FALLBACK}"  # noqa: S608
             split = self._moments_sql(placed)
-            self._moments = {(span, canary): found for span, canary, found in split}
+            self._moments = {(span, canary): moments for span, canary, moments in split}
             for index, span in enumerate(spans):
                 if span.kind == "shadow":
-                    self._moments |= {(index, canary): found for _, canary, found in self._moments_sql(_BOTH)}
+                    self._moments |= {(index, canary): moments for _, canary, moments in self._moments_sql(_BOTH)}
             self._moments_of = spans
         return self._moments
 
@@ -176,7 +176,7 @@ def _streamed(result: Any) -> Iterator[Sequence[Any]]:
 def _span_sql(spans: Sequence[Span]) -> str:
     """Return SQL for the index of the period that an answer belongs to; NULL for none.
 
-    At the edge the new version is the canary, and after the promotion it is stable; that tells the control group apart from a
+    At the edge the new version is the canary, and after the promotion it is stable. This tells the control group apart from a
     step of the same weight.
     """
     usual = f"(canary = (arm = {_CANARY}) AND arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}))"

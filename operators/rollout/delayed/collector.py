@@ -130,7 +130,7 @@ class Collector:
         predictions = self._log.moments(self._facts.spans) if self._policy.prediction else {}
 
         def numbers(cell: Cell) -> Numbers:
-            business = {name: found[cell] for name, found in self._business.items() if cell in found}
+            business = {name: cells[cell] for name, cells in self._business.items() if cell in cells}
             return Numbers(prediction=predictions.get(cell), business=business)
 
         return Late(
