@@ -155,7 +155,7 @@ def _step(looks: Sequence[Look], row: Entry, given: Policies) -> StepReplay:
         recorded=Ended(
             look=_number(seen, verdict), elapsed_s=verdict.elapsed_s, outcome=before.outcome, reason=before.reason
         ),
-        replayed=_ended(seen, verdict, given(verdict), only_fails=given is as_recorded and _spoke_aside(verdict)),
+        replayed=_ended(seen, verdict, given(verdict), only_fails=given is as_recorded and before.part == "veto"),
         blind=verdict.blind,
     )
 
@@ -209,10 +209,3 @@ def _least(verdict: VerdictRow, policy: Judge) -> int | None:
     """Return how many units are needed: the policy's number, unless the step had a number of its own."""
     recorded = verdict.min_requests
     return policy.min_requests if recorded == verdict.policy["min_requests"] else recorded
-
-
-def _spoke_aside(verdict: VerdictRow) -> bool:
-    """Return whether late labels or numbers have failed a version that another part of the judge was still watching."""
-    policy = verdict.policy
-    at_once = policy["failures"] or policy["slow"] or policy["prediction"] or policy["series"]
-    return not at_once and verdict.outcome == Outcome.FAILED

@@ -74,7 +74,9 @@ def difference(verdict: VerdictRow) -> str:
     if verdict.blind:
         return "" if recorded == Outcome.INCONCLUSIVE else f"it is {recorded}, although nothing could be measured"
     judgement = again(verdict)
-    if json_digest(judgement.model_dump(mode="json")) == json_digest(verdict.judgement):
+    # `part`, which tells which policy is recorded, is left out: an older version did not write it.
+    before = {name: value for name, value in verdict.judgement.items() if name != "part"}
+    if json_digest(judgement.model_dump(mode="json", exclude={"part"})) == json_digest(before):
         return ""
     if judgement.outcome != recorded:
         return f"it is {recorded}, but its evidence gives {judgement.outcome}: {judgement.reason}"

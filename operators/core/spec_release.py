@@ -10,6 +10,8 @@ from operators.core.durations import DurationS
 from operators.core.spec_judge import Judge
 from operators.core.spec_operations import Approval, Drill, Freeze, Notify, Outage
 
+CONTROL_BP = 100  # the share of the old version while a promotion is watched, in basis points: 1 %
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from operators.core.spec_release import Release, Unit
+from operators.core.spec_release import CONTROL_BP, Release, Unit
 from operators.traffic.client import Route
 from operators.traffic.limits import Limits
-
-CONTROL_BP = 100  # the old version's share after a promotion: 1 %
 
 
 def only(model: str, stable: str | None, *, unit: Unit | None = None, holder: str | None = None) -> Route:

@@ -14,7 +14,7 @@ from operators.core.ledger import Ledger
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
-from operators.judge.evidence import Evidence, Reading
+from operators.judge.evidence import Evidence, GuardResult
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
@@ -55,7 +55,7 @@ class ReleaseView(_View):
     since: datetime | None
     look: int
     looked_at: datetime | None
-    guards: dict[str, Reading]
+    guards: dict[str, GuardResult]
 
 
 class ModelView(_View):
@@ -136,7 +136,7 @@ class Console:
             guards=self._guards(name, version, looks[-1].evidence) if looks and version else {},
         )
 
-    def _guards(self, name: str, version: str, evidence: dict[str, Any]) -> dict[str, Reading]:
+    def _guards(self, name: str, version: str, evidence: dict[str, Any]) -> dict[str, GuardResult]:
         """Ask the judge again: e-values and intervals depend on the spec and the evidence alone."""
         try:
             spec_json = self._registry.version(name, version).tags.get("taxiway.spec", "")

@@ -31,15 +31,15 @@ def as_markdown(release: Mapping[str, Any], verdicts: Sequence[VerdictRow]) -> s
 
 def _guards(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = ["| guard | e-value, of | harm lies between | margin | missing |", "|---|---|---|---|---|"]
-    for name, reading in guards.items():
-        interval = reading["interval"]
+    for name, guard in guards.items():
+        interval = guard["interval"]
         between = f"{interval[0]:.4g} and {interval[1]:.4g}" if interval else "unknown"
-        margin = "–" if reading["margin"] is None else f"{reading['margin']:.4g}"
-        weight = f"{float(reading['e']):.3g} of {float(reading['threshold']):.3g}"
-        rows.append(f"| {name} | {weight} | {between} | {margin} | {_plain(reading['missing']) or 'nothing'} |")
+        margin = "–" if guard["margin"] is None else f"{guard['margin']:.4g}"
+        weight = f"{float(guard['e']):.3g} of {float(guard['threshold']):.3g}"
+        rows.append(f"| {name} | {weight} | {between} | {margin} | {_plain(guard['missing']) or 'nothing'} |")
     return rows
 
 
 def _plain(text: str) -> str:
-    """Keep a reason, which may quote anything, from being read as a table or a tag."""
+    """Escape a reason, which may quote anything, so that it is not rendered as a table or a tag."""
     return text.translate(_HARMLESS)

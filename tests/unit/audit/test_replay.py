@@ -57,7 +57,7 @@ class Record:
             )  # fmt: skip
             if said.outcome is not Outcome.CONTINUE:
                 break
-        part = next(part for part in parts if set(part.guards) == set(said.guards))
+        part = parts[-1] if said.part == "veto" else parts[0]
         judgement = said.model_dump(mode="json") | ({"outcome": "Inconclusive", "reason": "blind"} if blind else {})
         payload = {
             "step": step,

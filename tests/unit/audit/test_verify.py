@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from operators.audit.verify import _verdict, again, difference
-from operators.core.ledger import Entry
+from operators.audit.verify import again, difference, verify
+from operators.core.ledger import Entry, Ledger
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.judge.digest import judge_digest
@@ -73,10 +75,39 @@ def test_a_blind_verdict_may_only_be_inconclusive() -> None:
 def test_a_record_that_lacks_something_is_named(missing: str) -> None:
     payload = record().payload()
     del payload[missing]
-    entry = Entry(
-        model="m", seq=1, at=datetime.now(UTC), kind="verdict", release_id="r", key="k", payload=payload, previous_hash="",
-        hash="",
-    )  # fmt: skip
-    (found,) = _verdict(None, entry)  # type: ignore[arg-type]
-    assert found.wrong
-    assert f"cannot be read: {missing}" in found.text
+    report = verify(ledger_of(payload), "m")
+    assert not report.holds
+    assert f"cannot be read: {missing}" in report.findings[0].text
+
+
+def ledger_of(*payloads: dict[str, Any]) -> Ledger:
+    rows = [
+        Entry(
+            model="m", seq=n, at=datetime(2026, 1, 1, tzinfo=UTC), kind="verdict", release_id="m/run#1", key=str(n),
+            payload=payload, previous_hash="", hash="",
+        )
+        for n, payload in enumerate(payloads, 1)
+    ]  # fmt: skip
+    fake: Any = SimpleNamespace(entries=lambda _: rows, broken_links=lambda _: [], look_numbers=lambda *_: [1])
+    return fake
+
+
+OLD: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "old_verdicts.json").read_text())
+
+
+def test_verdicts_of_an_older_version_still_hold() -> None:
+    """Their periods have a weight alone, and their judgements do not say which part of the judge spoke."""
+    report = verify(ledger_of(*OLD), "m")
+    assert report.holds
+    assert report.verdicts == len(OLD) == 7
+    notes = [finding.text for finding in report.findings]
+    assert all("was made by another version of the judge" in note for note in notes)
+    assert not [note for note in notes if "its evidence gives" in note]  # another outcome
+
+
+@pytest.mark.parametrize("made", [one for one in OLD if not one["blind"]], ids=lambda one: one["step"])
+def test_the_numbers_of_an_older_version_are_found_again(made: dict[str, Any]) -> None:
+    found = json.loads(again(VerdictRow.model_validate(made)).model_dump_json())
+    assert found["outcome"] == made["judgement"]["outcome"]
+    for name, guard in made["judgement"]["guards"].items():
+        assert {**found["guards"][name], "missing": ""} == {**guard, "missing": ""}

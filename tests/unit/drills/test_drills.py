@@ -28,6 +28,7 @@ from operators.drills.record import unfinished
 from operators.drills.scene import Scene
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.tally import Counters
+from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.traffic.limits import Limits
 from ray_jobs import drill as job
@@ -250,12 +251,9 @@ def test_callers_count_what_they_see() -> None:
 # ---------------------------------------------------------------------- the scene
 
 
-def look(outcome: Outcome, *, blind: bool = False) -> dict[str, Any]:
+def look(outcome: Outcome, *, blind: bool = False) -> Look:
     judgement = Judgement(outcome=outcome, reason="so it is", guards={})
-    return {
-        "look": Look(evidence=Evidence(), judgement=judgement, elapsed_s=1.0).model_dump(mode="json"),
-        "blind": blind,
-    }
+    return Look(evidence=Evidence(), judgement=judgement, elapsed_s=1.0, blind=blind)
 
 
 class Stage:
@@ -268,6 +266,7 @@ class Stage:
         self.struck, self.drains = struck, fault == "dead_controller"
         self.looks, self.away, self.told = looks, away, [fault]
         self.weight_bp = 0
+        self.live: LivePhase | None = None
         self.tally = SimpleNamespace(sent=9, failed=0, failures=[], fallbacks=0, canary=[], stable=[])
         self.registry = SimpleNamespace(version=lambda _model, version: version)
         self.agent = SimpleNamespace(
@@ -342,11 +341,11 @@ def play(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Observed:
     for name, seconds in (("_HEALTHY_S", 0.01), ("_STRIKE_S", 0.5), ("_END_S", 0.2)):
         monkeypatch.setattr(scene_module, name, seconds)
 
-    def watch(_spec: str, watched: dict[str, Any], _log: Any) -> Stage:
-        stage.watched = scene_module.Watched.model_validate(watched)  # type: ignore[attr-defined]
+    def loop(_spec: str, live: dict[str, Any], _log: Any) -> Stage:
+        stage.live = LivePhase.model_validate(live)
         return stage
 
-    monkeypatch.setattr(scene_module, "Watch", watch)
+    monkeypatch.setattr(scene_module, "LookLoop", loop)
     one: Any = stage
     return asyncio.run(Scene(stage.cast, one, one, one, logging.getLogger("drill")).play())
 
