@@ -1,4 +1,4 @@
-"""What a person does to a running model: `rollback`; what releases leave for later: `retire`; what crashes leave: `reconcile`."""
+"""`rollback`, for a person; `retire`, for versions that releases have replaced; `reconcile`, after crashes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from airflow.sdk import DAG, Param
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.core.loader import load_specs
+from operators.drills.operators import RemoveDrillCopiesOperator
 from operators.rollout.operations.operators import (
     ReconcileOperator,
     RetireOperator,
@@ -72,7 +73,7 @@ with DAG(
 
 with DAG(
     dag_id="reconcile",
-    description="End what a crash has left between promoted and rolled back; releases that are under way are left alone",
+    description="End releases that a crash has cut short, and remove copies of killed drills; what is under way is left alone",
     schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC", run_immediately=True),
     start_date=datetime(2020, 1, 1, tzinfo=UTC),
     catchup=False,
@@ -91,3 +92,4 @@ with DAG(
     },
 ) as reconcile:
     ReconcileOperator(task_id="reconcile", model="{{ params.model }}")
+    RemoveDrillCopiesOperator(task_id="remove_drill_copies", model="{{ params.model }}")

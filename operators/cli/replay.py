@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from operators.core.errors import ConfigurationError
+from operators.core.rows import VerdictRow
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 
@@ -50,7 +51,7 @@ def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
 
 
 def _verdicts(ledger: Ledger, model: str, release_id: str) -> tuple[str, Sequence[Entry]]:
-    rows = ledger.entries(model, kind="verdict")
+    rows = ledger.entries(model, kind=VerdictRow.KIND)
     known = list(dict.fromkeys(str(row.release_id) for row in rows))
     found = [one for one in known if one == release_id] or [one for one in known if one.endswith(release_id)]
     if len(found) == 1:

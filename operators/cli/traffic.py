@@ -17,7 +17,7 @@ from operators.core.errors import ConfigurationError, TaxiwayError
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
 from operators.planning.simulation.label_arrivals import Labelling
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 from operators.stack import environment, supervisor
 from operators.stack.config import Stack
 
@@ -90,7 +90,7 @@ def spec_of(model: str) -> ModelSpec:
     return load_spec(path)
 
 
-def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[str, ...]]:
+def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[TrafficModel, tuple[str, ...]]:
     """Return the traffic, and the names of what was assumed of it.
 
     :raises ConfigurationError: an option is out of its range
@@ -106,7 +106,7 @@ def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[s
     wanted = {"rate_per_s", "error_rate", "slow_rate"} - given.keys()
     known = _like(options.like, spec) if options.like else _measured(spec.name) if wanted else {}
     try:
-        load = Load(**{**known, **given})
+        load = TrafficModel(**{**known, **given})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}; got {first['input']}") from None

@@ -11,6 +11,8 @@ from operators.core.spec_judge import Judge
 from operators.core.spec_operations import Approval, Drill, Freeze, Notify, Outage
 from operators.core.traffic import Unit
 
+CONTROL_BP = 100  # the share of the old version while a promotion is watched, in basis points: 1 %
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

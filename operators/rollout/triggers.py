@@ -1,4 +1,4 @@
-"""Waiting for a deployment without a worker slot."""
+"""Wait for a deployment without a worker slot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST_SILENCE_S = 60.0
 
 
 class DeployTrigger(BaseTrigger):
-    """Fire once a version runs, or cannot; give up when the agent has been silent for a minute.
+    """Fire when a version runs or cannot run; give up when the agent has not answered for a minute.
 
     :param deadline: Unix time in seconds after which the wait ends
     """
@@ -34,14 +34,14 @@ class DeployTrigger(BaseTrigger):
         return f"{kind.__module__}.{kind.__qualname__}", kept
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Ask once a second where the deployment stands."""
+        """Ask the agent once a second for the state of the deployment."""
         agent = AsyncAgent()
         last_answer = time.monotonic()
         try:
             while True:
                 event = None
                 try:
-                    event = await self._look(agent)
+                    event = await self._event(agent)
                     last_answer = time.monotonic()
                 except ServiceError as error:
                     self.log.warning("%s", error)
@@ -54,7 +54,7 @@ class DeployTrigger(BaseTrigger):
         finally:
             await agent.close()
 
-    async def _look(self, agent: AsyncAgent) -> dict[str, Any] | None:
+    async def _event(self, agent: AsyncAgent) -> dict[str, Any] | None:
         state = await agent.app(self.model, self.version)
         if state.status in ("RUNNING", "DEPLOY_FAILED", "NOT_STARTED"):
             return state.model_dump()

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from operators.core.ledger import Ledger
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.client import Agent
 from tests.support.agent_world import MODEL, TOKEN, World, world_in
 from tests.support.release_world import FakeRegistry
@@ -116,7 +117,7 @@ def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseMoves]:
     for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
@@ -124,5 +125,5 @@ def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
     monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
     ledger = Ledger(ledger_url)
-    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
+    yield ReleaseMoves(ModelTraffic(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent()))  # type: ignore[arg-type]
     ledger.close()

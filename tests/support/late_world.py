@@ -19,7 +19,8 @@ from operators.core.spec import PredictionSpec
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Shadow
 from operators.core.storage import Storage
-from operators.rollout.delayed.window import Facts, Span
+from operators.rollout.delayed.collector import Collector
+from operators.rollout.delayed.window import Facts, Late, Span
 
 BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 STABLE, CANARY = "3", "4"
@@ -34,8 +35,17 @@ def spec_with(**judge: Any) -> PredictionSpec:
     return known.model_copy(update={"release": release})
 
 
-def facts(*spans: Span, end_s: float | None = None) -> Facts:
-    return Facts(model="flight_delay", stable=STABLE, canary=CANARY, begin_s=BEGIN, end_s=end_s, spans=spans)
+def facts(*spans: Span) -> Facts:
+    return Facts(model="flight_delay", stable=STABLE, canary=CANARY, begin_s=BEGIN, spans=spans)
+
+
+def look_once(spec: PredictionSpec, facts: Facts, now_s: float, storage: Storage) -> Late:
+    """Look as a collector does that has not looked before."""
+    collector = Collector(spec, facts, storage=storage)
+    try:
+        return collector.look(now_s)
+    finally:
+        collector.close()
 
 
 def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:

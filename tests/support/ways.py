@@ -15,8 +15,9 @@ from operators.core.storage import Storage
 from operators.demo.airflow import Airflow
 from operators.demo.callers import Traffic
 from operators.registry.client import CHAMPION
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.client import recorded
+from operators.rollout.release_moves import ReleaseMoves
 
 UNITS = 12_000
 SMOKE_KEY = "ways/smoke.json"
@@ -121,7 +122,7 @@ class Way:
         self.spec_path = spec_path
         self.spec = load_spec(spec_path)
         self.model, self.dag = self.spec.name, f"{self.spec.name}.release"
-        self.to = Controller(self.model)
+        self.to = ReleaseMoves(ModelTraffic(self.model))
         self._uris = uris
 
     def register(self, *kinds: str) -> None:

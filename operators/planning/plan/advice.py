@@ -11,7 +11,7 @@ from operators.planning.plan.forecast import Outlook
 from operators.planning.plan.power import SURE
 from operators.planning.plan.search import NICE_S, duration, first_good, least_good, rounded_up
 from operators.planning.plan.types import Problem, Remedy
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _BUSIEST_PER_S = 1e6
 _UNIT_SHARE = 0.8  # of the units that a phase is expected to have: so many it has almost surely
@@ -223,7 +223,7 @@ def _finds(outlook: Outlook, effect: float) -> bool:
     return prober is None or prober.power(Part(phase, phase.max_wait_s), outlook.before(last), effect) >= SURE
 
 
-def refused(release: Release, load: Load) -> bool:
+def refused(release: Release, load: TrafficModel) -> bool:
     """Return whether a plan is refused, without asking for what would do."""
     outlook = Outlook(release, load)
     return not _holds(outlook, range(len(outlook.phases)))

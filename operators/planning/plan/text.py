@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from operators.planning.plan.search import duration
 from operators.planning.plan.types import LabelPlan, Plan, Remedy
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 def rendered(plan: Plan, *, width: int) -> str:
@@ -19,7 +19,7 @@ def rendered(plan: Plan, *, width: int) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def traffic(load: Load, assumed: Sequence[str] = ()) -> str:
+def traffic(load: TrafficModel, assumed: Sequence[str] = ()) -> str:
     """Return a load in words; what is assumed says so."""
 
     def said(name: str, text: str) -> str:
@@ -132,7 +132,9 @@ def _points(value: float | None) -> str:
 
 
 def _closing(plan: Plan) -> list[str]:
-    harmed = ", ".join(f"{phase.harmed_requests:,.1f} at {phase.name}" for phase in plan.phases if phase.kind == "step")
+    harmed = ", ".join(
+        f"{phase.harmed_requests:,.1f} at {phase.name}" for phase in plan.phases if phase.kind == "canary"
+    )
     lines = [
         "¹ smallest regression that is found in 80 % of the releases within max wait; ² if the phases before had it, too.",
         "Times are those of half of the releases; expected ones are means, for a version like stable.",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from operators.planning.simulation.traffic_model import Load
+from operators.judge.evidence import Kind
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 class _Fact(BaseModel):
@@ -48,7 +47,7 @@ class PhasePlan(_Fact):
     """
 
     name: str
-    kind: Literal["shadow", "step", "watch"]
+    kind: Kind
     weight_pct: float
     bake_s: float
     max_wait_s: float
@@ -143,7 +142,7 @@ class Plan(_Fact):
     """
 
     model: str
-    load: Load
+    load: TrafficModel
     assumed: tuple[str, ...] = ()
     alpha: float
     confidence: float

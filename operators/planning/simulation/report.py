@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.planning.simulation.engine import Run
 from operators.planning.simulation.runner import Batch
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _Z = 1.959964  # 95 %, two-sided
 
@@ -77,7 +77,7 @@ class Summary(_Fact):
     releases_per_minute: float
 
 
-def summarise(batch: Batch, load: Load) -> Summary:
+def summarise(batch: Batch, load: TrafficModel) -> Summary:
     """Return what a batch says.
 
     :param load: how bad stable is

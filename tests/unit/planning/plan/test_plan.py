@@ -12,7 +12,7 @@ from scipy import stats
 from operators.core.spec_judge import Slow
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
-from operators.judge.phases import alpha_share, policies
+from operators.judge.phases import Phase, alpha_share, phases_of, policies
 from operators.judge.policy import judge
 from operators.judge.statistics.ownership import Events
 from operators.planning.plan import Plan, plan
@@ -26,8 +26,7 @@ from operators.planning.plan.text import rendered
 from operators.planning.plan.time_to_pass import Passing
 from operators.planning.plan.types import Remedy
 from operators.planning.simulation.label_arrivals import Labelling
-from operators.planning.simulation.phases import Phase, phases_of
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 def release(**changes: object) -> Release:
@@ -46,12 +45,12 @@ def release(**changes: object) -> Release:
 
 
 ONE = release()
-BUSY = Load(rate_per_s=40)
-QUIET = Load(rate_per_s=4)
+BUSY = TrafficModel(rate_per_s=40)
+QUIET = TrafficModel(rate_per_s=4)
 
 
 @cache
-def planned(load: Load) -> Plan:
+def planned(load: TrafficModel) -> Plan:
     return plan("m", ONE, load)
 
 
@@ -103,7 +102,7 @@ def test_the_answers_are_those_that_the_judge_would_give(
 def test_without_a_failure_the_margin_is_refuted_by_about_as_many_units_as_the_rule_says() -> None:
     # P(no failure of n units | rate = margin) = (1 - margin)^n: log(1 / (1 - confidence)) / margin units. An answer that holds at
     # all times together, whatever the rate is, costs up to twice as many.
-    load = Load(rate_per_s=10, error_rate=0)
+    load = TrafficModel(rate_per_s=10, error_rate=0)
     step = phases_of(release())[1]
     prober = Prober(ONE.judge, load, "failures")
     lasts_s = smallest(lambda s: prober.refuted_usually(Part(step, s)), 1, 3600)
@@ -136,14 +135,14 @@ def test_times_add_up_and_exposure_is_the_traffic_of_that_time() -> None:
 
 
 def test_a_caller_who_meets_it_in_two_steps_is_counted_once() -> None:
-    few = plan("m", ONE, Load(rate_per_s=40, units=3000, skew=0.0))
+    few = plan("m", ONE, TrafficModel(rate_per_s=40, units=3000, skew=0.0))
     one, two = few.phases
     assert one.exposed_units > 0.05 * few.exposed_units
     assert two.exposed_units < few.exposed_units < 0.99 * (one.exposed_units + two.exposed_units)
 
 
 def test_the_chance_of_having_passed_is_more_than_that_of_passing_at_one_moment() -> None:
-    few = Load(rate_per_s=4, error_rate=0.02)
+    few = TrafficModel(rate_per_s=4, error_rate=0.02)
     prober = Prober(ONE.judge, few, "failures")
     step, rng = phases_of(ONE)[1], np.random.default_rng(1)
     times_s = [100.0, 120.0, 140.0, 160.0, 180.0]
@@ -230,7 +229,7 @@ def test_dropping_a_guard_that_shares_alpha_is_offered_only_where_it_is_another_
         "slow": {"margin_pct": 50},
         "prediction": {"margin": 1},
     }
-    made = plan("m", release(steps=[{"weight_pct": 50, "bake": "10s"}], judge=judge), Load(rate_per_s=9.5))
+    made = plan("m", release(steps=[{"weight_pct": 50, "bake": "10s"}], judge=judge), TrafficModel(rate_per_s=9.5))
     changes = [remedy.changes for problem in made.problems for remedy in problem.remedies]
     assert {"judge.slow": "null"} in changes
     assert {"judge.failures": "null"} not in changes
@@ -260,7 +259,7 @@ def test_shadow_exposes_nobody_and_the_watch_refuses_nothing() -> None:
 
 
 def test_a_few_heavy_callers_are_worth_less_than_as_many_requests_of_many() -> None:
-    few = Load(rate_per_s=40, units=500, skew=1.2)
+    few = TrafficModel(rate_per_s=40, units=500, skew=1.2)
     step = phases_of(ONE)[1]
     assert few.seen(0.5, 300) < 250
     assert BUSY.seen(0.5, 300) == 6000
@@ -271,7 +270,7 @@ def test_a_few_heavy_callers_are_worth_less_than_as_many_requests_of_many() -> N
 
 
 def test_a_unit_that_was_bad_before_is_not_counted_as_a_first_again() -> None:
-    few = Load(rate_per_s=40, units=500, error_rate=0.02)
+    few = TrafficModel(rate_per_s=40, units=500, error_rate=0.02)
     one, two = phases_of(ONE)
     counts = expect(few, "failures", [Part(one, 100)], Part(two, 100), 0.0)
     assert counts.stable_first < counts.stable_bad
@@ -290,9 +289,9 @@ def test_a_unit_that_was_bad_before_is_not_counted_as_a_first_again() -> None:
 def test_more_traffic_never_makes_a_plan_worse(
     rate: float, factor: float, error_rate: float, units: int | None
 ) -> None:
-    less = Outlook(ONE, Load(rate_per_s=rate, error_rate=error_rate, units=units))
+    less = Outlook(ONE, TrafficModel(rate_per_s=rate, error_rate=error_rate, units=units))
     more_units = None if units is None else int(units * factor)
-    more = Outlook(ONE, Load(rate_per_s=rate * factor, error_rate=error_rate, units=more_units))
+    more = Outlook(ONE, TrafficModel(rate_per_s=rate * factor, error_rate=error_rate, units=more_units))
     for index in range(2):
         slow_s, fast_s = less.times_s(index)[0], more.times_s(index)[0]
         assert slow_s is None or (fast_s is not None and fast_s <= 1.02 * slow_s)
@@ -368,6 +367,8 @@ def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> Non
     assert f"{made.find_blocks} blocks of 1d are needed; the shadow copies for 30s" in short.problems[0].text
     assert short.problems[0].remedies[1].changes == {"judge.labels.block": "none"}
     assert not plan("m", labelled(block="none"), BUSY).problems
-    assert plan("m", labelled(block="1d"), Load(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
+    assert (
+        plan("m", labelled(block="1d"), TrafficModel(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
+    )
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
     assert "no phase is held to them" in nobody.problems[0].text
