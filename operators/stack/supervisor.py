@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from operators.core import processes
 from operators.core.errors import ServiceError
 from operators.stack import environment, preflight, state
@@ -149,18 +151,17 @@ def tail(path: Path, lines: int = _LAST_LINES) -> str:
     return "(no log)"
 
 
-def leftovers(stack: Stack) -> set[int]:
+def leftovers(stack: Stack) -> set[psutil.Process]:
     """Return the processes that are proven to be this stack's: marked, recorded, in its folders, or below one that is."""
-    table = processes.table()
-    proven = processes.marked(f"{environment.MARKER}={stack.secrets.stack_id}", table)
-    proven |= processes.inside((stack.home / "edge", stack.home / "postgres"), ("haproxy", "postgres"), table)
+    proven = {process.pid for process in processes.marked(environment.MARKER, stack.secrets.stack_id)}
+    folders = (stack.home / "edge", stack.home / "postgres")
+    proven |= {process.pid for process in processes.inside(folders, ("haproxy", "postgres"))}
     with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # damaged: the other proofs remain
         recorded = json.loads(Files(stack.run_dir).processes.read_text())
         if recorded["boot"] == processes.boot_id():
-            proven |= {pid for pid, start in recorded["processes"] if pid in table and table[pid].start == start}
-    # `taxiway down` may itself run below a process of the stack.
-    spared = processes.ancestors(os.getpid(), table)
-    return {pid for pid in processes.descendants(proven, table) - spared if not table[pid].zombie}
+            proven |= {pid for pid, start in recorded["processes"] if processes.find(pid, start)}
+    me = psutil.Process()  # `taxiway down` may itself run below a process of the stack
+    return processes.descendants(proven) - {me, *me.parents()}
 
 
 def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
@@ -171,10 +172,10 @@ def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
     stack = stack or Stack.running()
     files = Files(stack.run_dir)
     found = state.read(files.state)
-    if found and state.locked(files.lock) and processes.alive(found.supervisor, found.supervisor_start):
-        os.kill(found.supervisor, signal.SIGTERM)
+    if found and state.locked(files.lock) and (leader := processes.find(found.supervisor, found.supervisor_start)):
+        processes.signal_all([leader], signal.SIGTERM)
         deadline = time.monotonic() + _DOWN_TIMEOUT_S
-        while processes.alive(found.supervisor, found.supervisor_start) and time.monotonic() < deadline:
+        while processes.find(found.supervisor, found.supervisor_start) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
     if not (stack.home / "secrets.json").exists():
         return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from operators.core.errors import ServiceError
 
@@ -39,14 +39,12 @@ def locked(path: Path, patience_s: float) -> Iterator[None]:
 
     :raises ServiceError: if another one holds the lock for longer than ``patience_s``
     """
-    deadline = time.monotonic() + patience_s
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ServiceError(f"another process has held {path} for too long") from None
-                time.sleep(0.01)
-        yield  # closing the file releases the lock
+    lock = FileLock(path, poll_interval=0.01, fallback_to_soft=False)
+    try:
+        lock.acquire(patience_s)
+    except Timeout:
+        raise ServiceError(f"another process has held {path} for too long") from None
+    try:
+        yield
+    finally:
+        lock.release()
