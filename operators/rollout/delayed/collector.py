@@ -20,8 +20,8 @@ from operators.core.spec_release import Judge
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
 from operators.feedback.labels import Labels, QueryLabels
-from operators.feedback.log import AnswerLog, Place, to_us
 from operators.judge.evidence import Losses, Moments, Pairs
+from operators.rollout.delayed.answers import AnswerLog, Place, to_us
 from operators.rollout.delayed.business import Cell, Value, moments
 from operators.rollout.delayed.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
 from operators.rollout.delayed.window import Facts, Late, Numbers, Waiting, longest_wait_s
