@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.explain_error import explain
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
 from operators.planning.simulation.label_arrivals import Labelling
@@ -87,8 +88,7 @@ def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[s
     try:
         load = Load(**{**known, **given})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}; got {first['input']}") from None
+        raise ConfigurationError(explain(error, Load)) from None
     assumed = sorted(wanted - known.keys())
     return load, (*assumed, *(["units"] if load.units is None and spec.release.unit is not None else []))
 
@@ -103,8 +103,7 @@ def labelling_of(options: argparse.Namespace) -> Labelling | None:
     try:
         return Labelling(share=options.label_share / 100, delay_s=options.label_delay, disagree=options.disagree / 100)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigurationError(f"labels, {first['loc'][0]}: {first['msg']}; got {first['input']}") from None
+        raise ConfigurationError(f"labels, {explain(error, Labelling)}") from None
 
 
 def _share(percent: float | None) -> float | None:

@@ -31,6 +31,7 @@ from operators.compute.policy import Attempt, Move, brief, failure, next_move, s
 from operators.compute.retries import JOB_RETRIES
 from operators.compute.triggers import RayJobTrigger
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain
 
 GPU_POOL = "ray_gpu"
 _STATE_KEY = "ray_job"
@@ -213,7 +214,8 @@ class SubmitRayJobOperator(BaseOperator):
             return self.result_type.model_validate(ending.result).model_dump(mode="json")
         except ValidationError as error:
             raise RayResultError(
-                f"Ray job {job_id} succeeded but its result is no {self.result_type.__name__}: {error}",
+                f"Ray job {job_id} succeeded but its result is no {self.result_type.__name__}: "
+                f"{explain(error, self.result_type)}",
                 submission_id=job_id,
             ) from None
 

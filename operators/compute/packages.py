@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from operators.compute.client import RayJobs
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import suggestion
 
 # Ray ignores a name that it does not know: a mistyped `env_vars` would be missing without a word.
 KNOWN_FIELDS = frozenset(
@@ -34,9 +34,8 @@ def upload_local(runtime_env: Mapping[str, Any], jobs: RayJobs) -> dict[str, Any
     found = dict(runtime_env)
     for name in found:
         if name not in KNOWN_FIELDS:
-            close = get_close_matches(name, KNOWN_FIELDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(KNOWN_FIELDS))}"
-            raise ConfigurationError(f"Ray's runtime environment has no {name!r}; {hint}")
+            meant = suggestion(name, sorted(KNOWN_FIELDS))
+            raise ConfigurationError(f"Ray's runtime environment has no {name!r}; {meant}")
     if isinstance(found.get("working_dir"), str | os.PathLike):
         found["working_dir"] = _uri(str(found["working_dir"]), jobs, found.get("excludes"), keep_name=False)
     if found.get("py_modules"):

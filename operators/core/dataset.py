@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from operators.core.duck import content, name_sql, open_duckdb, sha256_json, text_sql
 from operators.core.errors import ConfigurationError, RejectedError
+from operators.core.explain_error import suggestion
 from operators.core.spec import Table as TableSource
 from operators.core.storage import Storage
 
@@ -244,11 +244,9 @@ def _require_time_column(name: str, source: TableSource, footers: Mapping[str, A
     if not without:
         return
     known = sorted({column for key in without for column in footers[key].schema.names})
-    close = get_close_matches(source.time_column, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(known)}"
     raise ConfigurationError(
         f"the time column {source.time_column} is missing from {name} in {len(without)} of {len(footers)} files, "
-        f"first in {without[0]}; {hint}"
+        f"first in {without[0]}; {suggestion(source.time_column, known)}"
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from operators.core.duck import open_duckdb
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain
 from operators.core.storage import Storage
 from operators.validation.data import Data, convert_csv, open_files, open_frame
 from operators.validation.database import Database, export
@@ -72,8 +73,7 @@ def expected(
         try:
             wanted = wanted.model_copy(update={"quarantine": QuarantineLimit.model_validate(dict(quarantine))})
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ConfigurationError(f"quarantine: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise ConfigurationError(f"quarantine: {explain(error, QuarantineLimit)}") from None
     return Checks(name, wanted, tuple(made), parameters or {}, result_format, fail_on)
 
 

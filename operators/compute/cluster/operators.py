@@ -22,6 +22,7 @@ from operators.compute.cluster.policy import Cleanup, KubeRayCluster, address, i
 from operators.compute.cluster.triggers import KubeRayTrigger
 from operators.compute.hook import DEFAULT_CONN_ID, RayHook
 from operators.core.errors import ConfigurationError, ServiceError
+from operators.core.explain_error import explain
 
 
 class _Start(BaseOperator):
@@ -241,7 +242,9 @@ class CreateKubeRayClusterOperator(_Start):
         try:
             return KubeRayCluster.model_validate({**self.cluster, "name": self.cluster_name})
         except ValidationError as error:
-            raise ConfigurationError(f"the cluster of {self.task_id} is wrong: {error}") from None
+            raise ConfigurationError(
+                f"the cluster of {self.task_id} is wrong: {explain(error, KubeRayCluster)}"
+            ) from None
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
         pulled = self._pulled
