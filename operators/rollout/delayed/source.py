@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from operators.core.errors import ServiceError, TaxiwayError
+from operators.core.settings import LONGEST_SILENCE_S
 from operators.core.spec import ModelSpec
 from operators.judge.evidence import Evidence
 from operators.rollout.delayed.window import Facts, Late, Span, with_late
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from operators.judge.phases import Watched
     from operators.rollout.delayed.collector import Collector
 
-_LONGEST_SILENCE_S = 60.0
 _LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far
 
 
@@ -90,7 +90,7 @@ class LateSource:
 
     def _complain(self, silent_s: float) -> None:
         what = "predictions, labels or business numbers cannot be read"
-        if self._failure and silent_s > _LONGEST_SILENCE_S + self._every_s:
+        if self._failure and silent_s > LONGEST_SILENCE_S + self._every_s:
             raise ServiceError(f"{what}: {self._failure}")
         if self._reading and silent_s > _LONGEST_READING_S + self._every_s:
             raise ServiceError(f"{what}: the storage has answered nothing for {silent_s:.0f} s")
