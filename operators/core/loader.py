@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from operators.core.errors import SpecError
 from operators.core.explain_error import Location, dotted, problems, suggestion
 from operators.core.settings import PROJECT_ROOT
-from operators.core.spec import ModelSpec
+from operators.core.spec import ModelSpec, spec_type
 
 # The folder with models/, queries/ and expectations/: the project's own, or another one.
 INCLUDE = Path(os.environ.get("TAXIWAY_INCLUDE") or PROJECT_ROOT / "include")
@@ -47,9 +47,13 @@ def load_spec(path: Path, *, include: Path | None = None) -> ModelSpec:
     """
     lines, document = _read(path)
     try:
-        spec = ModelSpec.model_validate(document)
+        kind = spec_type(document)
+    except ValueError as error:
+        raise SpecError(_line(path, lines, ("kind",), str(error))) from None
+    try:
+        spec = kind.model_validate(document)
     except ValidationError as error:
-        wrong = list(problems(error, ModelSpec))
+        wrong = list(problems(error, kind))
     else:
         wrong = list(_references(spec, include or path.resolve().parent.parent))
         if spec.name != path.stem:
@@ -103,12 +107,14 @@ def _locate(path: Path, node: yaml.Node, at: Location, lines: dict[Location, int
 
 
 def _references(spec: ModelSpec, include: Path) -> Iterable[tuple[Location, str]]:
-    for loc, relative in ((("data", "query"), spec.data.query), (("validation", "suite"), spec.validation.suite)):
+    for loc, relative in spec.files.items():
         if not (include / relative).is_file():
             near = sorted(p.relative_to(include).as_posix() for p in include.glob(f"*/*{Path(relative).suffix}"))
             meant = suggestion(relative, near, otherwise="paths are relative to include/", cutoff=0.4)
             yield loc, f"{relative!r} does not exist in {include}; {meant}"
-    yield from _entrypoint(spec.training.entrypoint)
+    for loc, function in spec.functions.items():
+        for text in _entrypoint(function):
+            yield loc, text
     drill = spec.release.drill
     schedules: tuple[tuple[Location, str | None], ...] = (
         (("retraining", "schedule"), spec.retraining.schedule),
@@ -125,7 +131,7 @@ def _is_cron(schedule: str) -> bool:
     return bool(croniter.is_valid(schedule)) and schedule not in ("@once", "@continuous")
 
 
-def _entrypoint(entrypoint: str) -> Iterable[tuple[Location, str]]:
+def _entrypoint(entrypoint: str) -> Iterable[str]:
     """Check a ``module:function`` without importing it: it may need libraries that only the Ray image has."""
     module, function = entrypoint.split(":")
     try:
@@ -133,19 +139,16 @@ def _entrypoint(entrypoint: str) -> Iterable[tuple[Location, str]]:
     except ModuleNotFoundError:
         found = None
     if found is None or found.origin is None or not found.origin.endswith(".py"):
-        yield ("training", "entrypoint"), f"module {module!r} is not a Python file on the Python path"
+        yield f"module {module!r} is not a Python file on the Python path"
         return
     try:
         tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        yield ("training", "entrypoint"), f"{module} is not valid Python: {error}"
+        yield f"{module} is not valid Python: {error}"
         return
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in functions:
-        yield (
-            ("training", "entrypoint"),
-            f"{module} has no function {function!r}; it has: {', '.join(functions)}",
-        )
+        yield f"{module} has no function {function!r}; it has: {', '.join(functions)}"
 
 
 def _line(path: Path, lines: dict[Location, int], loc: Location, text: str) -> str:

@@ -17,7 +17,7 @@ from operators.cli import connect, quarantine, rollback, verify
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
@@ -47,7 +47,7 @@ def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     monkeypatch.setattr("operators.traffic.client.Agent", lambda: agent)
     known = load_specs()[0][0]
     release = known.release.model_copy(update={"watch_s": None})
-    spec: ModelSpec = known.model_copy(update={"name": model, "release": release})
+    spec: PredictionSpec = known.model_copy(update={"name": model, "release": release})
     made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
     release_id = made.begin("second", made.find("2")).release_id
     found = look(made, release_id, failed=0)

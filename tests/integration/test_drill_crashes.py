@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.drills import copies
 from operators.drills import operators as drill_operators
 from operators.drills.operators import (
@@ -47,14 +47,14 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 
 @cache
-def _spec() -> ModelSpec:
+def _spec() -> PredictionSpec:
     return load_specs()[0][0]
 
 
 class CopyAgent(FakeAgent):
     """Deploys at once."""
 
-    def deploy(self, _spec: ModelSpec, version: str, _uri: str) -> AppState:
+    def deploy(self, _spec: PredictionSpec, version: str, _uri: str) -> AppState:
         self.deployed.add(version)
         return AppState(status="RUNNING", message="")
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import Reconciler, copy_journal, models, recorded
 from operators.rollout.reconcile.policy import Facts
@@ -43,7 +43,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 
 @cache
-def _spec() -> ModelSpec:
+def _spec() -> PredictionSpec:
     return load_specs()[0][0]
 
 
@@ -60,7 +60,7 @@ class World:
         self.registry = FakeRegistry("1", "2", "3")
         known = _spec()
         release = known.release.model_copy(update={"watch_s": self.watch_s})
-        self.spec: ModelSpec = known.model_copy(update={"name": self.model, "release": release})
+        self.spec: PredictionSpec = known.model_copy(update={"name": self.model, "release": release})
         to = self.controller()
         to.promote(to.begin("first", to.find("1")).release_id, "1", None, self.spec)
         self.release_id = to.begin("r", to.find("2")).release_id

@@ -19,7 +19,7 @@ from operators.audit.verify import verify
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
@@ -46,7 +46,7 @@ class Sometimes(dict[str, int]):
         return 500 if self._asked % self._one_in == 0 else default
 
 
-def spec_with(**judge: Any) -> ModelSpec:
+def spec_with(**judge: Any) -> PredictionSpec:
     known = load_specs()[0][0]
     given = {"alpha": 0.01, "min_requests": 50, "max_wait": "1m", "failures": {"margin_pct": 3}, "slow": None, **judge}
     release = Release.model_validate({"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
@@ -76,7 +76,7 @@ def traffic(world: World) -> Iterator[None]:
             thread.join()
 
 
-def released(to: Controller, spec: ModelSpec, version: str) -> tuple[str, Outcome]:
+def released(to: Controller, spec: PredictionSpec, version: str) -> tuple[str, Outcome]:
     """Give a version half of the callers until the judge has a verdict, as the step's task and its trigger do."""
     release = spec.release
     begun = to.begin(f"of {version}", to.find(version))
@@ -107,7 +107,7 @@ def released(to: Controller, spec: ModelSpec, version: str) -> tuple[str, Outcom
     return begun.release_id, outcome_of(event)
 
 
-async def _watch(spec: ModelSpec, watched: Watched) -> dict[str, Any]:
+async def _watch(spec: PredictionSpec, watched: Watched) -> dict[str, Any]:
     watch = Watch(spec.to_json(), watched.model_dump(mode="json"), logging.getLogger(__name__))
     began = time.monotonic()
     try:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from operators.core.loader import load_specs
 from operators.core.predictions import hour_prefix
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.spec_release import Judge, Shadow
 from operators.core.storage import Storage
 from operators.rollout.delayed.window import Facts, Span
@@ -24,7 +24,7 @@ BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 STABLE, CANARY = "3", "4"
 
 
-def spec_with(**judge: Any) -> ModelSpec:
+def spec_with(**judge: Any) -> PredictionSpec:
     """The flights' spec with other guards; in the spec's own words."""
     known = load_specs()[0][0]
     policy = Judge.model_validate({"alpha": 0.01, "confidence": 0.9, **judge})

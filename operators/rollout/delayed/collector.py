@@ -15,7 +15,7 @@ from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec
+from operators.core.spec import ModelSpec, prediction_spec
 from operators.core.spec_release import Judge
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
@@ -211,5 +211,6 @@ def _tally(guard: spec_release.Labels | spec_release.Loss, measure: Measure, fac
 
 
 def _query_labels(spec: ModelSpec, storage: Storage) -> Labels:
-    sql = (INCLUDE / spec.data.query).read_text(encoding="utf-8")
-    return QueryLabels(storage, spec.data, sql, within_s=longest_wait_s(spec.release.judge))
+    data = prediction_spec(spec).data
+    sql = (INCLUDE / data.query).read_text(encoding="utf-8")
+    return QueryLabels(storage, data, sql, within_s=longest_wait_s(spec.release.judge))

@@ -14,7 +14,7 @@ from mlflow.types import ColSpec, Schema
 
 from operators.core.errors import RejectedError
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from ray_jobs.training.signature import input_example, limits_of, signature_of
 
 ROWS: dict[str, list[Any]] = {
@@ -27,7 +27,7 @@ ROWS: dict[str, list[Any]] = {
 KINDS = {"carrier": "category?", "distance": "number", "month": "integer?", "is_new": "boolean?", "temp": "number?"}
 
 
-def spec_of(features: dict[str, str]) -> ModelSpec:
+def spec_of(features: dict[str, str]) -> PredictionSpec:
     known = load_specs()[0][0]
     data = known.data.model_copy(update={"features": features})
     return known.model_copy(update={"data": data})

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import Watched, canary_step
 from operators.judge.tally import Counters, Row
@@ -42,12 +42,12 @@ RELEASE = {
 }
 
 
-def spec_with(**release: Any) -> ModelSpec:
+def spec_with(**release: Any) -> PredictionSpec:
     found = load_specs()[0][0].model_dump(mode="json", by_alias=True)
     found["release"] = {**found["release"], **release}
     import json
 
-    return ModelSpec.from_json(json.dumps(found))
+    return PredictionSpec.from_json(json.dumps(found))
 
 
 class World:
@@ -169,7 +169,7 @@ def end(operator: Any, step: TaskDeferred) -> Any:
     return getattr(operator, step.method_name)(context(), event_of(step), **(step.kwargs or {}))
 
 
-def canary(spec: ModelSpec, index: int = 0) -> CanaryStepOperator:
+def canary(spec: PredictionSpec, index: int = 0) -> CanaryStepOperator:
     return CanaryStepOperator(task_id="canary_5_pct", spec=spec, release=RELEASE, index=index)
 
 
