@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.ledger import Entry
 from operators.rollout.model_traffic import MOVED, route_of
 from operators.traffic.assignment import bucket, in_canary
@@ -16,11 +15,7 @@ from operators.traffic.client import Route
 _ENDED_BY = ("lease_expired", "rolled_back", "breaker_opened")
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Answer(_Fact):
+class Answer(Frozen):
     """One version's answer to a request.
 
     :param arm: what the edge said: stable, canary, fallback, bypass, holdout, tester, shadow; None: it did not pass the edge
@@ -40,7 +35,7 @@ class Answer(_Fact):
     predictions: tuple[float, ...]
 
 
-class Moment(_Fact):
+class Moment(Frozen):
     """What the ledger says was in force.
 
     :param since: when the route was written
@@ -53,7 +48,7 @@ class Moment(_Fact):
     ended: str = ""
 
 
-class Origin(_Fact):
+class Origin(Frozen):
     """Where a version comes from, and how it got its traffic.
 
     :param tags: of the version in the registry
@@ -66,7 +61,7 @@ class Origin(_Fact):
     decisions: tuple[str, ...]
 
 
-class Explanation(_Fact):
+class Explanation(Frozen):
     """One answer, and all that led to it."""
 
     answer: Answer

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.ledger_schema import Entry, Look, json_digest
 from operators.core.spec_release import Judge, Release
 from operators.judge.evidence import Evidence, Judgement, Outcome
@@ -23,11 +22,7 @@ Policies = Callable[[Mapping[str, Any]], tuple[Judge, ...]]
 """Gives, for the record of a verdict, the policy that has the say, and then those that can only fail the version."""
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Ended(_Fact):
+class Ended(Frozen):
     """How a step ended.
 
     :param look: number of the look, from 1
@@ -40,7 +35,7 @@ class Ended(_Fact):
     reason: str
 
 
-class StepReplay(_Fact):
+class StepReplay(Frozen):
     """One step.
 
     :param looks: how many were recorded
@@ -64,7 +59,7 @@ class StepReplay(_Fact):
         return (found.outcome, found.look, found.reason) == (said.outcome, said.look, said.reason)
 
 
-class Replay(_Fact):
+class Replay(Frozen):
     """A whole release, up to the step that the policy would have ended it at.
 
     :param unseen: steps of which there are looks but no verdict: what was asked there is not known

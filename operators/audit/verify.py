@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from operators.core.frozen import Frozen
 from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
 from operators.core.spec_release import Judge
@@ -16,13 +17,11 @@ from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 
 
-class Finding(BaseModel):
+class Finding(Frozen):
     """Something about one row.
 
     :param wrong: whether the row does not hold; otherwise it only needs saying
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     seq: int
@@ -30,13 +29,11 @@ class Finding(BaseModel):
     text: str
 
 
-class Report(BaseModel):
+class Report(Frozen):
     """What is known of one model's rows.
 
     :param verdicts: how many were made again
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     rows: int

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from operators.core.duck import content, name_sql, open_duckdb, sha256_json, text_sql
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.explain_error import suggestion
+from operators.core.frozen import Exact
 from operators.core.spec import Table as TableSource
 from operators.core.storage import Storage
 
@@ -23,9 +24,7 @@ _TIME_TYPES = ("TIMESTAMP", "DATE")
 __all__ = ["Dataset", "Snapshot", "TableSnapshot", "TableSource", "Window", "build", "fetch", "snapshot"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Frozen(Exact):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, for XCom."""
         return self.model_dump(mode="json")

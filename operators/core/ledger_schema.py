@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.dialects.postgresql import JSON
+
+from operators.core.frozen import Frozen
 
 metadata = sa.MetaData()
 ENTRIES = sa.Table(
@@ -52,10 +53,8 @@ LOOKS = sa.Table(
 )
 
 
-class Entry(BaseModel):
+class Entry(Frozen):
     """One row of the ledger."""
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     seq: int
@@ -68,14 +67,12 @@ class Entry(BaseModel):
     hash: str
 
 
-class Look(BaseModel):
+class Look(Frozen):
     """What a judge saw at one moment.
 
     :param n: counts the looks of a step from 1
     :param digest: of the evidence, see `json_digest`
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     release_id: str

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from operators.core.durations import DurationS
 from operators.core.errors import SpecError
+from operators.core.frozen import Written
 from operators.core.spec_release import Release
 from operators.core.tasks import TASKS, Metric, Output, TaskName
 
@@ -20,18 +21,14 @@ FeatureKind = Literal["category", "number", "integer", "boolean", "category?", "
 Parameter = bool | int | float | str
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Table(_Part):
+class Table(Written):
     """One raw table: a Parquet file or folder, and the column that says when a row was observed."""
 
     source: str = Field(min_length=1, description="below the storage root, or an s3:// or file:// address")
     time_column: str
 
 
-class Data(_Part):
+class Data(Written):
     """What the model learns from."""
 
     tables: dict[Name, Table] = Field(min_length=1)
@@ -53,13 +50,13 @@ class Data(_Part):
         return self
 
 
-class Validation(_Part):
+class Validation(Written):
     """Which expectations the data must meet."""
 
     suite: str = Field(description="Great Expectations suites, one per table; relative to include/")
 
 
-class Scaling(_Part):
+class Scaling(Written):
     """What Ray Train reserves."""
 
     workers: int = Field(1, ge=1, le=1024)
@@ -67,7 +64,7 @@ class Scaling(_Part):
     gpus_per_worker: float = Field(0, ge=0)
 
 
-class Training(_Part):
+class Training(Written):
     """The code that trains, and what it runs on."""
 
     entrypoint: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
@@ -80,14 +77,14 @@ class Training(_Part):
     )
 
 
-class Bounds(_Part):
+class Bounds(Written):
     """Absolute limits of one metric."""
 
     min: float | None = Field(None)
     max: float | None = Field(None)
 
 
-class Gate(_Part):
+class Gate(Written):
     """What a candidate must show before it may meet traffic."""
 
     metric: Metric
@@ -96,7 +93,7 @@ class Gate(_Part):
     min_rows: int = Field(100, ge=1, description="labelled rows in the holdout")
 
 
-class Serving(_Part):
+class Serving(Written):
     """What one version reserves on Ray Serve."""
 
     replicas: int = Field(1, ge=1)
@@ -105,20 +102,20 @@ class Serving(_Part):
     max_rows_per_request: int = Field(10_000, ge=1)
 
 
-class PredictionLog(_Part):
+class PredictionLog(Written):
     """How often a replica writes its predictions to object storage."""
 
     flush_every_s: DurationS = Field(30.0, alias="flush_every")
     max_rows: int = Field(5000, ge=1, description="rows after which it writes without waiting")
 
 
-class Monitoring(_Part):
+class Monitoring(Written):
     """What is kept of the traffic."""
 
     prediction_log: PredictionLog = PredictionLog()
 
 
-class Retraining(_Part):
+class Retraining(Written):
     """When training runs by itself."""
 
     schedule: str | None = Field(None, pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
@@ -132,7 +129,7 @@ class Retraining(_Part):
         return self
 
 
-class ModelSpec(_Part):
+class ModelSpec(Written):
     """A model's whole life: what every kind of model shares. `operators.core.loader.load_spec` reads one from YAML.
 
     A kind of model is a subclass, and stands in `KINDS`. Only the code that must know the kind names the subclass.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from operators.core.durations import DurationS, parse_duration_s
+from operators.core.frozen import Written
 
 GuardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -26,11 +27,7 @@ _BLOCK = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Step(_Part):
+class Step(Written):
     """One step of a canary."""
 
     weight_pct: float = Field(ge=0.01, le=99, description="the last step to 100 is the promotion")
@@ -43,7 +40,7 @@ class Step(_Part):
         return round(self.weight_pct * 100)
 
 
-class Shadow(_Part):
+class Shadow(Written):
     """Before the first step: live requests are copied to the new version, whose answers nobody sees."""
 
     sample_pct: float = Field(ge=0.01, le=100, description="share of the units whose requests are copied")
@@ -55,13 +52,13 @@ class Shadow(_Part):
     )
 
 
-class Failures(_Part):
+class Failures(Written):
     """Bad events: 5xx, broken connections and time-outs, before the fallback hides them."""
 
     margin_pct: float = Field(1.0, gt=0, le=100, description="percentage points above stable that are still accepted")
 
 
-class Slow(_Part):
+class Slow(Written):
     """Bad events: answers over a limit, or over what stable's own recent quantile allows."""
 
     margin_pct: float = Field(5.0, gt=0, le=100, description="percentage points of slow answers above stable")
@@ -76,7 +73,7 @@ class Slow(_Part):
     )
 
 
-class Labels(_Part):
+class Labels(Written):
     """Right or wrong, for requests that shadow and stable both answered, once the label arrives."""
 
     margin_pct: float = Field(1.0, gt=0, le=100, description="percentage points of accuracy that may be lost")
@@ -94,7 +91,7 @@ class Labels(_Part):
         return (3 * self.margin_pct if self.block_margin_pct is None else self.block_margin_pct) / 100
 
 
-class Loss(_Part):
+class Loss(Written):
     """Absolute error, for pairs of a regression, once the label arrives."""
 
     margin: float = Field(gt=0, description="mean error that may be gained, in the label's unit")
@@ -112,13 +109,13 @@ class Loss(_Part):
         return 3 * self.margin if self.block_margin is None else self.block_margin
 
 
-class Prediction(_Part):
+class Prediction(Written):
     """The mean prediction of both arms must not differ."""
 
     margin: float = Field(gt=0, description="difference of means that is still accepted, in the prediction's unit")
 
 
-class Business(_Part):
+class Business(Written):
     """A number for each request id that arrives later: revenue, accepted or not.
 
     Callers are assigned by chance, so days that are good or bad for both versions cannot mislead it. A version that is better on
@@ -141,7 +138,7 @@ class Business(_Part):
         return self
 
 
-class Series(_Part):
+class Series(Written):
     """A number that exists as a time series only, one for each arm: a Prometheus query, a business number per minute."""
 
     better: Literal["higher", "lower", "equal"] = Field("lower", description="equal: a change to either side is bad")
@@ -150,7 +147,7 @@ class Series(_Part):
     margin_pct: float = Field(10.0, gt=0, description="of stable's median, that is still accepted")
 
 
-class Judge(_Part):
+class Judge(Written):
     """When a version counts as good, and when as bad."""
 
     alpha: float = Field(0.01, gt=0, le=0.5, description="chance that identical versions are rolled back, per release")
@@ -199,7 +196,7 @@ class Judge(_Part):
         return (*built_in, *self.business, *self.series)
 
 
-class Unit(_Part):
+class Unit(Written):
     """What a caller is assigned by; without either, the header ``X-Taxiway-Unit``, then the request id."""
 
     header: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")
@@ -214,7 +211,7 @@ class Unit(_Part):
         return self
 
 
-class Approval(_Part):
+class Approval(Written):
     """Who says yes before a version is promoted."""
 
     mode: Literal["automatic", "manual", "ask"] = Field(
@@ -230,7 +227,7 @@ class Approval(_Part):
     )
 
 
-class Freeze(_Part):
+class Freeze(Written):
     """When no release begins and none goes on to its next step. A rollback is always allowed."""
 
     start: str = Field(pattern=r"^\S+( \S+){4}$", description="cron of five fields, when it begins")
@@ -239,7 +236,7 @@ class Freeze(_Part):
     reason: str = ""
 
 
-class Outage(_Part):
+class Outage(Written):
     """One freeze with dates."""
 
     begin: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)]
@@ -255,7 +252,7 @@ class Outage(_Part):
         return self
 
 
-class Notify(_Part):
+class Notify(Written):
     """Who hears of it, by one of Airflow's notifiers."""
 
     when: tuple[Moment, ...] = Field(("rolled_back", "pause"), strict=False, min_length=1)
@@ -264,7 +261,7 @@ class Notify(_Part):
     to: str = Field("", description="smtp: addresses, separated by commas; slack: the channel")
 
 
-class Drill(_Part):
+class Drill(Written):
     """Practice: a release of a copy of the model is broken on purpose, to see that its callers would be safe."""
 
     schedule: str = Field(pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
@@ -273,7 +270,7 @@ class Drill(_Part):
     )
 
 
-class Release(_Part):
+class Release(Written):
     """How a version gets the traffic."""
 
     steps: tuple[Step, ...] = Field(min_length=1, strict=False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core.errors import RejectedError
+from operators.core.frozen import Frozen
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Approval, Fault, Judge, Release, Step
 
@@ -23,11 +22,7 @@ EndedBy = Literal["judge", "lease", "hand"]
 """What took the canary's weight: a verdict, the end of the lease in the edge, or a rollback that was asked for."""
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Limits(_Fact):
+class Limits(Frozen):
     """What must hold.
 
     :param failed_requests: that callers may see
@@ -38,7 +33,7 @@ class Limits(_Fact):
     to_zero_s: float
 
 
-class Observed(_Fact):
+class Observed(Frozen):
     """What happened.
 
     :param requests: of all callers

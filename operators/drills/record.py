@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.ledger import Entry, Ledger
 from operators.core.spec_release import Fault
 
 STARTED, RESULT, CLEANED = "drill_started", "drill", "drill_cleaned"
 
 
-class Drill(BaseModel):
+class Drill(Frozen):
     """One drill.
 
     :param drill_id: names it, for good
     :param seq: of its row: of two that began at once, the lower one goes on
     """
-
-    model_config = ConfigDict(frozen=True)
 
     drill_id: str
     model: str

@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.registry.aclient import AsyncRegistry
 from operators.registry.changes import MOST_AT_ONCE, Change, Kind, Watermark, changes, first_look, on, wanted
 from operators.registry.policy import event_extra
@@ -32,13 +31,11 @@ class Store(Protocol):
         """Write a value."""
 
 
-class Interest(BaseModel):
+class Interest(Frozen):
     """What a watcher reports.
 
     :param from_start: whether what is there at the first look counts as new
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     kinds: tuple[Kind, ...]

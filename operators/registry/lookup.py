@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from operators.core.frozen import Exact
 from operators.registry.aclient import AsyncRegistry
 from operators.registry.entities import ModelVersion
 
 _PAGE_ROWS = 200
 
 
-class Wanted(BaseModel):
+class Wanted(Exact):
     """A version that meets all of this.
 
     :param alias: the alias must name it
@@ -21,8 +22,6 @@ class Wanted(BaseModel):
     :param above: its number must be higher
     :param tags: it must have these tags
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     alias: str | None = None

@@ -8,9 +8,10 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic import SecretStr, ValidationError, model_validator
 
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.core.http import answer, async_client, client
 from operators.core.settings import setting
 from operators.registry.entities import SERVICE
@@ -19,15 +20,13 @@ _TIMEOUT_S = 30.0
 _TRY_AGAIN = (408, 429)
 
 
-class Server(BaseModel):
+class Server(Frozen):
     """Address and credentials of a tracking server; ``repr`` hides the secrets.
 
     :param url: e.g. ``https://mlflow.example.com``
     :param token: bearer token; goes before ``username`` and ``password``
     :param verify: whether to check the server's certificate, or the path of the CA bundle to check it with
     """
-
-    model_config = ConfigDict(frozen=True)
 
     url: str
     token: SecretStr | None = None

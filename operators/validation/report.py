@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from operators.core.dataset import Dataset
+from operators.core.frozen import Exact
 from operators.validation.policy import Finding
 
 _XCOM_ROWS = 50
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quarantined(_Frozen):
+class Quarantined(Exact):
     """Rows that were set aside, so that the others could go on."""
 
     uri: str = Field(description="Parquet: the rows as they were, and a list `quarantine_reasons`")
@@ -25,7 +22,7 @@ class Quarantined(_Frozen):
     of_rows: int
 
 
-class ValidationReport(_Frozen):
+class ValidationReport(Exact):
     """What was checked, what was found, and the dataset if the data may be used."""
 
     passed: bool
@@ -59,7 +56,7 @@ class ValidationReport(_Frozen):
         return report_text(self.passed, self.findings, self.quarantined)
 
 
-class TableReport(_Frozen):
+class TableReport(Exact):
     """What was found in one table, and where what goes on is."""
 
     passed: bool

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from operators.core.frozen import Exact
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayclusters"
 DASHBOARD_PORT = 8265
@@ -14,11 +16,7 @@ Cleanup = Literal["never", "always", "on_exception"]
 _FAILED = frozenset({"failed", "upstream_failed"})
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NodeGroup(_Part):
+class NodeGroup(Exact):
     """The pods of one kind."""
 
     cpus: float = Field(1, gt=0)
@@ -59,7 +57,7 @@ class WorkerGroup(NodeGroup):
         )
 
 
-class KubeRayCluster(_Part):
+class KubeRayCluster(Exact):
     """A cluster as its author describes it."""
 
     name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$")

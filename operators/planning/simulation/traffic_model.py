@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from math import exp
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from operators.core.frozen import Exact
 
 _FEW_UNITS = 8  # so many of the heaviest callers are kept apart; the others are grouped with callers much like them
 
 
-class Load(BaseModel):
+class Load(Exact):
     """Steady traffic with a stable version that is what it is.
 
     :param rate_per_s: requests
@@ -19,8 +21,6 @@ class Load(BaseModel):
     :param units: distinct callers; None: each request is a caller of its own
     :param skew: exponent of Zipf's law of their requests; 0: all send as many
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate_per_s: float = Field(20.0, gt=0)
     error_rate: float = Field(0.005, ge=0, lt=1)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from operators.core.frozen import Exact
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Arm, Evidence, Losses, Moments, Pairs
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Span(_Fact):
+class Span(Exact):
     """One period of a release: the weight that it had at the edge, and when.
 
     :param kind: control: after the promotion, when at the edge the new version is stable and the old one keeps this weight;
@@ -33,7 +30,7 @@ class Span(_Fact):
     end_s: float | None = None
 
 
-class Facts(_Fact):
+class Facts(Exact):
     """What a reader of the prediction log must know of a release.
 
     :param stable: version that was there before
@@ -51,14 +48,14 @@ class Facts(_Fact):
     spans: tuple[Span, ...] = ()
 
 
-class Numbers(_Fact):
+class Numbers(Exact):
     """What one arm gave in one period; as in `Arm`."""
 
     prediction: Moments | None = None
     business: dict[str, Moments] = Field(default_factory=dict)
 
 
-class Waiting(_Fact):
+class Waiting(Exact):
     """How far the labels of one guard have come.
 
     :param labelled: in the evidence
@@ -71,7 +68,7 @@ class Waiting(_Fact):
     open: int = 0
 
 
-class Late(_Fact):
+class Late(Exact):
     """The late evidence of a release.
 
     :param arms: stable and canary, for each span

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Evidence, Judgement
 from operators.judge.phases import Watched
@@ -22,10 +21,8 @@ from operators.traffic.client import AsyncAgent
 _WRITE_AFTER_SHARE = 0.02
 
 
-class Look(BaseModel):
+class Look(Frozen):
     """One look: what was seen, and what the judge says of it."""
-
-    model_config = ConfigDict(frozen=True)
 
     evidence: Evidence
     judgement: Judgement
