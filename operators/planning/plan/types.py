@@ -109,11 +109,9 @@ class Remedy(Exact):
     """A change with which the problem is gone.
 
     :param changes: key of the spec, below `release`, and what is written there; all of them together
-    :param rate_per_s: or this much traffic
     """
 
-    changes: dict[str, str] = Field(default_factory=dict)
-    rate_per_s: float | None = None
+    changes: dict[str, str]
 
 
 class Problem(Exact):
