@@ -103,7 +103,7 @@ def run_simulate(options: argparse.Namespace) -> int:
         summaries.append(summarise(batch, setting.load))
     alpha = spec.release.judge.alpha
     if options.json:
-        found = {
+        document = {
             "model": spec.name,
             "alpha": alpha,
             "seed": options.seed,
@@ -111,7 +111,7 @@ def run_simulate(options: argparse.Namespace) -> int:
             "left_out": setting.left_out,
             "scenarios": [one.model_dump() for one in summaries],
         }
-        print(json.dumps(found, indent=2))
+        print(json.dumps(document, indent=2))
     else:
         print(rendered(summaries, alpha=alpha, width=_width()))
     too_many = [one.scenario for one in summaries if one.false_alarms is not None and one.false_alarms.low > alpha]

@@ -13,11 +13,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listed = actions.add_parser("list", help="what is in quarantine")
     listed.add_argument("model", nargs="?", help="default: every model")
     listed.set_defaults(run=run_list)
-    for name, run, said in (
+    for name, run, help_text in (
         ("lift", run_lift, "let a version be released again, and others with the same model"),
         ("put", run_put, "keep a version from being released"),
     ):
-        one = actions.add_parser(name, help=said)
+        one = actions.add_parser(name, help=help_text)
         one.add_argument("model")
         one.add_argument("version")
         one.add_argument("--reason", required=True, help="kept in the ledger with your name")

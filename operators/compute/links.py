@@ -21,5 +21,5 @@ class RayJobLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the address, or an empty text before the job is submitted."""
-        found = XCom.get_value(key=self.key, ti_key=ti_key)
-        return str(found or "")
+        url = XCom.get_value(key=self.key, ti_key=ti_key)
+        return str(url or "")

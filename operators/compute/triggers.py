@@ -96,8 +96,8 @@ class _Offset:
         """Read what an earlier triggerer kept."""
         from airflow.sdk.execution_time.comms import GetXCom
 
-        found = await self._ask(GetXCom)
-        value = getattr(found, "value", None)
+        answer = await self._ask(GetXCom)
+        value = getattr(answer, "value", None)
         self.value = value if isinstance(value, int) else 0
         return self
 

@@ -135,14 +135,14 @@ def _entrypoint(entrypoint: str) -> Iterable[str]:
     """Check a ``module:function`` without importing it: it may need libraries that only the Ray image has."""
     module, function = entrypoint.split(":")
     try:
-        found = importlib.util.find_spec(module)
+        file = importlib.util.find_spec(module)
     except ModuleNotFoundError:
-        found = None
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        file = None
+    if file is None or file.origin is None or not file.origin.endswith(".py"):
         yield f"module {module!r} is not a Python file on the Python path"
         return
     try:
-        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        tree = ast.parse(Path(file.origin).read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         yield f"{module} is not valid Python: {error}"
         return

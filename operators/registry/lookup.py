@@ -34,10 +34,10 @@ class Wanted(Exact):
 async def look(registry: AsyncRegistry, wanted: Wanted) -> dict[str, Any] | None:
     """Return the oldest version that is wanted, as plain JSON types, or None."""
     candidates = [await _aliased(registry, wanted)] if wanted.alias else await _above(registry, wanted)
-    for found in candidates:
-        if found is not None and _meets(found, wanted):
-            said = {"model": found.model, "version": found.version, "run_id": found.run_id, "uri": found.uri}
-            return {**said, "tags": found.tags, "aliases": list(found.aliases)}
+    for version in candidates:
+        if version is not None and _meets(version, wanted):
+            fields = {"model": version.model, "version": version.version, "run_id": version.run_id, "uri": version.uri}
+            return {**fields, "tags": version.tags, "aliases": list(version.aliases)}
     return None
 
 
@@ -49,17 +49,17 @@ async def _aliased(registry: AsyncRegistry, wanted: Wanted) -> ModelVersion | No
 
 async def _above(registry: AsyncRegistry, wanted: Wanted) -> list[ModelVersion]:
     """Return all versions above a number, page by page."""
-    found: list[ModelVersion] = []
+    versions: list[ModelVersion] = []
     above = wanted.above
     while page := await registry.versions(wanted.model, above=above, most=_PAGE_ROWS):
-        found += page
+        versions += page
         above = page[-1].number
         if len(page) < _PAGE_ROWS:
             break
-    return found
+    return versions
 
 
-def _meets(found: ModelVersion, wanted: Wanted) -> bool:
-    if wanted.version is not None and found.version != wanted.version:
+def _meets(version: ModelVersion, wanted: Wanted) -> bool:
+    if wanted.version is not None and version.version != wanted.version:
         return False
-    return found.version != wanted.unlike and wanted.tags.items() <= found.tags.items()
+    return version.version != wanted.unlike and wanted.tags.items() <= version.tags.items()

@@ -48,7 +48,9 @@ def _warnings(report: Mapping[str, Any]) -> int | None:
     """Return how many checks failed without stopping the run."""
     failures = report.get("warnings", report.get("failures"))
     if isinstance(failures, list):
-        return sum(1 for found in failures if not isinstance(found, Mapping) or found.get("severity") != "critical")
+        return sum(
+            1 for failure in failures if not isinstance(failure, Mapping) or failure.get("severity") != "critical"
+        )
     return failures
 
 

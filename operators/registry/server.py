@@ -78,8 +78,8 @@ class Server(Frozen):
         try:
             return cls(**values)
         except ValidationError as error:
-            found = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
-            raise ConfigurationError(f"the address or credentials of MLflow are wrong: {found}") from None
+            reasons = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
+            raise ConfigurationError(f"the address or credentials of MLflow are wrong: {reasons}") from None
 
     def client(self) -> httpx.Client:
         """Return a client for tasks."""
@@ -132,9 +132,9 @@ def read(response: httpx.Response) -> Any:
 
 def is_missing(error: ServiceRefusedError) -> bool:
     """Say whether MLflow means that there is no such model, version, alias or run."""
-    said = str(error)
+    text = str(error)
     # An alias that is not there is an invalid parameter to MLflow.
-    return "RESOURCE_DOES_NOT_EXIST" in said or ("INVALID_PARAMETER_VALUE" in said and "not found" in said)
+    return "RESOURCE_DOES_NOT_EXIST" in text or ("INVALID_PARAMETER_VALUE" in text and "not found" in text)
 
 
 def newer_than(model: str, version: int) -> str:

@@ -88,16 +88,16 @@ class ModelEventTrigger(KeptTrigger, BaseEventTrigger):
                 self.asset_state_store[AssetNameRef(name=self.asset)]
         except KeyError:
             self.log.error("`asset` is %r, but the watcher belongs to %r", self.asset, self.asset_state_store)
-        async for said in shared_stream:
-            yield TriggerEvent(said)
+        async for payload in shared_stream:
+            yield TriggerEvent(payload)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield every change to who runs this without a triggerer; one counts as confirmed when the next is asked for."""
         watcher = _watcher(self.serialize()[1])
         try:
-            async for said in watcher.events():
-                yield TriggerEvent(said)
-                await watcher.confirm([said["key"]])
+            async for payload in watcher.events():
+                yield TriggerEvent(payload)
+                await watcher.confirm([payload["key"]])
         finally:
             await watcher.close()
 
@@ -117,16 +117,16 @@ def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
     """
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
-    found: dict[str, dict[str, Any]] = {}
+    payloads: dict[str, dict[str, Any]] = {}
     for event in context["triggering_asset_events"].get(asset, ()):
-        said = (event.extra or {}).get("payload")
-        if isinstance(said, Mapping) and "key" in said:
-            found.setdefault(said["key"], dict(said))
+        payload = (event.extra or {}).get("payload")
+        if isinstance(payload, Mapping) and "key" in payload:
+            payloads.setdefault(payload["key"], dict(payload))
     ti = context["ti"]
     store, row = AssetStateStoreAccessor(name=asset.name), f"taxiway.taken.{ti.dag_id}.{ti.task_id}"
     taken: dict[str, str] = dict(store.get(row) or ())
     # Airflow gives a run's events in no order.
-    mine = [found[key] for key in sorted(found, key=place) if taken.setdefault(key, ti.run_id) == ti.run_id]
+    mine = [payloads[key] for key in sorted(payloads, key=place) if taken.setdefault(key, ti.run_id) == ti.run_id]
     if mine:
         store.set(row, [list(pair) for pair in taken.items()][-_MOST_KEPT:])
     return mine
@@ -140,8 +140,8 @@ class _Producer(SharedStreamProducer):
 
     async def open_stream(self) -> AsyncIterator[tuple[Any, Any]]:
         """Yield each change with its key."""
-        async for said in self._watcher.events():
-            yield said, said["key"]
+        async for payload in self._watcher.events():
+            yield payload, payload["key"]
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
         """Forget what has been persisted; what has not stays, and is reported again when the trigger is restarted."""
@@ -197,8 +197,8 @@ class ModelVersionTrigger(KeptTrigger):
         try:
             while True:
                 try:
-                    if found := await look(registry, wanted):
-                        yield TriggerEvent(found)
+                    if version := await look(registry, wanted):
+                        yield TriggerEvent(version)
                         return
                 except ServiceError as error:
                     self.log.warning("%s", error)

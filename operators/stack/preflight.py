@@ -63,12 +63,12 @@ def check_packages(lock: Path) -> None:
         if package not in wanted:
             continue
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            found = "none"
-        if found != wanted[package]:
+            installed = "none"
+        if installed != wanted[package]:
             raise ConfigurationError(
-                f"{package} {wanted[package]} is needed and {found} is installed: "
+                f"{package} {wanted[package]} is needed and {installed} is installed: "
                 f"install {lock.name} into this environment ({sys.prefix})"
             )
 

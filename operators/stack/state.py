@@ -54,8 +54,8 @@ def write(path: Path, state: StackState) -> None:
 def read(path: Path) -> StackState | None:
     """Return what was written last, or None."""
     try:
-        found = json.loads(path.read_text())
-        return StackState(**{**found, "services": {n: ServiceState(**s) for n, s in found["services"].items()}})
+        document = json.loads(path.read_text())
+        return StackState(**{**document, "services": {n: ServiceState(**s) for n, s in document["services"].items()}})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

@@ -40,18 +40,18 @@ class Report:
 def collect(stack: Stack) -> Report:
     """Look at the stack."""
     files = supervisor.Files(stack.run_dir)
-    found = state.read(files.state) or state.StackState(state=state.STOPPED)
+    current = state.read(files.state) or state.StackState(state=state.STOPPED)
     alive = state.locked(files.lock)
     rows, seen = [], set[psutil.Process]()
-    for name, service in found.services.items():
+    for name, service in current.services.items():
         row, below = _row(name, service, alive)
         rows.append(row)
         seen |= below
-    every = processes.descendants([found.supervisor]) if alive else set()
+    every = processes.descendants([current.supervisor]) if alive else set()
     rest = every - seen
-    others = Row("supervisor, orphans", state.READY, len(rest), found.supervisor, processes.rss_bytes(rest), "", "")
+    others = Row("supervisor, orphans", state.READY, len(rest), current.supervisor, processes.rss_bytes(rest), "", "")
     return Report(
-        up=alive and found.state == state.READY and all(row.state == state.READY for row in rows),
+        up=alive and current.state == state.READY and all(row.state == state.READY for row in rows),
         rows=tuple(rows),
         others=others if rest else None,
         pss_bytes=processes.pss_bytes(every),

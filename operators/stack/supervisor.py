@@ -64,8 +64,8 @@ def is_up(stack: Stack | None = None) -> bool:
     """Say whether the stack runs and everything in it is ready."""
     stack = stack or Stack.running()
     files = Files(stack.run_dir)
-    found = state.read(files.state)
-    return found is not None and found.state == state.READY and not found.failed and state.locked(files.lock)
+    current = state.read(files.state)
+    return current is not None and current.state == state.READY and not current.failed and state.locked(files.lock)
 
 
 def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> dict[str, str]:
@@ -79,9 +79,9 @@ def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> di
     files = Files(wanted.run_dir)
     if state.locked(files.lock):
         wanted = stack or Stack.running()
-        found = state.read(files.state)
-        if found and found.state == state.READY and found.failed:
-            progress(f"{', '.join(found.failed)} failed since; starting everything again")
+        current = state.read(files.state)
+        if current and current.state == state.READY and current.failed:
+            progress(f"{', '.join(current.failed)} failed since; starting everything again")
             down(wanted, progress=progress)
             return ensure_up(stack, progress=progress)
         _follow(wanted, progress)
@@ -119,28 +119,28 @@ def _follow(stack: Stack, progress: Progress, child: subprocess.Popen[bytes] | N
     files, told = Files(stack.run_dir), set[str]()
     while True:
         ended = child is not None and child.poll() is not None
-        found = state.read(files.state)
-        for name, service in found.services.items() if found else ():
+        current = state.read(files.state)
+        for name, service in current.services.items() if current else ():
             if service.state == state.READY and name not in told:
                 told.add(name)
                 extra = service.address or service.note
                 progress(f"{service.ready_after_s or 0:6.1f} s  {name:<22} {extra}".rstrip())
-        if found and found.state == state.READY:
+        if current and current.state == state.READY:
             return
-        if found and found.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
-            raise ServiceError(_explain(stack, found))
+        if current and current.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
+            raise ServiceError(_explain(stack, current))
         # If it ended because another `up` was faster, that one is followed.
         if ended and not state.locked(files.lock):
             raise ServiceError(f"the supervisor ended:\n{tail(stack.log_dir / 'supervisor.log')}")
         time.sleep(_POLL_S)
 
 
-def _explain(stack: Stack, found: state.StackState) -> str:
-    if not found.failed:
+def _explain(stack: Stack, current: state.StackState) -> str:
+    if not current.failed:
         return "the stack was stopped while it started"
-    name = found.failed[0]
+    name = current.failed[0]
     log = stack.log_dir / f"{name}.log"
-    return f"{name} failed ({found.services[name].note}); everything was stopped. Last lines of {log}:\n{tail(log)}"
+    return f"{name} failed ({current.services[name].note}); everything was stopped. Last lines of {log}:\n{tail(log)}"
 
 
 def tail(path: Path, lines: int = _LAST_LINES) -> str:
@@ -171,11 +171,15 @@ def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
     """
     stack = stack or Stack.running()
     files = Files(stack.run_dir)
-    found = state.read(files.state)
-    if found and state.locked(files.lock) and (leader := processes.find(found.supervisor, found.supervisor_start)):
+    current = state.read(files.state)
+    if (
+        current
+        and state.locked(files.lock)
+        and (leader := processes.find(current.supervisor, current.supervisor_start))
+    ):
         processes.signal_all([leader], signal.SIGTERM)
         deadline = time.monotonic() + _DOWN_TIMEOUT_S
-        while processes.find(found.supervisor, found.supervisor_start) and time.monotonic() < deadline:
+        while processes.find(current.supervisor, current.supervisor_start) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
     if not (stack.home / "secrets.json").exists():
         return

@@ -62,10 +62,10 @@ def sketch(table: Table, *, margin_pct: float) -> tuple[Expectation, ...]:
     :param margin_pct: room around what was seen, in percent of the range
     """
     margin = margin_pct / 100
-    found = [_columns(table), _row_count(table)]
+    expectations = [_columns(table), _row_count(table)]
     for column in table.columns:
-        found += [*_presence(column, table.rows, margin), *_content(column, table.rows, margin)]
-    return tuple(found)
+        expectations += [*_presence(column, table.rows, margin), *_content(column, table.rows, margin)]
+    return tuple(expectations)
 
 
 def _columns(table: Table) -> Expectation:

@@ -129,8 +129,8 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     if finding.unexpected_count is not None and finding.rows:
         share = f"{finding.unexpected_count:,} of {finding.rows:,} rows"
     mark = "FAIL" if finding.stops else "aside" if finding.set_aside else "warn"
-    found = finding.detail or ", ".join(finding.sample)
-    return mark, finding.table, finding.column or "", finding.expectation, share, found
+    detail = finding.detail or ", ".join(finding.sample)
+    return mark, finding.table, finding.column or "", finding.expectation, share, detail
 
 
 def verdict(findings: Iterable[Finding], *, complete: bool) -> bool:

@@ -80,12 +80,12 @@ def expected(
 def _listed(objects: Any) -> list[Any]:
     from great_expectations.expectations.expectation import Expectation
 
-    found = getattr(objects, "expectations", None) or (objects if isinstance(objects, list | tuple) else [objects])
-    if not found or not all(isinstance(one, Expectation) for one in found):
+    listed = getattr(objects, "expectations", None) or (objects if isinstance(objects, list | tuple) else [objects])
+    if not listed or not all(isinstance(one, Expectation) for one in listed):
         raise ConfigurationError(
             f"the expectations are {type(objects).__name__}; give an expectation of Great Expectations, a list, or a suite"
         )
-    return list(found)
+    return list(listed)
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ class Validation:
 
         :param source: see `local_files`
         """
-        found = local_files(source, file_format, self._folder / "source")
-        folders = {path.parent for path in found.paths}
+        files = local_files(source, file_format, self._folder / "source")
+        folders = {path.parent for path in files.paths}
 
         def opened(db: InterruptibleDuckDB) -> Data:
-            paths = list(found.paths)
-            if found.file_format == "csv":
+            paths = list(files.paths)
+            if files.file_format == "csv":
                 paths = [convert_csv(db, paths, self._folder / "converted.parquet")]
             return open_files(db, checks.name, paths)
 

@@ -61,8 +61,8 @@ class _Stop(BaseOperator):
         ti = context["ti"]
         states: list[str | None] = []
         if self.cleanup == "on_exception":
-            found = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
-            states = [str(state) for of_run in found.values() for state in of_run.values()]
+            by_run = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
+            states = [str(state) for of_run in by_run.values() for state in of_run.values()]
         if not is_deleted(self.cleanup, states):
             self.log.info("the cluster stays: cleanup is %s", self.cleanup)
             return False

@@ -143,14 +143,14 @@ def address(cluster_name: str, namespace: str) -> str:
     return f"http://{cluster_name}-head-svc.{namespace}.svc:{DASHBOARD_PORT}"
 
 
-def readiness(found: Mapping[str, Any] | None) -> tuple[bool, str]:
+def readiness(cluster: Mapping[str, Any] | None) -> tuple[bool, str]:
     """Return whether a RayCluster is ready, and what to say of one that is not.
 
     :raises ValueError: it will never be ready
     """
-    if found is None:
+    if cluster is None:
         raise ValueError("it was deleted")
-    status = found.get("status") or {}
+    status = cluster.get("status") or {}
     state, reason = status.get("state", ""), status.get("reason", "")
     if state in ("failed", "suspended"):
         raise ValueError(f"KubeRay says {state}: {reason}")

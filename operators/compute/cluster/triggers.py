@@ -32,12 +32,12 @@ class KubeRayTrigger(KeptTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until the cluster is ready."""
-        said = ""
+        logged = ""
         while True:
             ready, reason, final = await asyncio.to_thread(self._look)
-            if reason != said:
+            if reason != logged:
                 self.log.info("RayCluster %s/%s: %s", self.namespace, self.name, reason)
-                said = reason
+                logged = reason
             if ready or final or time.time() > self.deadline:
                 yield TriggerEvent({"ready": ready, "reason": reason})
                 return
