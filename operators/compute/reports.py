@@ -18,7 +18,7 @@ MAX_RESULT_BYTES = 48 * 1024  # it travels through Airflow's database
 
 
 class Report(Frozen):
-    """One marked line."""
+    """One marked line of a job's log: progress, or the result."""
 
     progress: float | None = Field(None, ge=0, le=1, description="share of the work that is done")
     message: str = ""

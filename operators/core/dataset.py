@@ -15,7 +15,7 @@ from operators.core.duck import content, name_sql, open_duckdb, sha256_json, tex
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.explain_error import suggestion
 from operators.core.frozen import Exact
-from operators.core.spec import Table as TableSource
+from operators.core.spec_training import Table as TableSource
 from operators.core.storage import Storage
 
 _FOOTER_BYTES = 64 * 1024

@@ -96,7 +96,7 @@ def signal_all(processes: Iterable[psutil.Process], number: int) -> None:
 def end_all(remaining: Callable[[], set[psutil.Process]], *, grace_s: float) -> set[int]:
     """End what ``remaining`` returns, asked anew until it returns nothing: SIGTERM once, then SIGKILL.
 
-    :return: the pids that even SIGKILL did not end in time
+    :returns: the pids that even SIGKILL did not end in time
     """
     signal_all(remaining(), signal.SIGTERM)
     started = time.monotonic()

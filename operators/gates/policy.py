@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from operators.core.frozen import Frozen
-from operators.core.spec import Gate
+from operators.core.spec_training import Gate
 from operators.core.tasks import HIGHER_IS_BETTER
 
 

@@ -18,7 +18,7 @@ from operators.core.errors import ConfigurationError, RejectedError, ServiceErro
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
 from operators.rollout.controller import Controller

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from operators.core.loader import load_specs
 from operators.core.predictions import hour_prefix
 from operators.core.spec import PredictionSpec
-from operators.core.spec_release import Judge, Shadow
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Shadow
 from operators.core.storage import Storage
 from operators.rollout.delayed.window import Facts, Span
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from operators.core.frozen import Exact
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Losses, Moments, Pairs
 
 

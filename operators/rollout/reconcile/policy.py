@@ -36,7 +36,7 @@ class Open(Frozen):
 
 
 class Traffic(Frozen):
-    """The edge's route."""
+    """Which versions the edge routes to."""
 
     stable: str | None
     canary: str | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from operators.core.frozen import Frozen
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Judgement
 from operators.judge.phases import Watched
 from operators.judge.tally import Counters, Tally, overdue, with_overdue
