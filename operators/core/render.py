@@ -1,4 +1,4 @@
-"""Tables and times for people who read a terminal."""
+"""Tables and times for people who read a terminal or a log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ def seconds(value: float | None) -> str:
     return f"{value / 3600:.1f} h" if value < 172800 else f"{value / 86400:.1f} d"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines whose cells stand below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> str:
     """Return a table whose first column stands left and the others right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for number, column in enumerate(columns):
+    for number, column in enumerate(heads):
         made.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         made.add_row(*row)

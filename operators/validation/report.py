@@ -9,6 +9,7 @@ from pydantic import Field
 
 from operators.core.dataset import Dataset
 from operators.core.frozen import Exact
+from operators.core.render import columns
 from operators.validation.policy import Finding
 
 _XCOM_ROWS = 50
@@ -119,9 +120,7 @@ def table_text(failures: Sequence[Finding]) -> list[str]:
     if not failures:
         return []
     names = ("", "table", "column", "expectation", "unexpected", "found")
-    rows = [names, *(_cells(finding) for finding in failures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return columns([names, *(_cells(finding) for finding in failures)])
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
