@@ -11,9 +11,11 @@ from filelock import FileLock, Timeout
 
 from operators.core.errors import ServiceError
 
+_POLL_S = 0.01
+
 
 def write(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file in one step.
+    """Replace a file in one step: a reader sees the old text or the new one, never half of it.
 
     :param durable: whether it must survive a power cut, which takes milliseconds
     """
@@ -37,13 +39,13 @@ def write(path: Path, text: str, *, durable: bool = True) -> None:
 def locked(path: Path, patience_s: float) -> Iterator[None]:
     """Keep other processes out.
 
-    :raises ServiceError: if another one holds the lock for longer than ``patience_s``
+    :raises ServiceError: if another process holds the lock for longer than ``patience_s``
     """
-    lock = FileLock(path, poll_interval=0.01, fallback_to_soft=False)
+    lock = FileLock(path)
     try:
-        lock.acquire(patience_s)
+        lock.acquire(timeout=patience_s, poll_interval=_POLL_S)
     except Timeout:
-        raise ServiceError(f"another process has held {path} for too long") from None
+        raise ServiceError(f"another process has held {path} for more than {patience_s:g} s") from None
     try:
         yield
     finally:
