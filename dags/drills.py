@@ -69,6 +69,7 @@ with DAG(
 ) as drill:
     drill_tasks("{{ params.model }}", ["{{ params.fault }}"])
 
-for model in _SPECS:
-    if (plan := model.release.drill) is not None:
-        globals()[f"{model.name}_drill"] = scheduled_drill(model, plan.schedule, plan.faults)
+for found in _SPECS:
+    if found.release.drill is not None:
+        planned = found.release.drill
+        globals()[f"{found.name}_drill"] = scheduled_drill(found, planned.schedule, planned.faults)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from operators.core.frozen import Frozen
+from pydantic import BaseModel, ConfigDict
+
 from operators.core.ledger import Entry
 from operators.core.traffic import Route
 from operators.rollout.model_traffic import MOVED, route_of
@@ -15,7 +16,11 @@ from operators.traffic.assignment import bucket, in_canary
 _ENDED_BY = ("lease_expired", "rolled_back", "breaker_opened")
 
 
-class Answer(Frozen):
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Answer(_Fact):
     """One version's answer to a request.
 
     :param arm: what the edge said: stable, canary, fallback, bypass, holdout, tester, shadow; None: it did not pass the edge
@@ -35,7 +40,7 @@ class Answer(Frozen):
     predictions: tuple[float, ...]
 
 
-class Moment(Frozen):
+class Moment(_Fact):
     """What the ledger says was in force.
 
     :param since: when the route was written
@@ -48,7 +53,7 @@ class Moment(Frozen):
     ended: str = ""
 
 
-class Origin(Frozen):
+class Origin(_Fact):
     """Where a version comes from, and how it got its traffic.
 
     :param tags: of the version in the registry
@@ -61,7 +66,7 @@ class Origin(Frozen):
     decisions: tuple[str, ...]
 
 
-class Explanation(Frozen):
+class Explanation(_Fact):
     """One answer, and all that led to it."""
 
     answer: Answer

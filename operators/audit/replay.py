@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from operators.core.frozen import Frozen
+from pydantic import BaseModel, ConfigDict
+
 from operators.core.ledger_schema import Entry, Look, json_digest
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
@@ -23,7 +24,11 @@ Policies = Callable[[Mapping[str, Any]], tuple[Judge, ...]]
 """Gives, for the record of a verdict, the policy that has the say, and then those that can only fail the version."""
 
 
-class Ended(Frozen):
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Ended(_Fact):
     """How a step ended.
 
     :param look: number of the look, from 1
@@ -36,7 +41,7 @@ class Ended(Frozen):
     reason: str
 
 
-class StepReplay(Frozen):
+class StepReplay(_Fact):
     """What the recorded policy and the replayed one said of one step.
 
     :param looks: how many were recorded
@@ -60,7 +65,7 @@ class StepReplay(Frozen):
         return (found.outcome, found.look, found.reason) == (said.outcome, said.look, said.reason)
 
 
-class Replay(Frozen):
+class Replay(_Fact):
     """A whole release, up to the step that the policy would have ended it at.
 
     :param unseen: steps of which there are looks but no verdict: what was asked there is not known

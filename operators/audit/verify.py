@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from operators.core.frozen import Frozen
 from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
 from operators.core.spec_judge import Judge
@@ -17,11 +16,13 @@ from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 
 
-class Finding(Frozen):
+class Finding(BaseModel):
     """Something about one row.
 
     :param wrong: whether the row does not hold; otherwise it only needs saying
     """
+
+    model_config = ConfigDict(frozen=True)
 
     model: str
     seq: int
@@ -29,11 +30,13 @@ class Finding(Frozen):
     text: str
 
 
-class Report(Frozen):
+class Report(BaseModel):
     """What is known of one model's rows.
 
     :param verdicts: how many were made again
     """
+
+    model_config = ConfigDict(frozen=True)
 
     model: str
     rows: int

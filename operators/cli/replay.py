@@ -31,21 +31,21 @@ def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
 
     ledger = connect.ledger()
     try:
-        release, verdicts = _verdicts(ledger, spec.name, release_id)
-        looks = ledger.looks(release)
+        found, verdicts = _verdicts(ledger, spec.name, release_id)
+        looks = ledger.looks(found)
     finally:
         ledger.close()
     policies = by_spec(spec.release)
     try:
-        again = replay(release, looks, verdicts)
-        other = None if same_policy(verdicts, policies) else replay(release, looks, verdicts, policies)
+        again = replay(found, looks, verdicts)
+        other = None if same_policy(verdicts, policies) else replay(found, looks, verdicts, policies)
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"the record of {release} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"the record of {found} cannot be read: {str(error).splitlines()[0]}") from error
     if as_json:
-        replays = {name: one and one.model_dump(mode="json") for name, one in (("recorded", again), ("policy", other))}
-        print(json.dumps({"model": spec.name, "release": release, "same": again.same, **replays}, indent=2))
+        said = {name: one and one.model_dump(mode="json") for name, one in (("recorded", again), ("policy", other))}
+        print(json.dumps({"model": spec.name, "release": found, "same": again.same, **said}, indent=2))
     else:
-        print(f"{spec.name}: release {release}, look by look\n")
+        print(f"{spec.name}: release {found}, look by look\n")
         print(rendered(again, other, width=width))
     return 0 if again.same else _EXIT_FAILED
 
@@ -53,11 +53,11 @@ def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
 def _verdicts(ledger: Ledger, model: str, release_id: str) -> tuple[str, Sequence[Entry]]:
     rows = ledger.entries(model, kind="verdict")
     known = list(dict.fromkeys(str(row.release_id) for row in rows))
-    matches = [one for one in known if one == release_id] or [one for one in known if one.endswith(release_id)]
-    if len(matches) == 1:
-        return matches[0], [row for row in rows if row.release_id == matches[0]]
-    newest = ", ".join(reversed(matches[-_NAMED:] or known[-_NAMED:])) or "none"
-    what = "several releases" if matches else "no release"
+    found = [one for one in known if one == release_id] or [one for one in known if one.endswith(release_id)]
+    if len(found) == 1:
+        return found[0], [row for row in rows if row.release_id == found[0]]
+    newest = ", ".join(reversed(found[-_NAMED:] or known[-_NAMED:])) or "none"
+    what = "several releases" if found else "no release"
     raise ConfigurationError(
         f"the ledger has {what} of {model} with verdicts and the id {release_id!r}; newest: {newest}"
     )

@@ -104,7 +104,7 @@ def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[s
 
 
 def labelling_of(options: argparse.Namespace) -> Labelling | None:
-    """Return how labels come; None: nobody has said it.
+    """Return how labels come; None: not given.
 
     :raises ConfigurationError: an option is out of its range
     """

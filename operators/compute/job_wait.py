@@ -33,7 +33,7 @@ class Ending(Frozen):
 
     :param status: SUCCEEDED, FAILED or STOPPED; TIMEOUT: stopped at the deadline; UNKNOWN: Ray lost the job;
         UNREACHABLE: no answer for too long
-    :param reason: what Ray, or the last error, said
+    :param reason: the message of Ray, or of the last error
     :param last_lines: the end of the job's log
     :param has_result: whether the job reported a result
     :param log_is_whole: whether the log was read to its end; if not, there may be a result that is not known

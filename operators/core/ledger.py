@@ -240,9 +240,9 @@ class Ledger:
             # Locked, so that no row is added between the two readings.
             head = _lock_head(connection, model)
             rows = sa.select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.seq)
-            mappings = connection.execute(rows).mappings().all()
+            found = connection.execute(rows).mappings().all()
         broken, previous = [], ""
-        for entry in (Entry.model_validate(dict(row)) for row in mappings):
+        for entry in (Entry.model_validate(dict(row)) for row in found):
             if entry.previous_hash != previous or entry_hash(entry.model_dump()) != entry.hash:
                 broken.append(entry.seq)
             previous = entry.hash

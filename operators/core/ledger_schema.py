@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy.dialects.postgresql import JSON
-
-from operators.core.frozen import Frozen
 
 metadata = sa.MetaData()
 ENTRIES = sa.Table(
@@ -53,8 +52,10 @@ LOOKS = sa.Table(
 )
 
 
-class Entry(Frozen):
+class Entry(BaseModel):
     """One row of the ledger."""
+
+    model_config = ConfigDict(frozen=True)
 
     model: str
     seq: int
@@ -67,12 +68,14 @@ class Entry(Frozen):
     hash: str
 
 
-class Look(Frozen):
+class Look(BaseModel):
     """What a judge saw at one moment.
 
     :param n: counts the looks of a step from 1
     :param digest: of the evidence, see `json_digest`
     """
+
+    model_config = ConfigDict(frozen=True)
 
     model: str
     release_id: str

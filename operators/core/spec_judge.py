@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from operators.core.durations import DurationS, parse_duration_s
-from operators.core.frozen import Written
 
 GuardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 _BUILT_IN = ("failures", "slow", "labels", "loss", "prediction")
@@ -24,7 +23,11 @@ _BLOCK = (
 _WITHIN = "A label that arrives later than this after the answer is not counted."
 
 
-class Failures(Written):
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Failures(_Part):
     """Guard on failures: status 5xx, broken connections and time-outs, counted before the fallback hides them."""
 
     margin_pct: float = Field(
@@ -32,7 +35,7 @@ class Failures(Written):
     )
 
 
-class Slow(Written):
+class Slow(_Part):
     """Guard on slow answers: those over a fixed limit, or over a limit that follows from stable's own answer times."""
 
     margin_pct: float = Field(
@@ -57,7 +60,7 @@ class Slow(Written):
     )
 
 
-class Labels(Written):
+class Labels(_Part):
     """Guard on right and wrong, for requests that the shadow and stable both answered, once the label arrives."""
 
     margin_pct: float = Field(1.0, gt=0, le=100, description="Percentage points of accuracy that may be lost.")
@@ -83,7 +86,7 @@ class Labels(Written):
         return (3 * self.margin_pct if self.block_margin_pct is None else self.block_margin_pct) / 100
 
 
-class Loss(Written):
+class Loss(_Part):
     """Guard on the absolute error |prediction - label|, for requests that the shadow and stable both answered."""
 
     margin: float = Field(gt=0, description="How much the mean error may grow, in the unit of the label.")
@@ -111,13 +114,13 @@ class Loss(Written):
         return 3 * self.margin if self.block_margin is None else self.block_margin
 
 
-class Prediction(Written):
+class Prediction(_Part):
     """Guard on the mean prediction: the means of the two versions must not differ by more than the margin."""
 
     margin: float = Field(gt=0, description="Largest difference of the two means, in the unit of the prediction.")
 
 
-class Business(Written):
+class Business(_Part):
     """Guard on a business number that arrives later for each request id: revenue, or 1 for accepted and 0 for not.
 
     Callers are assigned by chance, so a day that is good or bad for everybody cannot mislead the judge. A version that is better
@@ -141,7 +144,7 @@ class Business(Written):
         return self
 
 
-class Series(Written):
+class Series(_Part):
     """Guard on a number that exists only as a time series for each version, read from Prometheus."""
 
     better: Literal["higher", "lower", "equal"] = Field(
@@ -157,7 +160,7 @@ class Series(Written):
     )
 
 
-class Judge(Written):
+class Judge(_Part):
     """The rules by which a version passes or fails."""
 
     alpha: float = Field(

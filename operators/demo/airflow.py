@@ -54,21 +54,21 @@ class Airflow:
 
     def end_runs(self, dag_id: str) -> int:
         """Mark every run that has not ended as failed, and return how many there were."""
-        runs = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
-        for run in runs:
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
+        for run in found:
             self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
-        return len(runs)
+        return len(found)
 
     def runs_since(self, dag_id: str, since: datetime) -> list[str]:
         """Return the runs that began to exist at ``since`` or later, the oldest first."""
         query = f"run_after_gte={since.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')}&order_by=run_after"
-        runs = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")
-        return [run["dag_run_id"] for run in runs["dag_runs"]]
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")
+        return [run["dag_run_id"] for run in found["dag_runs"]]
 
     def tasks(self, dag_id: str, run_id: str) -> TaskStates:
         """Return each task's state."""
-        tasks = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
-        return {row["task_id"]: row["state"] for row in tasks["task_instances"]}
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
+        return {row["task_id"]: row["state"] for row in found["task_instances"]}
 
     def state(self, dag_id: str, run_id: str) -> str:
         """Return a run's state."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict
+
 from operators.core.errors import RejectedError
-from operators.core.frozen import Frozen
 from operators.core.spec import ModelSpec
 from operators.drills.cluster import Cluster
 from operators.drills.policy import copy_spec
@@ -21,11 +22,13 @@ SMOKE_KEY, SPEC, MADE_BY = "taxiway.smoke_key", "taxiway.spec", "taxiway.made_by
 _ACTOR = "drill"
 
 
-class Original(Frozen):
+class Original(BaseModel):
     """The version that is copied.
 
     :param spec: the copy's, JSON
     """
+
+    model_config = ConfigDict(frozen=True)
 
     version: str
     uri: str
@@ -33,12 +36,14 @@ class Original(Frozen):
     spec: str
 
 
-class Cast(Frozen):
+class Cast(BaseModel):
     """A copy that is ready for its drill; travels as JSON.
 
     :param stable: version of the copy that has the traffic
     :param canary: version of the copy that will be released
     """
+
+    model_config = ConfigDict(frozen=True)
 
     drill: Drill
     original: Original

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from operators.core.errors import RejectedError
-from operators.core.frozen import Frozen
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.core.spec_operations import Approval, Fault
@@ -24,7 +25,11 @@ EndedBy = Literal["judge", "lease", "hand"]
 """What took the canary's weight: a verdict, the end of the lease in the edge, or a rollback that was asked for."""
 
 
-class Limits(Frozen):
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Limits(_Fact):
     """What must hold for a drill to pass.
 
     :param failed_requests: that callers may see
@@ -35,7 +40,7 @@ class Limits(Frozen):
     to_zero_s: float
 
 
-class Observed(Frozen):
+class Observed(_Fact):
     """What the callers, the canary and the ledger saw during a drill.
 
     :param requests: of all callers

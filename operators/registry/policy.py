@@ -24,7 +24,7 @@ def links(
     dag_run_url: str | None,
     validation: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """Return the tags that tie a version to where it comes from. What is not known is said to be unknown.
+    """Return the tags that tie a version to where it comes from. A value that is not known is `unknown`.
 
     :param validation: a validation report as `ValidateOperator` gives it: ``passed``, ``checks``, ``failures``, ``docs_url``
     """

@@ -120,7 +120,7 @@ def check_suite(
     for number, result in zip(numbers, outcome.result.results, strict=False):
         expectation = suite.expectations[number]
         if expectation.is_column_list and findings and not result.success:
-            continue  # said in better words by column_findings
+            continue  # column_findings has better words for it
         kind = types.get(expectation.columns[0]) if len(expectation.columns) == 1 else None
         by_number[number] = finding(table, expectation, result.to_json_dict(), outcome.rows, kind)
     return Checked(tuple(findings), by_number, outcome, objects)

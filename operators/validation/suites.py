@@ -121,7 +121,7 @@ def _suite(path: Path, table: str, body: yaml.Node) -> Suite:
 
 
 def _checked(path: Path, node: yaml.Node, model: type[BaseModel], build: Callable[[Any], Any]) -> Any:
-    """Build a model from a part of the file; what is wrong is said with its line."""
+    """Build a model from a part of the file; an error names its line."""
     try:
         return build(yaml.SafeLoader("").construct_document(node))
     except ValidationError as error:

@@ -22,16 +22,16 @@ def rendered(plan: Plan, *, width: int) -> str:
 def traffic(load: Load, assumed: Sequence[str] = ()) -> str:
     """Return a load in words; what is assumed says so."""
 
-    def said(name: str, text: str) -> str:
+    def marked(name: str, text: str) -> str:
         return f"{text} (assumed)" if name in assumed else text
 
     units = "each request counts as a unit" if load.units is None else f"{load.units:,} units, Zipf {load.skew:g}"
     return ", ".join(
         (
-            said("rate_per_s", f"{load.rate_per_s:,.4g} requests/s"),
-            said("error_rate", f"{100 * load.error_rate:.3g} % fail"),
-            said("slow_rate", f"{100 * load.slow_rate:.3g} % are slow"),
-            said("units", units),
+            marked("rate_per_s", f"{load.rate_per_s:,.4g} requests/s"),
+            marked("error_rate", f"{100 * load.error_rate:.3g} % fail"),
+            marked("slow_rate", f"{100 * load.slow_rate:.3g} % are slow"),
+            marked("units", units),
         )
     )
 

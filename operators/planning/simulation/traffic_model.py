@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from math import exp
 
-from pydantic import Field
-
-from operators.core.frozen import Exact
+from pydantic import BaseModel, ConfigDict, Field
 
 _FEW_UNITS = 8  # so many of the heaviest callers are kept apart; the others are grouped with callers much like them
 
 
-class Load(Exact):
+class Load(BaseModel):
     """Steady traffic with a stable version that is what it is.
 
     :param rate_per_s: requests
@@ -21,6 +19,8 @@ class Load(Exact):
     :param units: distinct callers; None: each request is a caller of its own
     :param skew: exponent of Zipf's law of their requests; 0: all send as many
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate_per_s: float = Field(20.0, gt=0)
     error_rate: float = Field(0.005, ge=0, lt=1)

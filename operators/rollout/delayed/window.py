@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from operators.core.frozen import Exact
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Losses, Moments, Pairs
 
 
-class Span(Exact):
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Span(_Fact):
     """One period of a release: the weight that it had at the edge, and when.
 
     :param kind: control: after the promotion, when at the edge the new version is stable and the old one keeps this weight;
@@ -30,7 +33,7 @@ class Span(Exact):
     end_s: float | None = None
 
 
-class Facts(Exact):
+class Facts(_Fact):
     """What a reader of the prediction log must know of a release.
 
     :param stable: version that was there before
@@ -48,14 +51,14 @@ class Facts(Exact):
     spans: tuple[Span, ...] = ()
 
 
-class Numbers(Exact):
+class Numbers(_Fact):
     """What one arm gave in one period; as in `Arm`."""
 
     prediction: Moments | None = None
     business: dict[str, Moments] = Field(default_factory=dict)
 
 
-class Waiting(Exact):
+class Waiting(_Fact):
     """How far the labels of one guard have come.
 
     :param labelled: in the evidence
@@ -68,7 +71,7 @@ class Waiting(Exact):
     open: int = 0
 
 
-class Late(Exact):
+class Late(_Fact):
     """The late evidence of a release.
 
     :param arms: stable and canary, for each span

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from operators.core.errors import ServiceError
-from operators.core.frozen import Frozen
 from operators.core.ledger import BusyError, Entry, Ledger
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
@@ -23,11 +24,13 @@ _USES = (*_ENDS, "release_started", "weight_set", "watch_ended", "abandoned")
 _VERSIONS = ("version", "previous", "stable", "left", "canary", "shadow")
 
 
-class Report(Frozen):
+class Report(BaseModel):
     """What a reconciliation did.
 
     :param problem: what only a person can mend; empty: nothing
     """
+
+    model_config = ConfigDict(frozen=True)
 
     model: str
     actions: tuple[Action, ...]

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from operators.core.frozen import Frozen
+from pydantic import BaseModel, ConfigDict
 
 PROMOTE, ROLL_BACK = "promote", "rollback"  # names of the steps that the moves write
 
 
-class Open(Frozen):
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Open(_Fact):
     """What holds the model.
 
     :param kind: a release; a person's return to a version; a withdrawal; or a reconciliation that did not end
@@ -35,7 +39,7 @@ class Open(Frozen):
     reason: str = ""
 
 
-class Traffic(Frozen):
+class Traffic(_Fact):
     """Which versions the edge routes to."""
 
     stable: str | None
@@ -48,7 +52,7 @@ class Traffic(Frozen):
         return frozenset(v for v in (self.stable, self.canary, self.shadow) if v is not None)
 
 
-class AgentRollback(Frozen):
+class AgentRollback(_Fact):
     """A return to the version before that a person made at the agent, and the ledger has no row of.
 
     :param key: names it, for good
@@ -61,7 +65,7 @@ class AgentRollback(Frozen):
     actor: str
 
 
-class Facts(Frozen):
+class Facts(_Fact):
     """All that is known of one model.
 
     :param recorded: the version that has the traffic by the ledger; None: none has
@@ -80,7 +84,7 @@ class Facts(Frozen):
     rollback: AgentRollback | None = None
 
 
-class Action(Frozen):
+class Action(_Fact):
     """One thing to do.
 
     :param do: `finish_promotion`, `end_watch`, `roll_back`, `return`, `withdraw`, `abandon` end what is open; `record_rollback`
