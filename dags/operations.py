@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Param
 from airflow.timetables.trigger import CronTriggerTimetable
@@ -16,17 +17,19 @@ from operators.rollout.operations.operators import (
     ScheduleRetirementOperator,
 )
 
-_RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+_COMMON: dict[str, Any] = {
+    "catchup": False,
+    "is_paused_upon_creation": False,  # in an emergency nobody should have to find a switch first
+    "default_args": {"retries": 2, "retry_delay": timedelta(seconds=5)},
+    "tags": ["taxiway"],
+}
 _MODELS = [spec.name for spec in load_specs()[0]]
 
 with DAG(
     dag_id="rollback",
     description="Send all traffic of a model back to an earlier version, now",
     schedule=None,
-    catchup=False,
-    is_paused_upon_creation=False,  # in an emergency nobody should have to find a switch first
-    default_args=_RETRY,
-    tags=["taxiway"],
+    **_COMMON,
     params={
         "model": Param(_MODELS[0] if _MODELS else "", type="string", enum=_MODELS, title="Model"),
         "version": Param(
@@ -56,11 +59,8 @@ with DAG(
     dag_id="retire",
     description="Delete a version that has been kept warm long enough; releases start this by themselves",
     schedule=None,
-    catchup=False,
-    is_paused_upon_creation=False,
     max_active_runs=100,
-    default_args=_RETRY,
-    tags=["taxiway"],
+    **_COMMON,
     params={
         "model": Param("", type="string", title="Model"),
         "version": Param("", type="string", title="Version"),
@@ -76,11 +76,8 @@ with DAG(
     description="End releases that a crash has cut short, and remove copies of killed drills; what is under way is left alone",
     schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC", run_immediately=True),
     start_date=datetime(2020, 1, 1, tzinfo=UTC),
-    catchup=False,
-    is_paused_upon_creation=False,
     max_active_runs=1,
-    default_args=_RETRY,
-    tags=["taxiway"],
+    **_COMMON,
     params={
         "model": Param(
             "",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from operators.audit.replay import Ended, Replay, StepReplay
+from operators.core.render import seconds, table
 from operators.judge.evidence import Outcome
-from operators.planning.plan.text import seconds, table
 
 
 def rendered(again: Replay, other: Replay | None, *, width: int) -> str:

@@ -13,11 +13,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listed = actions.add_parser("list", help="list the versions in quarantine")
     listed.add_argument("model", nargs="?", help="name of the model (default: every model)")
     listed.set_defaults(run=run_list)
-    for name, run, said in (
+    for name, run, help_text in (
         ("lift", run_lift, "take a version out of quarantine, and others with the same model file"),
         ("put", run_put, "put a version into quarantine, so that no release takes it"),
     ):
-        one = actions.add_parser(name, help=said)
+        one = actions.add_parser(name, help=help_text)
         one.add_argument("model", help="name of the model")
         one.add_argument("version", help="number of the version in MLflow")
         one.add_argument("--reason", required=True, help="why; the ledger keeps it with your name")

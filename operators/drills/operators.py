@@ -112,7 +112,15 @@ class ClaimDrillOperator(BaseOperator):
         copies.remove(copy, storage)
 
 
-class PrepareDrillOperator(BaseOperator):
+class _OfClaim(BaseOperator):
+    template_fields: Sequence[str] = ("claimed",)
+
+    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claimed = claimed
+
+
+class PrepareDrillOperator(_OfClaim):
     """Create the copy: deploy both of its versions, and give one of them the traffic.
 
     For a bad canary the task keeps its worker for a quarter of a minute, while the cluster logs the faulty model. It
@@ -121,12 +129,6 @@ class PrepareDrillOperator(BaseOperator):
     :param claimed: what `ClaimDrillOperator` returned (templated)
     :returns: the copy
     """
-
-    template_fields: Sequence[str] = ("claimed",)
-
-    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claimed = claimed
 
     def execute(self, context: Any) -> None:
         """Begin to deploy; what a killed try has left is removed first."""
@@ -210,17 +212,11 @@ class DrillOperator(BaseOperator):
         return row.payload()
 
 
-class CleanUpDrillOperator(BaseOperator):
+class CleanUpDrillOperator(_OfClaim):
     """Remove the copy, whatever the drill's result, and notify of a drill that failed.
 
     :param claimed: what `ClaimDrillOperator` returned (templated)
     """
-
-    template_fields: Sequence[str] = ("claimed",)
-
-    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claimed = claimed
 
     def execute(self, context: Any) -> None:
         """Remove the copy, record that, and notify if the drill has failed."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.ledger import Entry, Ledger
 from operators.core.rows import DrillCleanedRow, DrillRow, DrillStartedRow
 from operators.core.spec_operations import Fault
 
 
-class Drill(BaseModel):
+class Drill(Frozen):
     """A drill as the ledger names it: model, copy, fault and run.
 
     :param drill_id: its id, which never changes
     :param seq: of its row: of two drills that begin at once, the one with the lower number goes on
     """
-
-    model_config = ConfigDict(frozen=True)
 
     drill_id: str
     model: str

@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.core.ledger import Entry, Ledger
 from operators.core.rows import QuarantinedRow, QuarantineLiftedRow, read
 from operators.registry.client import ModelVersion, Registry
@@ -23,14 +22,12 @@ class QuarantinedError(RejectedError):
     """A version is in quarantine."""
 
 
-class Quarantined(BaseModel):
+class Quarantined(Frozen):
     """One version in quarantine.
 
     :param digest: of the model; empty: not known
     :param release_id: of the release that rejected it; None: a person rejected it
     """
-
-    model_config = ConfigDict(frozen=True)
 
     version: str
     digest: str

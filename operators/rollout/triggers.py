@@ -5,33 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
 from operators.core.errors import ServiceError
+from operators.core.settings import LONGEST_SILENCE_S
 from operators.traffic.client import AsyncAgent
+from operators.triggers import KeptTrigger
 
-_LONGEST_SILENCE_S = 60.0
 
-
-class DeployTrigger(BaseTrigger):
+@dataclass(kw_only=True, eq=False, repr=False)
+class DeployTrigger(KeptTrigger):
     """Fire when a version runs or cannot run; give up when the agent has not answered for a minute.
 
     :param deadline: Unix time in seconds after which the wait ends
     """
 
-    def __init__(self, *, model: str, version: str, deadline: float) -> None:
-        super().__init__()
-        self.model = model
-        self.version = version
-        self.deadline = deadline
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make this trigger again."""
-        kind = type(self)
-        kept = {"model": self.model, "version": self.version, "deadline": self.deadline}
-        return f"{kind.__module__}.{kind.__qualname__}", kept
+    model: str
+    version: str
+    deadline: float
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask the agent once a second for the state of the deployment."""
@@ -45,7 +39,7 @@ class DeployTrigger(BaseTrigger):
                     last_answer = time.monotonic()
                 except ServiceError as error:
                     self.log.warning("%s", error)
-                    if time.monotonic() - last_answer > _LONGEST_SILENCE_S:
+                    if time.monotonic() - last_answer > LONGEST_SILENCE_S:
                         event = {"status": "UNREACHABLE", "message": str(error)}
                 if event is not None:
                     yield TriggerEvent(event)

@@ -30,7 +30,7 @@ def label_plans(
 ) -> Iterator[LabelPlan]:
     """Give what the guard ``labels`` needs in each phase that is held to it.
 
-    :param known: whether somebody said how labels come; else only numbers of pairs are given
+    :param known: whether it was given how labels come; if not, only numbers of pairs are returned
     """
     rule, shadow = release.judge.labels, release.shadow
     if rule is None or shadow is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from operators.core.errors import ServiceError, TaxiwayError
+from operators.core.settings import LONGEST_SILENCE_S
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import CONTROL_BP
 from operators.judge.evidence import Evidence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from operators.rollout.delayed.collector import Collector
     from operators.rollout.steps.live_phase import LivePhase
 
-_LONGEST_SILENCE_S = 60.0
 _LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far
 
 
@@ -84,7 +84,7 @@ class LateSource:
 
     def _complain(self, silent_s: float) -> None:
         what = "predictions, labels or business numbers cannot be read"
-        if self._failure and silent_s > _LONGEST_SILENCE_S + self._every_s:
+        if self._failure and silent_s > LONGEST_SILENCE_S + self._every_s:
             raise ServiceError(f"{what}: {self._failure}")
         if self._reading and silent_s > _LONGEST_READING_S + self._every_s:
             raise ServiceError(f"{what}: the storage has answered nothing for {silent_s:.0f} s")

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from operators.core.frozen import Frozen
 from operators.core.spec_judge import Judge
 from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Outcome
@@ -23,13 +24,13 @@ from operators.traffic.client import AsyncAgent
 _WRITE_AFTER_SHARE = 0.02
 
 
-class Look(BaseModel):
+class Look(Frozen):
     """One look: the evidence, and what the judge concludes from it.
 
     :param blind: the judge was not asked, because nothing could be read
     """
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     evidence: Evidence
     judgement: Judgement

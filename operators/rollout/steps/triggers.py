@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
 from operators.core.errors import ServiceError, ServiceRefusedError, TaxiwayError
+from operators.core.settings import LONGEST_SILENCE_S
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Judgement, Outcome
@@ -17,6 +19,7 @@ from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.sources import sources_for
 from operators.traffic.client import AsyncAgent
+from operators.triggers import KeptTrigger
 
 if TYPE_CHECKING:
     from operators.rollout.release_moves import ReleaseMoves
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.25
 # A task that is resumed before the scheduler has heard of its deferral is taken for one that was killed, and tried again.
 SETTLE_S = 5.0
-_LONGEST_SILENCE_S = 60.0
 
 
 def write_verdict(controller: ReleaseMoves, judge: Judge, live: LivePhase, look: Look) -> None:
@@ -82,8 +84,8 @@ class LookLoop:
             return self._blind(f"the canary lost its traffic: {error}")
         except ServiceError as error:
             self._log.warning("%s", error)
-            if time.monotonic() - self._answered_at > _LONGEST_SILENCE_S:
-                return self._blind(f"no evidence could be read for {_LONGEST_SILENCE_S:.0f} s: {error}")
+            if time.monotonic() - self._answered_at > LONGEST_SILENCE_S:
+                return self._blind(f"no evidence could be read for {LONGEST_SILENCE_S:.0f} s: {error}")
             return None
         if self._last.outcome is Outcome.FAILED:
             await asyncio.to_thread(self._take_out, self._last)
@@ -129,7 +131,8 @@ class LookLoop:
             await asyncio.to_thread(self._controller.traffic.close)
 
 
-class JudgeTrigger(BaseTrigger):
+@dataclass(kw_only=True, eq=False, repr=False)
+class JudgeTrigger(KeptTrigger):
     """Watch a phase and fire its verdict.
 
     :param spec: JSON of the model's spec
@@ -137,17 +140,9 @@ class JudgeTrigger(BaseTrigger):
     :param until: Unix time in seconds when the phase ends, whatever the judge says; None: when there is a verdict
     """
 
-    def __init__(self, *, spec: str, watched: dict[str, Any], until: float | None = None) -> None:
-        super().__init__()
-        self.spec = spec
-        self.watched = watched
-        self.until = until
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make this trigger again."""
-        kind = type(self)
-        kept = {"spec": self.spec, "watched": self.watched, "until": self.until}
-        return f"{kind.__module__}.{kind.__qualname__}", kept
+    spec: str
+    watched: dict[str, Any]
+    until: float | None = None
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look again and again."""

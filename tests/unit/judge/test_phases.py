@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from operators.audit.verify import difference
+from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
@@ -45,14 +46,18 @@ def test_labels_that_have_come_fail_it_and_the_record_can_be_judged_again(kind: 
     assert (judgement.outcome, judgement.part) == (Outcome.FAILED, "veto")
     policy = live.policy(JUDGE, judgement)
     assert policy.guards == ("labels",)
-    record = {
-        "policy": policy.model_dump(mode="json", by_alias=True),
-        "evidence": evidence.model_dump(mode="json"),
-        "judgement": judgement.model_dump(mode="json"),
-        "elapsed_s": 20.0, "bake_s": 10.0, "min_requests": 1, "harm_weight": 1.0,
-    }  # fmt: skip
+    record = VerdictRow(
+        step=live.step,
+        policy=policy.model_dump(mode="json", by_alias=True),
+        evidence=evidence.model_dump(mode="json"),
+        judgement=judgement.model_dump(mode="json"),
+        elapsed_s=20.0,
+        bake_s=10.0,
+        min_requests=1,
+    )
     assert difference(record) == ""
-    assert difference({**record, "evidence": Evidence(periods=(GOOD,), pairs=Pairs()).model_dump(mode="json")})
+    other = Evidence(periods=(GOOD,), pairs=Pairs()).model_dump(mode="json")
+    assert difference(record.model_copy(update={"evidence": other}))
 
 
 def test_what_a_step_is_held_to_fails_first() -> None:

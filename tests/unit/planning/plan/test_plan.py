@@ -16,7 +16,7 @@ from operators.judge.phases import Phase, alpha_share, phases_of, policies
 from operators.judge.policy import judge
 from operators.judge.statistics.ownership import Events
 from operators.planning.plan import Plan, plan
-from operators.planning.plan.advice import refused, shortcomings
+from operators.planning.plan.advice import shortcomings
 from operators.planning.plan.expected import Part, expect
 from operators.planning.plan.forecast import Outlook
 from operators.planning.plan.poisson import at_most, quantile
@@ -174,8 +174,7 @@ def test_a_plan_that_cannot_see_its_margin_is_refused_and_says_what_would_do() -
     for problem in made.problems:
         assert "failures" in problem.text
         keys = {key for remedy in problem.remedies for key in remedy.changes}
-        assert {"judge.max_wait", "judge.failures.margin_pct"} <= keys
-    assert any(remedy.rate_per_s for remedy in made.remedies)
+        assert keys == {"judge.max_wait", "judge.failures.margin_pct"}
 
 
 def changed(one: Release, remedy: Remedy) -> Release:
@@ -186,29 +185,19 @@ def changed(one: Release, remedy: Remedy) -> Release:
         node = spec
         for part in parents:
             node = node[int(part)] if isinstance(node, list) else node[part]
-        node[key] = (
-            None
-            if value == "null"
-            else value
-            if key == "max_wait"
-            else int(value)
-            if key == "min_requests"
-            else float(value)
-        )
+        node[key] = value if key == "max_wait" else float(value)
     return Release.model_validate(spec)
 
 
 def test_each_change_that_is_said_to_mend_the_plan_does() -> None:
     made = planned(QUIET)
-    assert len(made.remedies) == 3
+    assert len(made.remedies) == 2
     for remedy in made.remedies:
-        load = QUIET if remedy.rate_per_s is None else QUIET.model_copy(update={"rate_per_s": remedy.rate_per_s})
-        assert not refused(changed(ONE, remedy), load), remedy
+        assert not plan("m", changed(ONE, remedy), QUIET).problems, remedy
 
 
 def test_each_change_that_is_said_to_mend_a_phase_does_and_little_less_would_not() -> None:
     last = planned(QUIET).problems[1]
-    assert {key for remedy in last.remedies for key in remedy.changes} >= {"judge.alpha", "judge.max_wait"}
     for remedy in last.remedies:
         assert not list(shortcomings(Outlook(changed(ONE, remedy), QUIET), 1)), remedy
     waits = [remedy.changes["judge.max_wait"] for remedy in last.remedies if "judge.max_wait" in remedy.changes]
@@ -220,20 +209,12 @@ def test_too_few_requests_for_the_least_evidence_is_refused() -> None:
     judge = {**ONE.judge.model_dump(mode="json", by_alias=True), "min_requests": 5000}
     first = plan("m", release(judge=judge), BUSY).problems[0]
     assert first.text.startswith("about 600 units come to the smaller arm in 5m; min_requests is 5,000")
-    assert {"steps.0.min_requests": "480"} in [remedy.changes for remedy in first.remedies]
+    assert [remedy.changes.keys() for remedy in first.remedies] == [{"judge.max_wait"}]
 
 
-def test_dropping_a_guard_that_shares_alpha_is_offered_only_where_it_is_another_one() -> None:
-    judge = ONE.judge.model_dump(mode="json", by_alias=True) | {
-        "alpha": 0.01,
-        "slow": {"margin_pct": 50},
-        "prediction": {"margin": 1},
-    }
-    made = plan("m", release(steps=[{"weight_pct": 50, "bake": "10s"}], judge=judge), TrafficModel(rate_per_s=9.5))
-    changes = [remedy.changes for problem in made.problems for remedy in problem.remedies]
-    assert {"judge.slow": "null"} in changes
-    assert {"judge.failures": "null"} not in changes
-    assert made.unplanned.keys() == {"prediction"}
+def test_guards_whose_evidence_does_not_depend_on_the_load_are_named() -> None:
+    judge = {**ONE.judge.model_dump(mode="json", by_alias=True), "prediction": {"margin": 1}}
+    assert plan("m", release(judge=judge), BUSY).unplanned.keys() == {"prediction"}
 
 
 def test_a_small_regression_that_was_asked_about_refuses_the_plan() -> None:

@@ -260,7 +260,7 @@ def test_an_agent_that_is_away_for_a_moment_costs_nothing(world: World) -> None:
 
 
 def test_an_agent_that_stays_away_is_inconclusive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_triggers, "_LONGEST_SILENCE_S", 0.0)
+    monkeypatch.setattr(step_triggers, "LONGEST_SILENCE_S", 0.0)
     world.seen = [ServiceError("away")]
     operator = canary(spec_with())
     with pytest.raises(AirflowFailException, match="no evidence could be read"):
