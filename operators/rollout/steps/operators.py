@@ -12,16 +12,16 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from operators.core.spec import ModelSpec
 from operators.core.spec_operations import Moment
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Kind, Outcome, Period
 from operators.judge.phases import FROZEN, Phase, canary_phase, shadow_phase, watch_phase
-from operators.judge.tally import Counters
 from operators.rollout.freeze import frozen_until
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import JudgeTrigger, write_verdict
-from operators.traffic.limits import Limits, limits_from
+from operators.traffic.limits import AnswerLimits, limits_from
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
@@ -244,7 +244,7 @@ class WatchOperator(StepOperator):
         return result(self.task_id, look.judgement)
 
 
-def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> Limits:
+def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> AnswerLimits:
     """Return the time limits of answers in this release: the spec's, or derived from how long stable's own answers took.
 
     The first step sets them for the whole release: under a limit that moves, the steps could not be compared.
@@ -255,5 +255,5 @@ def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) 
     for entry in controller.moves_of(release["release_id"]):
         route = route_of(entry)
         if route.slow_us or (judge.slow is None and (route.canary or route.shadow)):
-            return Limits.of(route)
+            return AnswerLimits.of(route)
     return limits_from(spec.release, controller.agent.counters(spec.name), release["stable"])

@@ -16,9 +16,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
 from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import Counters, Route, Row
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import canary_phase
-from operators.judge.tally import Counters, Row, Tally
+from operators.judge.tally import Tally
 from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
@@ -29,7 +30,6 @@ from operators.rollout.steps import triggers as step_triggers
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
-from operators.traffic.client import Route
 from tests.support.phases import live_phase
 from tests.support.readings import counted
 from tests.support.tasks import context
@@ -50,6 +50,10 @@ def spec_with(**release: Any) -> PredictionSpec:
     found["release"] = {**found["release"], **release}
 
     return PredictionSpec.from_json(json.dumps(found))
+
+
+def canary_route(stable: str, version: str, weight_bp: int) -> Route:
+    return Route(model="m", stable=stable, canary=version, weight_bp=weight_bp, lease_s=60)
 
 
 class World:
@@ -84,9 +88,7 @@ class World:
         return []
 
     def set_route(self, release_id: str, step: str, release: Any, **route: Any) -> Move:
-        self.routes.append(
-            Route(model="m", stable=route["stable"], canary=route["version"], weight_bp=route["weight_bp"])
-        )
+        self.routes.append(canary_route(route["stable"], route["version"], route["weight_bp"]))
         return Move(step=step, route=self.routes[-1], at=datetime.fromtimestamp(1000, UTC))
 
     def watch(self, release_id: str) -> Move:
@@ -184,7 +186,7 @@ def test_a_bad_canary_fails_its_step_and_the_verdict_is_kept(world: World) -> No
     operator = canary(spec_with())
     with pytest.raises(AirflowFailException, match=r"Failed: failures: .*20 of 20"):
         end(operator, deferred(operator, context()))
-    assert world.routes == [Route(model="m", stable="1", canary="2", weight_bp=500)]
+    assert world.routes == [canary_route("1", "2", 500)]
     assert ("verdict", "canary_5_pct", Outcome.FAILED, False) in world.told
     assert [told[0] for told in world.told][:2] == ["look", "verdict"]
 
