@@ -240,7 +240,9 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
             return response.json() if response.status_code == 200 else None
 
         detail = until(shown, 120)
-        assert "too little evidence after" in detail["subject"]  # nobody called: there is no evidence, and that is no success
+        assert (
+            "too little evidence after" in detail["subject"]
+        )  # nobody called: there is no evidence, and that is no success
         assert "| canary_5_pct | Inconclusive |" in detail["body"]
         assert system.play.controller.agent.route(MODEL).weight_now_bp == 500
         until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", 60)

@@ -367,6 +367,8 @@ def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> Non
     assert f"{made.find_blocks} blocks of 1d are needed; the shadow copies for 30s" in short.problems[0].text
     assert short.problems[0].remedies[1].changes == {"judge.labels.block": "none"}
     assert not plan("m", labelled(block="none"), BUSY).problems
-    assert plan("m", labelled(block="1d"), TrafficModel(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
+    assert (
+        plan("m", labelled(block="1d"), TrafficModel(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
+    )
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
     assert "no phase is held to them" in nobody.problems[0].text
