@@ -11,7 +11,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
 from operators.judge.tally import Tally
-from operators.rollout.delayed.pairs import BlockSums
+from operators.rollout.delayed.pairs import BlockSums, Numbers
 
 _ARMS = ("stable", "canary")
 _IN_ROW = {
@@ -48,7 +48,7 @@ class Looks:
         self._spoiled: dict[str, set[str]] = {arm: set() for arm in _ARMS}  # gains that two weights may share
         self._earlier: list[Period] = []
         self._pairs_shown: Counts = {}
-        self._pair_sums = BlockSums(len(_PAIRS))
+        self._pair_sums = BlockSums(1 + len(_PAIRS))
         self._pairs_known = False
         self._began = 0.0
 
@@ -125,25 +125,25 @@ class Looks:
     def _take_pairs(self, counts: Counts) -> None:
         before = _before(self._pairs_shown, counts)
         self._pairs_shown = before | counts
-        gains = (after - earlier for after, earlier in zip(_whole(self._pairs_shown), _whole(before), strict=True))
-        self._pair_sums.add(int((self.t - self._began) // self.block_s) if self.block_s else 0, tuple(gains))
+        gains = [self._pairs_shown.get(key, 0) - before.get(key, 0) for key in _PAIRS]
+        block = int((self.t - self._began) // self.block_s) if self.block_s else 0
+        self._pair_sums.add(block, (sum(gains), *gains))
         self._pairs_known = {"stable_only_wrong", "canary_only_wrong"} <= set(counts)
 
     def _pairs(self) -> Pairs:
-        sums = (self._pair_sums.state().whole, *self._pair_sums.passed)
-        whole, *blocks = (dict(zip(_PAIRS, one, strict=True)) for one in sums)
+        whole, *blocks = (_named(sums) for sums in (self._pair_sums.state().whole, *self._pair_sums.passed))
         return Pairs.model_validate({**whole, "blocks": blocks})
+
+
+def _named(sums: Numbers) -> dict[str, float]:
+    """Name the sums of pairs; the number of all may be left out."""
+    _, total, stable, canary = sums
+    return dict(zip(_PAIRS, (max(total, stable + canary), stable, canary), strict=True))
 
 
 def _before(shown: Counts, counts: Counts) -> Counts:
     """Return what had been shown when the counters that give these counts began: nothing if one has gone back."""
     return {} if any(count < shown.get(key, 0) for key, count in counts.items()) else shown
-
-
-def _whole(pairs: Counts) -> tuple[int, int, int]:
-    """Return (pairs with a label, only stable wrong, only the canary wrong); the first may be left out."""
-    stable, canary = pairs.get("stable_only_wrong", 0), pairs.get("canary_only_wrong", 0)
-    return max(pairs.get("total", 0), stable + canary), stable, canary
 
 
 def _mapping(value: object, where: str, allowed: Iterable[str]) -> Mapping[str, Any]:

@@ -107,3 +107,10 @@ def test_the_phases_of_a_release() -> None:
         assert phase.weight == pytest.approx(phase.canary_share / (phase.canary_share + phase.stable_share))
         assert phase.alpha_share == pytest.approx(1 / 3)
     assert [phase.exposed_share for phase in (shadow, last, watch)] == [0.0, 0.5, 0.99]
+
+
+def test_evidence_belongs_to_a_kind_of_phase() -> None:
+    named = GOOD.model_copy(update={"weight_bp": 5000})
+    assert Evidence(periods=(named,)).of("canary") == (named,)
+    assert Evidence(periods=(named,)).of("watch") == Evidence().of("canary") == ()
+    assert Evidence(periods=(GOOD,)).of("canary") == ()  # of an older version: nobody knows of which phase it is
