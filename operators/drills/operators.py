@@ -279,7 +279,8 @@ def _require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
 
     :raises RejectedError: a release is under way
     """
-    busy = [r.model for r in traffic.agent.routes().values() if (r.weight_now_bp or r.shadow) and r.model != copy_name]
+    routes = traffic.agent.routes()
+    busy = [model for model, route in routes.items() if (route.weight_now_bp or route.shadow) and model != copy_name]
     if busy:
         raise RejectedError(
             f"a release of {busy[0]} is under way, and there is one agent for all; drill dead_agent later"

@@ -15,10 +15,11 @@ from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
 from operators.core.rows import AbandonedRow, ReleaseStartedRow, WeightSetRow
 from operators.core.settings import Settings
+from operators.core.traffic import Route
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.rollout.quarantine import Quarantine
 from operators.traffic import routes
-from operators.traffic.client import Agent, Route
+from operators.traffic.client import Agent
 
 _LONGEST_RUN = 150
 
@@ -49,9 +50,8 @@ class Begun:
 
 
 def route_of(entry: Entry) -> Route:
-    """Read the route in a row of the kind `weight_set`."""
-    fields = {key: value for key, value in entry.payload.items() if key in Route.model_fields}
-    return Route.model_validate({**fields, "model": entry.model})
+    """Read the route of a row of the kind `weight_set`."""
+    return Route.recorded(entry.model, entry.payload)
 
 
 class ModelTraffic:

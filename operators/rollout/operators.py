@@ -216,10 +216,10 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Move the traffic, then the alias, then notify."""
-        from operators.traffic.limits import USUAL, Limits
+        from operators.traffic.limits import USUAL, AnswerLimits
 
         moves, release = self.moves(), self.release
-        limits = [Limits.of(move.route) for move in moves.traffic.moves_of(release["release_id"])]
+        limits = [AnswerLimits.of(move.route) for move in moves.traffic.moves_of(release["release_id"])]
         version, stable = release["version"], release["stable"]
         moves.promote(release["release_id"], version, stable, self.spec, limits=limits[-1] if limits else USUAL)
         text = f"version {version} has all traffic" + (f" in place of version {stable}" if stable else "")

@@ -12,14 +12,14 @@ from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
+from operators.core.traffic import RouteState
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
 from operators.rollout.model_traffic import Begun, ModelTraffic, Move
 from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
 from operators.traffic import routes
-from operators.traffic.client import Route
-from operators.traffic.limits import USUAL, Limits
+from operators.traffic.limits import USUAL, AnswerLimits
 
 
 class ReleaseMoves:
@@ -77,13 +77,13 @@ class ReleaseMoves:
         if route is not None and route.stable == version.version and champion and champion.version == route.stable:
             raise RejectedError(f"version {route.stable} of {self.model} has all the traffic already")
 
-    def _clear(self, left: Route, *, keep: str) -> None:
+    def _clear(self, left: RouteState, *, keep: str) -> None:
         """Delete the versions that the release before was trying, but not the old version that a watch kept."""
         for version in {left.shadow, None if left.from_top else left.canary} - {None, left.stable, keep}:
             self.traffic.delete_unless_used(str(version))
 
     def start_shadow(
-        self, release_id: str, release: Release, *, stable: str, version: str, limits: Limits = USUAL
+        self, release_id: str, release: Release, *, stable: str, version: str, limits: AnswerLimits = USUAL
     ) -> Move:
         """Send copies of requests to the version; callers do not get its answers."""
         route = routes.shadow(self.model, release, stable=stable, version=version, limits=limits, holder=release_id)
@@ -98,7 +98,7 @@ class ReleaseMoves:
         stable: str,
         version: str,
         weight_bp: int,
-        limits: Limits = USUAL,
+        limits: AnswerLimits = USUAL,
     ) -> Move:
         """Give the canary a share of the traffic.
 
@@ -171,7 +171,7 @@ class ReleaseMoves:
         return rows.ApprovalRow.of(entry) if entry else None
 
     def promote(
-        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: Limits = USUAL
+        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: AnswerLimits = USUAL
     ) -> bool:
         """Make a version stable: the traffic first, then the alias, then the row.
 

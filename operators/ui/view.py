@@ -14,13 +14,14 @@ from operators.core.ledger import Ledger
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
+from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, GuardResult
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
 from operators.rollout.quarantine import KINDS, Quarantined, standing
 from operators.rollout.reconcile.client import models
-from operators.traffic.client import Agent, RouteState
+from operators.traffic.client import Agent
 
 _DECISIONS = 8
 _SHOWN = (

@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import AppState
 from operators.drills import copies
 from operators.drills import operators as drill_operators
 from operators.drills.operators import (
@@ -29,7 +30,6 @@ from operators.registry.client import ModelVersion
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.quarantine import DIGEST_TAG
 from operators.rollout.release_moves import ReleaseMoves
-from operators.traffic.client import AppState
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.tasks import TaskInstance, context
 

@@ -17,12 +17,12 @@ from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import Route
 from operators.rollout.manual_moves import ManualMoves
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.client import Reconciler, copy_journal, models, recorded
 from operators.rollout.reconcile.policy import ModelFacts
 from operators.rollout.release_moves import ReleaseMoves
-from operators.traffic.client import Route
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 
 

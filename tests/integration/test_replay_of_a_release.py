@@ -27,7 +27,7 @@ from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import LookLoop, write_verdict
-from operators.traffic.limits import Limits
+from operators.traffic.limits import AnswerLimits
 from tests.support.agent_world import MODEL, World, until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3
@@ -83,7 +83,7 @@ def released(to: ReleaseMoves, spec: PredictionSpec, version: str) -> tuple[str,
     begun = to.begin(f"of {version}", to.find(version))
     before = to.agent.counters(MODEL)
     move = to.set_route(
-        begun.release_id, "canary_50", release, stable="1", version=version, weight_bp=5000, limits=Limits(30_000)
+        begun.release_id, "canary_50", release, stable="1", version=version, weight_bp=5000, limits=AnswerLimits(30_000)
     )
     live = LivePhase(
         phase=canary_phase(release, 0),

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_judge import Judge
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Outcome
-from operators.judge.tally import Counters, Tally, overdue, with_overdue
+from operators.judge.tally import Tally, overdue, with_overdue
 from operators.rollout.steps.live_phase import LivePhase
 from operators.traffic.client import AsyncAgent
 

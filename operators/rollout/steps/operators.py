@@ -21,7 +21,7 @@ from operators.rollout.operators import ReleaseOperator, release_moves_of
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import JudgeTrigger, write_verdict
-from operators.traffic.limits import Limits, limits_from
+from operators.traffic.limits import AnswerLimits, limits_from
 
 if TYPE_CHECKING:
     from operators.rollout.release_moves import ReleaseMoves
@@ -244,7 +244,7 @@ class WatchOperator(StepOperator):
         return result(self.task_id, look.judgement)
 
 
-def limits(spec: ModelSpec, moves: ReleaseMoves, release: Mapping[str, Any]) -> Limits:
+def limits(spec: ModelSpec, moves: ReleaseMoves, release: Mapping[str, Any]) -> AnswerLimits:
     """Return the time limits of answers in this release: the spec's, or derived from how long stable's own answers took.
 
     The first step sets them for the whole release: under a limit that moves, the steps could not be compared.
@@ -253,5 +253,5 @@ def limits(spec: ModelSpec, moves: ReleaseMoves, release: Mapping[str, Any]) -> 
     for move in moves.traffic.moves_of(release["release_id"]):
         route = move.route
         if route.slow_us or (judge.slow is None and (route.canary or route.shadow)):
-            return Limits.of(route)
+            return AnswerLimits.of(route)
     return limits_from(spec.release, moves.agent.counters(spec.name), release["stable"])

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.edge import Counters, Edge
+from operators.core.traffic import Row
+from ray_jobs.edge import Edge
 from tests.support.edge_servers import MODEL, Answer, Caller, Versions, bucket, split
 
 
@@ -17,7 +18,7 @@ def mirror(edge: Edge, **values: Any) -> None:
     edge.set_route(split(**{"weight_bp": 0, "shadow": "5", "shadow_bp": 10_000} | values))
 
 
-def shadow(edge: Edge, requests: int) -> Counters:
+def shadow(edge: Edge, requests: int) -> Row:
     """Return the shadow's row once it has so many requests."""
     deadline = time.monotonic() + 5
     while True:

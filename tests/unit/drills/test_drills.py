@@ -19,6 +19,7 @@ from operators.core.ledger_schema import Entry
 from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from operators.core.spec_operations import FAULTS, Drill
+from operators.core.traffic import Counters
 from operators.drills import scene as scene_module
 from operators.drills.copies import Cast, Original, original, require_ours
 from operators.drills.load_generator import Load, single_rows
@@ -30,7 +31,7 @@ from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.tally import Counters
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
-from operators.traffic.limits import Limits
+from operators.traffic.limits import AnswerLimits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
 
@@ -291,7 +292,7 @@ class Stage:
         return SimpleNamespace(release_id=f"{run}#1")
 
     def set_route(
-        self, _release: str, step: str, _spec: Any, *, stable: str, version: str, weight_bp: int, limits: Limits
+        self, _release: str, step: str, _spec: Any, *, stable: str, version: str, weight_bp: int, limits: AnswerLimits
     ) -> Any:
         self.weight_bp = weight_bp
         self.told.append(f"{step} {stable} {version}")

@@ -5,17 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from operators.core.spec_operations import Freeze, Outage
+from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Period
-from operators.judge.tally import (
-    Counters,
-    EdgeReading,
-    Row,
-    Tally,
-    added,
-    overdue,
-    quantile_ms,
-    with_overdue,
-)
+from operators.judge.tally import Tally, added, overdue, with_overdue
 from operators.rollout.freeze import frozen_until
 from tests.support.readings import counted
 
@@ -194,15 +186,6 @@ def test_periods_of_one_weight_but_of_two_kinds_are_two() -> None:
 def test_the_newest_weight_is_last_also_when_it_was_seen_before() -> None:
     old, new = (Period(weight_bp=bp, weight=bp / 10_000) for bp in (2500, 500))
     assert [p.weight_bp for p in added([old, new], [old])] == [500, 2500]
-
-
-def test_quantile_over_all_rows() -> None:
-    rows = [
-        Row(version="1", arm="stable", latency=((1.0, 90), (2.0, 5), (None, 0))),
-        Row(version="1", arm="stable", weight_bp=500, latency=((1.0, 0), (2.0, 4), (None, 1))),
-    ]
-    assert [quantile_ms(rows, q) for q in (0.5, 0.95, 0.99, 0.995)] == [1.0, 2.0, 2.0, float("inf")]
-    assert quantile_ms([], 0.5) is None
 
 
 WEEKEND = Freeze.model_validate(

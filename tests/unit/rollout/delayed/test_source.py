@@ -11,8 +11,9 @@ import pytest
 
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.spec_release import Shadow
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Pairs, Period
-from operators.judge.tally import Counters, Tally
+from operators.judge.tally import Tally
 from operators.rollout.delayed.source import LateSource, facts_of
 from operators.rollout.delayed.window import Late, Numbers, Span
 from operators.rollout.steps.live_phase import LivePhase

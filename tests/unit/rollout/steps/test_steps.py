@@ -17,6 +17,7 @@ from operators.core.errors import ConfigurationError, RejectedError, ServiceErro
 from operators.core.loader import load_specs
 from operators.core.rows import ApprovalRow
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import Counters, Route, Row
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import canary_phase
 from operators.judge.tally import Counters, Row, Tally
@@ -53,6 +54,10 @@ def spec_with(**release: Any) -> PredictionSpec:
     return PredictionSpec.from_json(json.dumps(found))
 
 
+def canary_route(stable: str, version: str, weight_bp: int) -> Route:
+    return Route(model="m", stable=stable, canary=version, weight_bp=weight_bp, lease_s=60)
+
+
 class World:
     """Agent and controller in one; `seen` is what the counters say, look after look (the last one for ever)."""
 
@@ -86,9 +91,7 @@ class World:
         return []
 
     def set_route(self, release_id: str, step: str, release: Any, **route: Any) -> Move:
-        self.routes.append(
-            Route(model="m", stable=route["stable"], canary=route["version"], weight_bp=route["weight_bp"])
-        )
+        self.routes.append(canary_route(route["stable"], route["version"], route["weight_bp"]))
         return Move(step=step, route=self.routes[-1], at=datetime.fromtimestamp(1000, UTC))
 
     def watch(self, release_id: str) -> Move:
@@ -188,7 +191,7 @@ def test_a_bad_canary_fails_its_step_and_the_verdict_is_kept(world: World) -> No
     operator = canary(spec_with())
     with pytest.raises(AirflowFailException, match=r"Failed: failures: .*20 of 20"):
         end(operator, deferred(operator, context()))
-    assert world.routes == [Route(model="m", stable="1", canary="2", weight_bp=500)]
+    assert world.routes == [canary_route("1", "2", 500)]
     assert ("verdict", "canary_5_pct", Outcome.FAILED, False) in world.told
     assert [told[0] for told in world.told][:2] == ["look", "verdict"]
 
