@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from operators.core.errors import ConfigurationError
+from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
-from operators.judge.tally import Counters, EdgeReading, Row, Tally
+from operators.judge.tally import Tally
 from operators.rollout.delayed.pairs import BlockSums
 
 _ARMS = ("stable", "canary")

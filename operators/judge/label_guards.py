@@ -36,7 +36,7 @@ def labels(policy: Judge, pairs: Pairs | None, rules: Rules) -> GuardReport:
     least, most = shares.Harms(worse, better + awaited, same), shares.Harms(worse + awaited, better, same)
     bounds = -shares.upper(least.mirrored(), rules.level), shares.upper(most, rules.level)
     facts = f"of {total:,} labelled pairs, only the canary was wrong in {worse:,}, only stable in {better:,}"
-    missing = too_few(total, guard.min_pairs, "labelled pairs have arrived")
+    missing = too_few(total, guard.min_pairs, "labelled pairs")
     if awaited:
         facts += f"; {awaited:,} pairs with different answers have no label yet"
     if guard.block_s:
@@ -52,7 +52,7 @@ def labels(policy: Judge, pairs: Pairs | None, rules: Rules) -> GuardReport:
         log_e = by_block.log_e(shares.log_e_below(all_of_them.mirrored(), -guard.most_in_a_block))
         bounds = by_block.wider(bounds, rules.level)
         missing = missing or by_block.lacking(rules.level, guard.block_s)
-        facts += f"; {len(pairs.blocks):,} blocks of {_hours(guard.block_s)}"
+        facts += f"; {_blocks(len(pairs.blocks), guard.block_s)}"
     else:
         log_e = ownership.log_e([ownership.Events(worse, better + awaited, 0.5)], prior=ownership.PAIRS)
     missing = missing or unproven(bounds[1], margin, "points")
@@ -79,7 +79,7 @@ def loss(policy: Judge, losses: Losses | None, rules: Rules) -> GuardReport:
         end * largest for end in (means.interval(least, rules.level)[0], means.interval(most, rules.level)[1])
     )
     facts = f"the canary's mean error minus stable's is {losses.total / losses.count:.4g} over {losses.count:,} labelled pairs"
-    missing = too_few(losses.count, guard.min_pairs, "labelled pairs have arrived")
+    missing = too_few(losses.count, guard.min_pairs, "labelled pairs")
     if guard.block_s:
         by_block = _Blocks(
             [Block((b.total - b.open_total) / largest, b.count + b.open, b.answered) for b in losses.blocks],
@@ -90,7 +90,7 @@ def loss(policy: Judge, losses: Losses | None, rules: Rules) -> GuardReport:
         low, high = by_block.wider((bounds[0] / largest, bounds[1] / largest), rules.level)
         bounds = low * largest, high * largest
         missing = missing or by_block.lacking(rules.level, guard.block_s)
-        facts += f"; {len(losses.blocks):,} blocks of {_hours(guard.block_s)}"
+        facts += f"; {_blocks(len(losses.blocks), guard.block_s)}"
     else:
         log_e = means.log_e_above(least, 0.0)
     missing = missing or unproven(bounds[1], margin)
@@ -137,8 +137,8 @@ class _Blocks(NamedTuple):
     def lacking(self, level: float, block_s: float) -> str:
         """Say that so few blocks cannot prove anything, or return an empty string."""
         needed = blocks.fewest(-log(level))
-        return too_few(len(self.most), needed, f"blocks of {_hours(block_s)} have passed")
+        return f"at least {_blocks(needed, block_s)} are needed" if len(self.most) < needed else ""
 
 
-def _hours(time_s: float) -> str:
-    return f"{time_s / 3600:g} h"
+def _blocks(count: int, block_s: float) -> str:
+    return f"{count:,} {'block' if count == 1 else 'blocks'} of {block_s / 3600:g} h"

@@ -16,7 +16,7 @@ from operators.judge import guards
 from operators.judge.evidence import Evidence, Judgement, Outcome, Period
 from operators.judge.statistics import sample_ratio
 from operators.judge.statistics.numeric import significant
-from operators.judge.wording import GuardReport, Rules, too_few
+from operators.judge.wording import GuardReport, Rules
 
 _SPLIT_IS_WRONG = log(1000)
 
@@ -93,7 +93,7 @@ def _mismatch(newest: Period) -> str:
 
 def _too_few(newest: Period | None, needed: int) -> list[str]:
     arms = [("the canary", newest.canary), ("stable", newest.stable)] if newest else []
-    return [text for name, arm in arms if (text := too_few(arm.requests, needed, f"units of {name} were seen"))]
+    return [f"{name} had {arm.requests:,} units; {needed:,} are needed" for name, arm in arms if arm.requests < needed]
 
 
 def _missing(reports: dict[str, GuardReport]) -> list[str]:

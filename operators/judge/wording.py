@@ -40,11 +40,8 @@ class GuardReport(NamedTuple):
 
 
 def too_few(count: int, needed: int, things: str) -> str:
-    """Say that there are too few, or return an empty string.
-
-    :param things: what is counted, with a verb: "labelled pairs have arrived"
-    """
-    return f"{count:,} {things}; {needed:,} are needed" if count < needed else ""
+    """Say how many are needed, or return an empty string."""
+    return f"at least {needed:,} {things} are needed" if count < needed else ""
 
 
 def proven(high: float, margin: float, unit: Unit = "", *, differs: bool = False) -> str:

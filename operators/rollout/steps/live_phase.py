@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import CONTROL_BP
+from operators.core.traffic import Counters
 from operators.judge.evidence import Judgement, Kind, Period
 from operators.judge.phases import Phase
-from operators.judge.tally import Counters, Tally, added, weight_of
+from operators.judge.tally import Tally, added, weight_of
 
 
 class LivePhase(BaseModel):

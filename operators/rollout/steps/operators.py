@@ -12,9 +12,9 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from operators.core.spec import ModelSpec
 from operators.core.spec_operations import Moment
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Kind, Outcome, Period
 from operators.judge.phases import FROZEN, Phase, canary_phase, shadow_phase, watch_phase
-from operators.judge.tally import Counters
 from operators.rollout.freeze import frozen_until
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, release_moves_of

@@ -28,7 +28,6 @@ from operators.drills.policy import Observed, copy_name, copy_spec, longest_ago,
 from operators.drills.record import unfinished
 from operators.drills.scene import Scene
 from operators.judge.evidence import Evidence, Judgement, Outcome
-from operators.judge.tally import Counters
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.traffic.limits import AnswerLimits

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from operators.audit.verify import difference
+from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
@@ -51,8 +52,9 @@ def test_labels_that_have_come_fail_it_and_the_record_can_be_judged_again(kind: 
         "judgement": judgement.model_dump(mode="json"),
         "elapsed_s": 20.0, "bake_s": 10.0, "min_requests": 1, "harm_weight": 1.0,
     }  # fmt: skip
-    assert difference(record) == ""
-    assert difference({**record, "evidence": Evidence(periods=(GOOD,), pairs=Pairs()).model_dump(mode="json")})
+    assert difference(VerdictRow.model_validate(record)) == ""
+    other = Evidence(periods=(GOOD,), pairs=Pairs()).model_dump(mode="json")
+    assert difference(VerdictRow.model_validate({**record, "evidence": other}))
 
 
 def test_what_a_step_is_held_to_fails_first() -> None:
@@ -102,3 +104,10 @@ def test_the_phases_of_a_release() -> None:
         assert phase.weight == pytest.approx(phase.canary_share / (phase.canary_share + phase.stable_share))
         assert phase.alpha_share == pytest.approx(1 / 3)
     assert [phase.exposed_share for phase in (shadow, last, watch)] == [0.0, 0.5, 0.99]
+
+
+def test_evidence_belongs_to_a_kind_of_phase() -> None:
+    named = GOOD.model_copy(update={"weight_bp": 5000})
+    assert Evidence(periods=(named,)).of("canary") == (named,)
+    assert Evidence(periods=(named,)).of("watch") == Evidence().of("canary") == ()
+    assert Evidence(periods=(GOOD,)).of("canary") == ()  # of an older version: nobody knows of which phase it is

@@ -51,7 +51,7 @@ def test_a_failure_says_on_which_version_the_bad_events_fell() -> None:
 def test_what_is_missing_is_said() -> None:
     assert reason() == "failures: no request has been observed yet"
     assert reason(period((50, 0), (450, 0))) == (
-        "50 units of the canary were seen; 100 are needed; failures: 0 of 50 canary units failed, and 0 of 450 stable units; "
+        "the canary had 50 units; 100 are needed; failures: 0 of 50 canary units failed, and 0 of 450 stable units; "
         "the canary may still be worse by up to 7.69 points, and the margin is 1 point"
     )
     assert reason(GOOD, elapsed_s=20) == "every guard has passed; the step has lasted 20 s of its 60 s"
@@ -76,13 +76,13 @@ def test_labels() -> None:
     few = Pairs(total=150, stable_only_wrong=3, canary_only_wrong=4, open=2, answered=152)
     assert reason(GOOD, policy=policy, pairs=few) == (
         "labels: of 150 labelled pairs, only the canary was wrong in 4, only stable in 3; 2 pairs with different answers have no "
-        "label yet; 150 labelled pairs have arrived; 200 are needed"
+        "label yet; at least 200 labelled pairs are needed"
     )
     day = PairCounts(total=20_000, stable_only_wrong=600, canary_only_wrong=600, answered=20_000)
     two = Pairs(total=40_000, stable_only_wrong=1200, canary_only_wrong=1200, answered=40_000, blocks=(day, day))
     assert reason(GOOD, policy={**ALONE, "labels": {"within": "1d"}}, pairs=two) == (
         "labels: of 40,000 labelled pairs, only the canary was wrong in 1,200, only stable in 1,200; 2 blocks of 24 h; "
-        "2 blocks of 24 h have passed; 5 are needed"
+        "at least 5 blocks of 24 h are needed"
     )
 
 
@@ -97,9 +97,7 @@ def test_losses() -> None:
     )
     by_day = Losses(count=400, total=9.0, squares=100.0, blocks=(LossSums(count=400, total=9.0, squares=100.0),))
     blocks = {**ALONE, "loss": {"margin": 1.0, "largest": 20.0, "within": "1d"}}
-    assert "; 1 blocks of 24 h; 1 blocks of 24 h have passed; 5 are needed" in reason(
-        GOOD, policy=blocks, losses=by_day
-    )
+    assert "; 1 block of 24 h; at least 5 blocks of 24 h are needed" in reason(GOOD, policy=blocks, losses=by_day)
 
 
 def test_predictions_and_business_numbers() -> None:

@@ -102,7 +102,7 @@ def test_a_version_that_is_far_worse_does_not_have_the_days() -> None:
 def test_a_success_needs_days_too() -> None:
     four = said(days(0, 20, -20, 10))
     assert four.outcome is Outcome.CONTINUE
-    assert "4 blocks of 24 h have passed; 5 are needed" in four.reason
+    assert "; 4 blocks of 24 h; at least 5 blocks of 24 h are needed" in four.reason
     assert said(days(0, 20, -20, 10), block="none").outcome is not Outcome.FAILED
     assert said(days(*[0, 20, -20, 10] * 2)).guards["labels"].refuted
     # Good on average, and now and then as bad as may be: not proven.

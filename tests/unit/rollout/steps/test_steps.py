@@ -20,7 +20,7 @@ from operators.core.spec import PredictionSpec
 from operators.core.traffic import Counters, Route, Row
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import canary_phase
-from operators.judge.tally import Counters, Row, Tally
+from operators.judge.tally import Tally
 from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
@@ -31,7 +31,6 @@ from operators.rollout.steps import triggers as step_triggers
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
-from operators.traffic.client import Route
 from tests.support.phases import live_phase
 from tests.support.readings import counted
 from tests.support.tasks import context
