@@ -18,7 +18,7 @@ INTERNAL = {
     "operators.registry.operators": {"ModelVersionLink", "RegistryOperator"},
     "operators.registry.sensors": {"RegistrySensor"},
     "operators.rollout.operators": {"ReleaseOperator"},
-    "operators.rollout.steps.operators": {"StepOperator", "StepTask"},
+    "operators.rollout.steps.operators": {"Before", "StepOperator", "StepTask"},
     "operators.validation.operators": {"Expecting", "Validating"},
 }
 FILES = ("operators.py", "sensors.py", "notifiers.py", "hook.py", "module_job.py")

@@ -63,17 +63,17 @@ class ApproveOperator(StepTask, HITLOperator):
             raise AirflowSkipException("the first release has nothing to compare with, and asks nobody")
         if self.spec.release.approval.mode == "ask" and self.verdict["outcome"] == Outcome.SUCCESSFUL:
             raise AirflowSkipException("the judge has decided; nobody need be asked")
-        controller = self.controller()
-        given = controller.approval(self.release["release_id"], self.task_id)
+        moves = self.moves()
+        given = moves.approval(self.release["release_id"], self.task_id)
         if given is not None:  # this task was run before, and lost after the answer: nobody is asked twice
             return self._obey(given.answer, given.by)
         self.subject = f"Release version {self.release['version']} of {self.spec.name}? {self.verdict['reason']}"
-        self.body = as_markdown(self.release, controller.verdicts(self.release["release_id"]))
+        self.body = as_markdown(self.release, moves.verdicts(self.release["release_id"]))
         store = context["task_state_store"]
         if store.get(_ASKED) != self.release["release_id"]:
             self._ask(context)
             store.set(_ASKED, self.release["release_id"], retention=NEVER_EXPIRE)
-        self._wait(controller, context)
+        self._wait(moves, context)
         raise AssertionError("a task that is deferred does not come back here")
 
     def _ask(self, context: Any) -> None:
@@ -95,10 +95,10 @@ class ApproveOperator(StepTask, HITLOperator):
         )
         self.tell("pause", self.subject, context)
 
-    def _wait(self, controller: ReleaseMoves, context: Any) -> None:
+    def _wait(self, moves: ReleaseMoves, context: Any) -> None:
         release = self.spec.release
         phase = canary_phase(release, self.index)
-        live = self.live(phase, self.before(controller, "canary"), began_at=time.time())
+        live = self.live(phase, self.before(moves, "canary"), began_at=time.time())
         trigger = ApprovalTrigger(
             spec=self.spec.to_json(),
             watched=live.model_dump(mode="json"),
@@ -120,7 +120,7 @@ class ApproveOperator(StepTask, HITLOperator):
         chosen, user = answer["chosen_options"][0], answer["responded_by_user"]
         by = user["name"] if user else "timeout"
         answered: Answer = "go_on" if chosen == GO_ON else "roll_back"
-        self.controller().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
+        self.moves().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
         return self._obey(answered, by)
 
     def _obey(self, answer: str, by: str) -> dict[str, Any]:

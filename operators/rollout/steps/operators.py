@@ -46,15 +46,15 @@ class StepTask:
     task_id: str
     log: Any
 
-    def controller(self) -> ReleaseMoves:
+    def moves(self) -> ReleaseMoves:
         """Return the moves of this model's release."""
         return release_moves_of(self.spec.name)
 
-    def before(self, controller: ReleaseMoves, kind: Kind) -> Before:
+    def before(self, moves: ReleaseMoves, kind: Kind) -> Before:
         """Read the counters and the newest look. To be called before the weight changes."""
-        newest = controller.ledger.looks(self.release["release_id"], last=1)
+        newest = moves.ledger.looks(self.release["release_id"], last=1)
         earlier = Evidence.model_validate(newest[0].evidence).of(kind) if newest else ()
-        counters = controller.agent.counters(self.spec.name)
+        counters = moves.agent.counters(self.spec.name)
         return Before(counters.of(self.release["version"], self.release["stable"]), earlier)
 
     def live(
@@ -87,7 +87,7 @@ class StepTask:
         :param watched: JSON of the `LivePhase`
         """
         look = Look.of_event(event)
-        write_verdict(self.controller(), self.spec.release.judge, LivePhase.model_validate_json(watched), look)
+        write_verdict(self.moves(), self.spec.release.judge, LivePhase.model_validate_json(watched), look)
         self.log.info("%s: %s", look.outcome, look.judgement.reason)
         return look
 
@@ -145,14 +145,14 @@ class ShadowOperator(StepOperator):
             raise AirflowSkipException("there is no traffic to copy before the first release")
         if self.spec.release.shadow is None:
             raise AirflowSkipException("the spec has no shadow")
-        controller, stable = self.controller(), self.release["stable"]
-        before = self.before(controller, "shadow")
-        move = controller.start_shadow(
+        moves, stable = self.moves(), self.release["stable"]
+        before = self.before(moves, "shadow")
+        move = moves.start_shadow(
             self.release["release_id"],
             self.spec.release,
             stable=stable,
             version=self.release["version"],
-            limits=limits(self.spec, controller, self.release),
+            limits=limits(self.spec, moves, self.release),
         )
         phase = shadow_phase(self.spec.release)
         deadline_s = move.route.canary_timeout_ms / 1000
@@ -181,16 +181,16 @@ class CanaryStepOperator(StepOperator):
         frozen = frozen_until(self.spec.release.freeze, datetime.now(UTC))
         if frozen is not None:
             self._wait_out(frozen, context)
-        controller = self.controller()
-        before = self.before(controller, "canary")
-        move = controller.set_route(
+        moves = self.moves()
+        before = self.before(moves, "canary")
+        move = moves.set_route(
             self.release["release_id"],
             self.task_id,
             self.spec.release,
             stable=self.release["stable"],
             version=self.release["version"],
             weight_bp=self.spec.release.steps[self.index].weight_bp,
-            limits=limits(self.spec, controller, self.release),
+            limits=limits(self.spec, moves, self.release),
         )
         phase, deadline_s = canary_phase(self.spec.release, self.index), move.route.canary_timeout_ms / 1000
         live = self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s)
@@ -210,7 +210,7 @@ class CanaryStepOperator(StepOperator):
         self.tell("pause", text, context)
         if self.index == 0:
             self.defer(trigger=DateTimeTrigger(moment=until), method_name="thaw")
-        before = self.before(self.controller(), "canary")
+        before = self.before(self.moves(), "canary")
         phase = canary_phase(self.spec.release, self.index - 1)
         live = self.live(phase, before, began_at=time.time(), step=self.task_id + FROZEN)
         self.wait(live, then="thaw", until=until.timestamp())
@@ -229,9 +229,9 @@ class WatchOperator(StepOperator):
         watch_s = self.spec.release.watch_s
         if self.release["stable"] is None or watch_s is None:
             raise AirflowSkipException("there is no version to go back to, or the spec has no watch")
-        controller = self.controller()
-        before = self.before(controller, "watch")
-        began_at = controller.watch(self.release["release_id"]).at.timestamp()
+        moves = self.moves()
+        before = self.before(moves, "watch")
+        began_at = moves.watch(self.release["release_id"]).at.timestamp()
         live = self.live(watch_phase(self.spec.release), before, began_at=began_at)
         self.wait(live, then="resume", until=began_at + watch_s)
 
@@ -240,18 +240,18 @@ class WatchOperator(StepOperator):
         look = self.note(event, watched)
         if look.outcome is Outcome.FAILED:
             raise failure(look.judgement)
-        self.controller().end_watch(self.release["release_id"], self.release["version"], self.spec.release)
+        self.moves().end_watch(self.release["release_id"], self.release["version"], self.spec.release)
         return result(self.task_id, look.judgement)
 
 
-def limits(spec: ModelSpec, controller: ReleaseMoves, release: Mapping[str, Any]) -> AnswerLimits:
+def limits(spec: ModelSpec, moves: ReleaseMoves, release: Mapping[str, Any]) -> AnswerLimits:
     """Return the time limits of answers in this release: the spec's, or derived from how long stable's own answers took.
 
     The first step sets them for the whole release: under a limit that moves, the steps could not be compared.
     """
     judge = spec.release.judge
-    for move in controller.traffic.moves_of(release["release_id"]):
+    for move in moves.traffic.moves_of(release["release_id"]):
         route = move.route
         if route.slow_us or (judge.slow is None and (route.canary or route.shadow)):
             return AnswerLimits.of(route)
-    return limits_from(spec.release, controller.agent.counters(spec.name), release["stable"])
+    return limits_from(spec.release, moves.agent.counters(spec.name), release["stable"])

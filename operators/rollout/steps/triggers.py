@@ -29,13 +29,13 @@ LOOK_EVERY_S = 0.25
 SETTLE_S = 5.0
 
 
-def write_verdict(controller: ReleaseMoves, judge: Judge, live: LivePhase, look: Look) -> None:
+def write_verdict(moves: ReleaseMoves, judge: Judge, live: LivePhase, look: Look) -> None:
     """Write a verdict down, with all that it rests on; the same verdict twice is one row.
 
     :param judge: the spec's
     :raises RejectedError: the release no longer holds the model
     """
-    controller.record_verdict(
+    moves.record_verdict(
         live.release_id,
         live.step,
         policy=live.policy(judge, look.judgement),
@@ -70,7 +70,7 @@ class LookLoop:
             write=self._write,
             sources=sources_for(model),
         )
-        self._controller: ReleaseMoves | None = None
+        self._release_moves: ReleaseMoves | None = None
         self._log = log
         self._last: Look | None = None
         self._answered_at = time.monotonic()
@@ -92,13 +92,13 @@ class LookLoop:
         return self._last
 
     def _moves(self) -> ReleaseMoves:
-        """Return the controller; in a thread, where SQLAlchemy may be imported and wait."""
-        if self._controller is None:
+        """Return the moves of the release; call it in a thread: it imports SQLAlchemy."""
+        if self._release_moves is None:
             from operators.rollout.model_traffic import ModelTraffic
             from operators.rollout.release_moves import ReleaseMoves
 
-            self._controller = ReleaseMoves(ModelTraffic(self.live.model))
-        return self._controller
+            self._release_moves = ReleaseMoves(ModelTraffic(self.live.model))
+        return self._release_moves
 
     def _write(self, evidence: Evidence) -> None:
         self._moves().record_look(self.live.release_id, self.live.step, evidence)
@@ -127,8 +127,8 @@ class LookLoop:
         """Close the connections."""
         await self._looker.close()
         await self._agent.close()
-        if self._controller is not None:
-            await asyncio.to_thread(self._controller.traffic.close)
+        if self._release_moves is not None:
+            await asyncio.to_thread(self._release_moves.traffic.close)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -21,6 +21,7 @@ from operators.core.rows import (
     WeightSetRow,
     read,
 )
+from operators.core.traffic import Route
 
 # Each was written by the code of its time. A row of a new kind, or with a new field, is added; none is ever changed.
 OLD: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "old_rows.json").read_text())
@@ -48,6 +49,15 @@ def test_what_a_newer_version_adds_is_kept(old: dict[str, Any]) -> None:
     row = read(entry(old["kind"], more))
     assert old["kind"] == row.KIND
     assert json_digest(row.payload()) == json_digest(more)
+
+
+@pytest.mark.parametrize(
+    "old", [old for old in OLD if old["kind"] == "weight_set"], ids=lambda old: old["payload"]["step"]
+)
+def test_a_route_is_written_as_it_was(old: dict[str, Any]) -> None:
+    route = Route.recorded("m", old["payload"])
+    row = WeightSetRow(step=old["payload"]["step"], **route.model_dump(mode="json", exclude={"model"}))
+    assert json_digest(row.payload()) == old["digest"]
 
 
 def test_every_kind_has_an_old_row() -> None:
