@@ -133,7 +133,7 @@ def test_a_good_and_a_bad_release_are_judged_again_as_they_were_and_by_another_p
     assert verify(to.ledger, MODEL).holds
 
     looks = {one: to.ledger.looks(one) for one in (good, bad)}
-    verdicts = {one: to.verdicts(one) for one in (good, bad)}
+    verdicts = {one: to.ledger.entries(to.model, release_id=one, kind="verdict") for one in (good, bad)}
     for one, outcome in ((good, Outcome.SUCCESSFUL), (bad, Outcome.FAILED)):
         again = replay(one, looks[one], verdicts[one])
         (step,) = again.steps
