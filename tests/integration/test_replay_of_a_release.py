@@ -27,7 +27,8 @@ from operators.rollout.controller import Controller
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.traffic.limits import Limits
-from tests.support.agent_world import MODEL, World, until
+from tests.support.agent_world import MODEL, World
+from tests.support.waiting import until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from operators.demo.callers import Traffic
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import recorded
+from tests.support.waiting import until
 
 UNITS = 12_000
 SMOKE_KEY = "ways/smoke.json"
@@ -101,15 +101,6 @@ def log_models(spec: Any, folder: Path) -> dict[str, str]:
                 name="model", python_model=str(code), signature=signature_of(spec), pip_requirements=[]
             )
         found[name] = info.model_uri
-    return found
-
-
-def until(true: Callable[[], Any], what: str, timeout_s: float = 120, every_s: float = 0.25) -> Any:
-    """Return what is found, once it is."""
-    end = time.monotonic() + timeout_s
-    while not (found := true()):
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(every_s)
     return found
 
 

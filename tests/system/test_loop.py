@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.demo.callers import Traffic
 from operators.demo.seed import damage
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.system
 MODEL = "flight_delay"
@@ -208,12 +208,8 @@ def test_faulty_version_is_rolled_back_and_no_caller_notices(system: Any, reques
 
 
 def test_person_rolls_back_to_a_version_that_was_retired(system: Any, edge: httpx.Client, requests: Any) -> None:
-    apps = system.play.controller.agent.apps()
-    end = time.monotonic() + 60
-    while f"{MODEL}-1" in apps and time.monotonic() < end:  # its second of warmth may not be over
-        time.sleep(0.5)
-        apps = system.play.controller.agent.apps()
-    assert f"{MODEL}-1" not in apps
+    agent = system.play.controller.agent
+    until(lambda: f"{MODEL}-1" not in agent.apps(), "the second for which version 1 is kept is over")
     state, tasks, _ = system.play.follow("rollback", conf={"model": MODEL, "reason": "the owner prefers it"})
     assert state == "success", tasks
     assert system.play.champion() == "1"
@@ -230,7 +226,7 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
     path.write_text(asked)
     airflow, dag = system.play.airflow, f"/api/v2/dags/{MODEL}.release"
     try:
-        until(lambda: "ask_at_5_pct" in json.dumps(airflow._call("GET", f"{dag}/tasks")), 120)
+        until(lambda: "ask_at_5_pct" in json.dumps(airflow._call("GET", f"{dag}/tasks")), "the DAG asks")
         version = system.play.faulty_versions()["slow"]
         run_id = airflow.trigger(f"{MODEL}.release", {"version": version})
         form = f"{dag}/dagRuns/{quote(run_id)}/taskInstances/ask_at_5_pct/-1/hitlDetails"
@@ -239,11 +235,11 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
             response = airflow._http.get(form)
             return response.json() if response.status_code == 200 else None
 
-        detail = until(shown, 120)
+        detail = until(shown, "there is a form")
         assert "not settled after" in detail["subject"]  # nobody called: there is no evidence, and that is no success
         assert "| canary_5_pct | Inconclusive |" in detail["body"]
         assert system.play.controller.agent.route(MODEL).weight_now_bp == 500
-        until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", 60)
+        until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", "the task waits")
         time.sleep(5)  # nobody answers within the moment that Airflow needs to take note of the deferral
         airflow._call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})
         try:
@@ -257,15 +253,6 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
         assert version not in [row["version"] for row in rows_of(system.play, "quarantined")]  # it was not found bad
     finally:
         path.write_text(text)
-
-
-def until(found: Callable[[], Any], timeout_s: float) -> Any:
-    """Return what is found, once it is."""
-    end = time.monotonic() + timeout_s
-    while not (value := found()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.5)
-    return value
 
 
 def test_the_record_holds(system: Any) -> None:
@@ -302,10 +289,12 @@ def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
     text = (system.include / "models" / "flight_delay.yaml").read_text()
     path.write_text(text.replace("name: flight_delay", "name: broken").replace("bake: 3s", "bake: 3"))
     try:
-        end, errors = time.monotonic() + 120, ""
-        while "is not a duration" not in errors and time.monotonic() < end:
-            time.sleep(1)
-            errors = json.dumps(system.play.airflow._call("GET", "/api/v2/importErrors"))
+
+        def shown() -> str:
+            return json.dumps(system.play.airflow._call("GET", "/api/v2/importErrors"))
+
+        until(lambda: "is not a duration" in shown(), "Airflow shows the error")
+        errors = shown()
         assert f"{path}:" in errors
         assert "release.steps.0.bake: 3 is not a duration" in errors
         for name in ("train", "release"):  # the good model lives on
@@ -321,8 +310,6 @@ def test_champion_answers_again_after_down_and_up(system: Any, edge: httpx.Clien
     supervisor.down(system.stack)
     assert not supervisor.leftovers(system.stack)
     supervisor.ensure_up(system.stack)
-    end = time.monotonic() + 60
-    while (answered := infer(edge, requests[0][1])).status_code != 200 and time.monotonic() < end:
-        time.sleep(0.5)
-    assert answered.json()["model_version"] == before
+    until(lambda: infer(edge, requests[0][1]).status_code == 200, "the champion answers")
+    assert infer(edge, requests[0][1]).json()["model_version"] == before
     assert system.play.champion() == before

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.kubernetes_api import Kubernetes
+from tests.support.waiting import until
 from tests.system.dags.clusters_alone import KUBERNETES, RAY
 from tests.system.dags.gx_alone import ROWS
 from tests.system.dags.mlflow_alone import MODEL
@@ -20,14 +20,6 @@ from tests.system.dags.mlflow_alone import MODEL
 pytestmark = pytest.mark.system
 DAGS = ("mlflow_alone", "gx_alone", "ray_local", "kuberay_alone")
 CLUSTER = "/apis/ray.io/v1/namespaces/ml/rayclusters/alone"
-
-
-def until(true: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
-    end = time.monotonic() + timeout_s
-    while not (found := true()):
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(0.5)
-    return found
 
 
 class Ended:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.core import processes
 from operators.stack import state as state_file
+from tests.support.waiting import until
 from tests.system.dags.ray_alone import LINES
 
 pytestmark = pytest.mark.system
@@ -51,13 +50,6 @@ def ended(system: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     processes.signal_all(below, signal.SIGKILL)
     _, tasks = airflow.follow(DAG_ID, run_id, timeout_s=180, on_change=lambda *_: None)
     return {"tasks": tasks, "folder": folder, "run_id": run_id, "airflow": airflow, "path": path}
-
-
-def until(true: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(0.3)
 
 
 def job_of(jobs: RayJobs, task_id: str) -> str:

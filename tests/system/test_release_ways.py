@@ -36,7 +36,9 @@ from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
 from operators.rollout.steps.sources import SeriesSource
 from tests.support import browser, prometheus
-from tests.support.ways import SMOKE_KEY, Way, log_models, smoke_body, until, write_include
+from tests.support.ports import free_port
+from tests.support.waiting import until
+from tests.support.ways import SMOKE_KEY, Way, log_models, smoke_body, write_include
 from tests.system.conftest import running
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
@@ -99,7 +101,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with ExitStack() as open_, pytest.MonkeyPatch.context() as patch:
         threads = open_.enter_context(ThreadPoolExecutor(8))
         importing = threads.submit(__import__, "mlflow")
-        port = prometheus.free_port()
+        port = free_port()
         if prometheus.PROMETHEUS:
             patch.setenv("TAXIWAY_PROMETHEUS_URL", f"http://127.0.0.1:{port}")
         stack = open_.enter_context(running(folder))
