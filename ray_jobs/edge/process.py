@@ -17,6 +17,7 @@ from ray_jobs.edge.files import write
 
 START_TIMEOUT_S = 15.0
 _PID, _LOG = "haproxy.pid", "haproxy.log"
+_NEW_PID = ".haproxy.pid.new"  # HAProxy makes the file and then writes into it: whoever reads must not see it between
 # One after the other, so that one that starts and those that still have connections are known by different names.
 _PEERS = "abcd"
 
@@ -52,7 +53,18 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, befo
     peer = _PEERS[0] if before is None else _PEERS[(_PEERS.index(before[-1]) + 1) % len(_PEERS)]
     edge_id = secrets.token_hex(8) + peer
     environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": edge_id, **environment}
-    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _PID, "-L", peer]
+    command = [
+        get_haproxy_binary(),
+        "-D",
+        "-C",
+        str(folder),
+        "-f",
+        str(folder / "haproxy.cfg"),
+        "-p",
+        _NEW_PID,
+        "-L",
+        peer,
+    ]
     if before is not None:
         command += ["-x", socket_name(before)]
     for name, text in files(template).items():
@@ -72,11 +84,20 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, befo
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ServiceError(f"HAProxy did not start: {error}") from error
+        finally:
+            _publish_pid(folder)
         if done.returncode:
             log.seek(0)
             words = " ".join(line.strip() for line in log if "[NOTICE]" not in line)
             raise ServiceError(f"HAProxy did not start on {environment['TAXIWAY_EDGE_BIND']}: {words}")
     return edge_id
+
+
+def _publish_pid(folder: Path) -> None:
+    new = folder / _NEW_PID
+    if new.exists() and new.stat().st_size:
+        new.replace(folder / _PID)
+    new.unlink(missing_ok=True)
 
 
 def recorded_pid(folder: Path) -> int | None:
