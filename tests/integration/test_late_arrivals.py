@@ -28,6 +28,7 @@ from operators.rollout.delayed.source import LateSource, facts_of
 from operators.rollout.delayed.window import Facts, Span, with_late
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.late_world import CANARY, STABLE, answer, keep, spec_with
+from tests.support.specs import shipped_spec
 
 FROM, UNTIL = datetime(2013, 1, 10, tzinfo=UTC), datetime(2013, 1, 12, tzinfo=UTC)
 BEFORE = timedelta(hours=1)  # a prediction is asked for so long before the departure
@@ -47,7 +48,8 @@ def flights(s3_server: Any) -> Any:
         storage = Storage.from_url(f"s3://{bucket}/some/prefix")
         patch.setenv("TAXIWAY_STORAGE_URL", storage.root)
         seed_flights(storage, months=[1])
-        spec = spec_with(labels={"within": "18h", "min_pairs": 100})
+        release = spec_with(labels={"within": "18h", "min_pairs": 100}).release
+        spec = shipped_spec().model_copy(update={"release": release})
         rows = _rows(storage, spec)
         hours: dict[datetime, list[dict[str, Any]]] = {}
         for index, row in enumerate(rows):

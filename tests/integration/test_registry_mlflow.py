@@ -23,7 +23,6 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import BaseTrigger
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.loader import load_specs
 from operators.registry.change_stream import Interest, Watcher
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.entities import alias_tag
@@ -41,6 +40,7 @@ from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor, Reg
 from operators.registry.server import Server
 from operators.registry.triggers import ModelVersionTrigger
 from tests.support.ports import free_port
+from tests.support.specs import small_spec
 
 START_TIMEOUT_S = 90.0
 SOURCE = "s3://bucket/model"
@@ -242,7 +242,7 @@ def test_an_older_window_does_not_displace_the_challenger(
     mlflow_url: str, monkeypatch: pytest.MonkeyPatch, registry: Registry
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    spec = load_specs()[0][0].model_copy(update={"name": f"m_{uuid.uuid4().hex[:8]}"})
+    spec = small_spec(name=f"m_{uuid.uuid4().hex[:8]}")
 
     def register(as_of: str) -> dict[str, Any]:
         trained = {"model_uri": SOURCE, "run_id": run_of(registry, {})}

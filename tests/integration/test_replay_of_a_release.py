@@ -18,9 +18,7 @@ from operators.audit.replay import by_spec, replay
 from operators.audit.verify import verify
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
-from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
@@ -28,6 +26,7 @@ from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
 from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World
+from tests.support.specs import small_spec
 from tests.support.waiting import until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3
@@ -48,10 +47,8 @@ class Sometimes(dict[str, int]):
 
 
 def spec_with(**judge: Any) -> ModelSpec:
-    known = load_specs()[0][0]
     given = {"alpha": 0.01, "min_requests": 50, "max_wait": "1m", "failures": {"margin_pct": 3}, "slow": None, **judge}
-    release = Release.model_validate({"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
-    return known.model_copy(update={"name": MODEL, "release": release})
+    return small_spec(name=MODEL, release={"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
 
 
 @contextmanager

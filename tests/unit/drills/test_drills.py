@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.ledger_schema import Entry
-from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import FAULTS, Drill
 from operators.drills import scene as scene_module
@@ -32,8 +31,9 @@ from operators.rollout.steps.looker import Look
 from operators.traffic.limits import Limits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
+from tests.support.specs import small_spec
 
-SPEC = load_specs()[0][0]
+SPEC = small_spec(name="flight_delay")
 GOOD = Observed(
     requests=200, failed_requests=0, canary_requests=60, canary_before=40, fallbacks=20, stable_after=50, to_zero_s=1.0, rolled_back_s=1.2,
     ended_by="judge", verdict="Failed",

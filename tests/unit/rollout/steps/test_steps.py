@@ -12,7 +12,6 @@ from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
-from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import Watched, canary_step
@@ -29,6 +28,7 @@ from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.triggers import opened
 from operators.traffic.client import Route
 from tests.support.readings import counted
+from tests.support.specs import small_spec
 from tests.support.tasks import context
 
 _HITL = "airflow.providers.standard.triggers.hitl"
@@ -43,11 +43,7 @@ RELEASE = {
 
 
 def spec_with(**release: Any) -> ModelSpec:
-    found = load_specs()[0][0].model_dump(mode="json", by_alias=True)
-    found["release"] = {**found["release"], **release}
-    import json
-
-    return ModelSpec.from_json(json.dumps(found))
+    return small_spec(release=release)
 
 
 class World:
