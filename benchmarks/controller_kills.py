@@ -39,7 +39,7 @@ from operators.audit.verify import verify
 from operators.core.errors import TaxiwayError
 from operators.core.loader import load_spec
 from operators.core.settings import PROJECT_ROOT, Settings
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.demo.airflow import Airflow
 from operators.registry.client import CHAMPION
 from operators.rollout.controller import Controller
@@ -86,7 +86,7 @@ class Releases:
     :param logged: of `log_models`: where the good and the fragile model are
     """
 
-    def __init__(self, spec: ModelSpec, logged: dict[str, str], stack: Stack) -> None:
+    def __init__(self, spec: PredictionSpec, logged: dict[str, str], stack: Stack) -> None:
         self.spec = spec
         self._logged = logged
         self._airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)

@@ -48,7 +48,7 @@ import pyarrow.parquet as pq
 from operators.core.dataset import Window, build, snapshot
 from operators.core.loader import INCLUDE, load_specs
 from operators.core.predictions import hour_prefix
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.spec_release import Judge, Shadow
 from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
@@ -76,7 +76,7 @@ class World:
     """The flights of spring in the order in which they are asked about, and what each model says of them."""
 
     storage: Storage
-    spec: ModelSpec
+    spec: PredictionSpec
     ids: list[str]
     at_us: Any
     label: Any
@@ -90,7 +90,7 @@ class World:
         pq.write_table(pq.read_table(self.labels_path, filters=known), out)
 
 
-def flights(storage: Storage, spec: ModelSpec, window: tuple[datetime, datetime]) -> pa.Table:
+def flights(storage: Storage, spec: PredictionSpec, window: tuple[datetime, datetime]) -> pa.Table:
     frozen = snapshot(spec.data.tables, Window(start=window[0], end=window[1]), storage, "snapshots")
     sql = (INCLUDE / spec.data.query).read_text()
     data = build(frozen, sql, {"as_of": datetime(2014, 1, 1)}, storage=storage, prefix="datasets")

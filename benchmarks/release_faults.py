@@ -35,7 +35,7 @@ from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_spec
 from operators.core.settings import PROJECT_ROOT, Settings
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.judge.phases import Watched
 from operators.registry.client import Registry
 from operators.rollout.controller import Controller
@@ -90,7 +90,7 @@ class Proof:
     :param folder: has the models, and the file that tells the canary how to fail
     """
 
-    def __init__(self, spec: ModelSpec, folder: Path, edge: Edge, *, rate: float, endure_s: float) -> None:
+    def __init__(self, spec: PredictionSpec, folder: Path, edge: Edge, *, rate: float, endure_s: float) -> None:
         settings = Settings.load()
         ledger, registry = Ledger(settings.ledger_url), Registry(settings.mlflow_url)
         self._controller = Controller(spec.name, ledger=ledger, registry=registry)
@@ -318,7 +318,7 @@ class Proof:
             thread.join()
 
 
-async def _verdict(spec: ModelSpec, watched: Watched) -> dict[str, Any]:
+async def _verdict(spec: PredictionSpec, watched: Watched) -> dict[str, Any]:
     from operators.rollout.steps.triggers import JudgeTrigger
 
     trigger = JudgeTrigger(spec=spec.to_json(), watched=watched.model_dump(mode="json"))
@@ -335,7 +335,7 @@ def _latency(answers: Iterator[Answer]) -> dict[str, float]:
     return {"requests": len(found), "p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(found[-1], 1)}
 
 
-def make_models(folder: Path, deadline_s: float | None) -> ModelSpec:
+def make_models(folder: Path, deadline_s: float | None) -> PredictionSpec:
     """Write the spec and the three versions; in a process of its own, because MLflow takes seconds to import."""
     include = folder / "include"
     subprocess.run(["cp", "-r", f"{PROJECT_ROOT}/include", str(include)], check=True)

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from operators.core import processes
 from operators.core.loader import INCLUDE, load_spec
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from operators.stack import catalog
 from operators.stack.config import Stack
@@ -62,7 +62,7 @@ end
 """
 
 
-def table(spec: ModelSpec, rows: int) -> pa.Table:
+def table(spec: PredictionSpec, rows: int) -> pa.Table:
     """Rows of the spec's features, of which some say something about the label."""
     rng = np.random.default_rng(7)
     columns: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def table(spec: ModelSpec, rows: int) -> pa.Table:
     return pa.table({**columns, **named})
 
 
-def train(spec: ModelSpec, folder: Path) -> tuple[Path, pa.Table]:
+def train(spec: PredictionSpec, folder: Path) -> tuple[Path, pa.Table]:
     """Train as the training job does and save what it logs."""
     import mlflow.pyfunc
 
@@ -124,7 +124,7 @@ def train(spec: ModelSpec, folder: Path) -> tuple[Path, pa.Table]:
     return path, rows
 
 
-def bodies(spec: ModelSpec, rows: pa.Table, count: int) -> tuple[bytes, bytes]:
+def bodies(spec: PredictionSpec, rows: pa.Table, count: int) -> tuple[bytes, bytes]:
     """The same rows for ours and for MLflow."""
     features = list(spec.features)
     records = rows.select(features).slice(0, count).to_pylist()
@@ -164,7 +164,7 @@ def wait(ready: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
 
 
 @contextmanager
-def ours(spec: ModelSpec, model: Path, folder: Path) -> Iterator[tuple[httpx.Client, str, dict[str, Any]]]:
+def ours(spec: PredictionSpec, model: Path, folder: Path) -> Iterator[tuple[httpx.Client, str, dict[str, Any]]]:
     """Ray, Serve, the agent and an edge; version n of the model has n replicas. Yields the agent, the address, and facts."""
     environ = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("TAXIWAY_", "RAY_", "MLFLOW_"))},
@@ -208,7 +208,7 @@ def ours(spec: ModelSpec, model: Path, folder: Path) -> Iterator[tuple[httpx.Cli
         shutil.rmtree(stack.short_dir, ignore_errors=True)
 
 
-def give_all(agent: httpx.Client, spec: ModelSpec, version: int) -> None:
+def give_all(agent: httpx.Client, spec: PredictionSpec, version: int) -> None:
     answer = agent.put(f"/v1/routes/{spec.name}", json={"stable": str(version)}).raise_for_status().json()
     assert not answer["behind"], answer
 

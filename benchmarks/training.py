@@ -37,7 +37,7 @@ import ray.train
 import xgboost
 from ray.train.xgboost import RayTrainReportCallback, XGBoostTrainer
 
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.trainers import xgboost_classifier
 from ray_jobs.trainers.encoding import learn_encoder
@@ -71,8 +71,8 @@ def table(rows: int) -> pa.Table:
     return pa.table({"id": np.arange(rows), "at": times, **numbers, "label": label})
 
 
-def spec(trainer: str, workers: int, parameters: Mapping[str, Any], checkpoint_every: str = "30s") -> ModelSpec:
-    return ModelSpec.model_validate(
+def spec(trainer: str, workers: int, parameters: Mapping[str, Any], checkpoint_every: str = "30s") -> PredictionSpec:
+    return PredictionSpec.model_validate(
         {
             "name": "benchmark",
             "owner": "benchmarks",
@@ -108,7 +108,7 @@ def write(folder: Path, rows: int) -> Storage:
     return storage
 
 
-def run_of(storage: Storage, model: ModelSpec, folder: Path, name: str) -> TrainingRun:
+def run_of(storage: Storage, model: PredictionSpec, folder: Path, name: str) -> TrainingRun:
     filesystem, root = storage.arrow("ray")
     work_dir = folder / f"work-{name}"
     work_dir.mkdir()

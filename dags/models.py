@@ -10,7 +10,7 @@ from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.compute.module_job import RayModuleOperator
 from operators.core.loader import load_specs
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
 from operators.registry.operators import RegisterOperator, challenger_by_hand, model_asset
 from operators.rollout.approval.operators import ApproveOperator
@@ -36,7 +36,7 @@ _PATIENCE = {
 }
 
 
-def train_dag(spec: ModelSpec) -> DAG:
+def train_dag(spec: PredictionSpec) -> DAG:
     """Snapshot → validate → train → evaluate → gate → register."""
     retraining = spec.retraining
     schedule = CronTriggerTimetable(retraining.schedule, timezone="UTC") if retraining.schedule else None
@@ -111,7 +111,7 @@ def train_dag(spec: ModelSpec) -> DAG:
     return dag
 
 
-def release_dag(spec: ModelSpec) -> DAG:
+def release_dag(spec: PredictionSpec) -> DAG:
     """Begin → deploy → smoke → shadow → one task for each canary step, and for each question → promote → watch, or roll back."""
     with DAG(
         dag_id=f"{spec.name}.release",
@@ -165,7 +165,7 @@ def release_dag(spec: ModelSpec) -> DAG:
     return dag
 
 
-def _canary(spec: ModelSpec, common: dict[str, Any]) -> list[BaseOperator]:
+def _canary(spec: PredictionSpec, common: dict[str, Any]) -> list[BaseOperator]:
     """Return the canary's steps, and where the spec asks for it, a question after each, or one before the promotion."""
     tasks: list[BaseOperator] = []
     mode, last = spec.release.approval.mode, len(spec.release.steps) - 1
@@ -188,6 +188,7 @@ def _at_midnight(day: Any) -> datetime:
 
 
 # What is wrong with the other specs is said by broken_specs.py: an import error here would pause every model.
-for found in load_specs()[0]:
-    globals()[f"{found.name}_train"] = train_dag(found)
-    globals()[f"{found.name}_release"] = release_dag(found)
+for model in load_specs()[0]:
+    if isinstance(model, PredictionSpec):
+        globals()[f"{model.name}_train"] = train_dag(model)
+        globals()[f"{model.name}_release"] = release_dag(model)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 
 _TIMEOUT_S = 20.0
 _DISTANCES = range(100, 3000, 50)
@@ -30,12 +30,12 @@ _UNITS = 100_000
 _ROW = {"category": "XX", "number": 1.0, "integer": 1, "boolean": True}
 
 
-def row(spec: ModelSpec, distance: float) -> dict[str, Any]:
+def row(spec: PredictionSpec, distance: float) -> dict[str, Any]:
     """Return one row of a request."""
     return {name: _ROW[kind.rstrip("?")] for name, kind in spec.features.items()} | {"distance": float(distance)}
 
 
-def bodies(spec: ModelSpec) -> dict[str, float]:
+def bodies(spec: PredictionSpec) -> dict[str, float]:
     """Return requests as JSON, each with its right answer."""
     from ray_jobs.serve.protocol import write_request
 
@@ -78,7 +78,7 @@ class Load:
         targets: Sequence[str],
         *,
         rate: float,
-        spec: ModelSpec,
+        spec: PredictionSpec,
         folder: Path,
         name: str,
         timeout_s: float = _TIMEOUT_S,

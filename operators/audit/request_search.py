@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from operators.audit.explanation import Answer, Explanation, Origin, asked_at, decisions, in_force, why
-from operators.core.duck import open_duckdb, text_sql
-from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.duck import open_duckdb
+from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
-from operators.core.predictions import hour_prefix, hours
+from operators.core.predictions import hours
 from operators.core.storage import Storage
+from operators.feedback.log import log_keys, query_files
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
 from operators.rollout.model_traffic import MOVED, route_of
 from operators.rollout.reconcile.client import ALL_MODELS
 
-_AT_ONCE = 64  # files on the disk at one time
 _SHOWN = 5
 _LATE = timedelta(hours=1)  # rows of one request are written by several replicas, each when its buffer is full or old
 _FOUND = """
     SELECT model, version, first(arm ORDER BY row), first(weight_bp ORDER BY row), first(unit ORDER BY row),
            epoch_us(min(predicted_at)), count(DISTINCT row), list(prediction ORDER BY row)[1:{shown}]
-    FROM read_parquet([{files}], hive_partitioning = false, union_by_name = true)
+    FROM {{files}}
     WHERE request_id = ? GROUP BY model, version"""
 
 
@@ -82,38 +82,11 @@ class Explainer:
             key
             for model, versions in used.items()
             for version in sorted(versions)
-            for key in self._storage.list(hour_prefix(model, version, hour))
+            for key in log_keys(self._storage, model, version, hour)
         ]
-        for start in range(0, len(keys), _AT_ONCE):
-            yield from self._in_files(db, folder, request_id, keys[start : start + _AT_ONCE])
-
-    def _in_files(self, db: Any, folder: Path, request_id: str, keys: Sequence[str]) -> list[Answer]:
-        import duckdb
-
-        paths = self._storage.download_all(keys, folder)
-        query = _FOUND.format(shown=_SHOWN, files=", ".join(map(text_sql, paths)))
-        try:
-            rows = db.execute(query, [request_id]).fetchall()
-        except duckdb.Error as error:
-            where = self._storage.url(keys[0]).rpartition("/")[0]
-            raise RejectedError(f"files of the prediction log below {where} cannot be read: {error}") from error
-        finally:
-            for path in paths:
-                path.unlink()
-        return [
-            Answer(
-                request_id=request_id,
-                model=model,
-                version=version,
-                arm=arm,
-                weight_bp=weight_bp,
-                unit=unit,
-                predicted_at=datetime.fromtimestamp(at_us / 1e6, UTC),
-                rows=count,
-                predictions=tuple(predictions),
-            )
-            for model, version, arm, weight_bp, unit, at_us, count, predictions in rows
-        ]
+        query = _FOUND.format(shown=_SHOWN)
+        for _, rows in query_files(self._storage, keys, folder, db, query, [request_id]):
+            yield from _answers(request_id, rows)
 
     def _explain(self, answer: Answer, rows: Sequence[Entry]) -> Explanation:
         moment = in_force(rows, answer.predicted_at)
@@ -145,3 +118,18 @@ def _versions(rows: Iterable[Entry], begin: datetime, end: datetime) -> set[str]
             # Before the time only the last row counts: it was still in force when the time began.
             found = here if row.at <= begin else found | here
     return found
+
+
+def _answers(request_id: str, rows: Iterable[Sequence[Any]]) -> Iterator[Answer]:
+    for model, version, arm, weight_bp, unit, at_us, count, predictions in rows:
+        yield Answer(
+            request_id=request_id,
+            model=model,
+            version=version,
+            arm=arm,
+            weight_bp=weight_bp,
+            unit=unit,
+            predicted_at=datetime.fromtimestamp(at_us / 1e6, UTC),
+            rows=count,
+            predictions=tuple(predictions),
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from operators.cli import explain, judge, plan, quarantine, rollback, suite, verify
 from operators.core.errors import ConfigurationError, SpecError, TaxiwayError
+from operators.core.extras import require
 from operators.stack import environment, status, supervisor
 from operators.stack.config import Stack
 
@@ -131,6 +132,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _airflow(arguments: Sequence[str]) -> int:
+    require("local", "psycopg2", "asyncpg", purpose="`taxiway airflow`")
     stack = Stack.running()
     env = {**environment.base(stack), **environment.airflow(stack)}
     # A command of the user's is no part of the stack: `down` must not kill it.

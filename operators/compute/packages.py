@@ -11,6 +11,7 @@ from typing import Any
 
 from operators.compute.client import RayJobs
 from operators.core.errors import ConfigurationError
+from operators.core.extras import require
 
 # Ray ignores a name that it does not know: a mistyped `env_vars` would be missing without a word.
 KNOWN_FIELDS = frozenset(
@@ -52,6 +53,7 @@ def _uri(source: str, jobs: RayJobs, excludes: Any, *, keep_name: bool) -> str:
     path = Path(source).expanduser().resolve()
     if not path.exists():
         raise ConfigurationError(f"the runtime environment names {source!r}; there is nothing at {path}")
+    require("ray", "ray", purpose=f"packing {source}")
     from ray._private.runtime_env.packaging import create_package, get_uri_for_directory, get_uri_for_package
 
     if path.is_file():

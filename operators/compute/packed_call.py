@@ -15,6 +15,7 @@ from typing import Any
 
 from operators.compute.errors import RayResultError
 from operators.core.errors import ConfigurationError
+from operators.core.extras import require
 from operators.core.storage import Storage
 
 MOST_BYTES = 100 * 1024 * 1024
@@ -29,6 +30,7 @@ def pack(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
 
     :raises ConfigurationError: something of the call cannot be pickled, or it is too large
     """
+    require("ray", "ray", purpose="@task.ray")
     from ray import cloudpickle
 
     name = getattr(function, "__qualname__", repr(function))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from operators.core.extras import require
+
 # Beyond this DuckDB spills to disk: a task shares its machine with others.
 MEMORY_LIMIT = "1GB"
 THREADS = min(os.cpu_count() or 1, 4)
@@ -39,6 +41,7 @@ def sha256_json(value: Any) -> str:
 @contextmanager
 def open_duckdb(*folders: Path) -> Iterator[Any]:
     """Open a DuckDB that can read and write these folders and nothing else."""
+    require("gx", "duckdb", purpose="reading tables")
     import duckdb
 
     with duckdb.connect(config={"threads": THREADS, "memory_limit": MEMORY_LIMIT}) as db:

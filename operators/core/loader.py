@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from operators.core.errors import SpecError
 from operators.core.settings import PROJECT_ROOT
-from operators.core.spec import ModelSpec
+from operators.core.spec import ModelSpec, spec_type
 
 # The folder with models/, queries/ and expectations/: the project's own, or another one.
 INCLUDE = Path(os.environ.get("TAXIWAY_INCLUDE") or PROJECT_ROOT / "include")
@@ -48,9 +48,13 @@ def load_spec(path: Path, *, include: Path | None = None) -> ModelSpec:
     """
     lines, document = _read(path)
     try:
-        spec = ModelSpec.model_validate(document)
+        kind = spec_type(document)
+    except ValueError as error:
+        raise SpecError(_line(path, lines, ("kind",), str(error))) from None
+    try:
+        spec = kind.model_validate(document)
     except ValidationError as error:
-        raise SpecError("\n".join(_explain(path, lines, error))) from None
+        raise SpecError("\n".join(_explain(path, lines, kind, error))) from None
     problems = list(_references(spec, include or path.resolve().parent.parent))
     if spec.name != path.stem:
         problems.append((("name",), f"is {spec.name!r}, but the file is {path.name}; make the two the same"))
@@ -102,7 +106,7 @@ def _locate(path: Path, node: yaml.Node, at: Path_, lines: dict[Path_, int]) -> 
             _locate(path, value, (*at, index), lines)
 
 
-def _explain(path: Path, lines: dict[Path_, int], error: ValidationError) -> Iterable[str]:
+def _explain(path: Path, lines: dict[Path_, int], spec: type[ModelSpec], error: ValidationError) -> Iterable[str]:
     problems = error.errors(include_url=False)
     for problem in problems:
         if problem["type"] == "too_short" and any(
@@ -110,17 +114,13 @@ def _explain(path: Path, lines: dict[Path_, int], error: ValidationError) -> Ite
         ):
             continue  # pydantic counts only the items that passed
         loc = tuple(part for part in problem["loc"] if part != "[key]")
-        text = _sentence(problem["type"], problem["msg"], loc, problem["input"])
+        text = _sentence(spec, problem["type"], problem["msg"], loc, problem["input"])
         yield _line(path, lines, loc, text)
 
 
-def _below(loc: Path_, parent: Path_) -> bool:
-    return len(loc) > len(parent) and loc[: len(parent)] == parent
-
-
-def _sentence(kind: str, message: str, loc: Path_, value: object) -> str:
+def _sentence(spec: type[ModelSpec], kind: str, message: str, loc: Path_, value: object) -> str:
     if kind == "extra_forbidden":
-        known = _keys_at(loc[:-1])
+        known = _keys_at(spec, loc[:-1])
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"unknown key; {hint}"
@@ -132,9 +132,9 @@ def _sentence(kind: str, message: str, loc: Path_, value: object) -> str:
     return f"{text}{got}"
 
 
-def _keys_at(loc: Path_) -> list[str]:
+def _keys_at(spec: type[ModelSpec], loc: Path_) -> list[str]:
     """Return the keys that the spec knows at a place, by walking the models."""
-    model: Any = ModelSpec
+    model: Any = spec
     for part in loc:
         if isinstance(model, type) and issubclass(model, BaseModel):
             by_key = {field.alias or name: field for name, field in model.model_fields.items()}
@@ -151,13 +151,15 @@ def _keys_at(loc: Path_) -> list[str]:
 
 
 def _references(spec: ModelSpec, include: Path) -> Iterable[tuple[Path_, str]]:
-    for loc, relative in ((("data", "query"), spec.data.query), (("validation", "suite"), spec.validation.suite)):
+    for loc, relative in spec.files.items():
         if not (include / relative).is_file():
             near = sorted(p.relative_to(include).as_posix() for p in include.glob(f"*/*{Path(relative).suffix}"))
             close = difflib.get_close_matches(relative, near, n=1, cutoff=0.4)
             hint = f"did you mean {close[0]!r}?" if close else "paths are relative to include/"
             yield loc, f"{relative!r} does not exist in {include}; {hint}"
-    yield from _entrypoint(spec.training.entrypoint)
+    for loc, function in spec.functions.items():
+        for text in _entrypoint(function):
+            yield loc, text
     drill = spec.release.drill
     schedules: tuple[tuple[Path_, str | None], ...] = (
         (("retraining", "schedule"), spec.retraining.schedule),
@@ -174,7 +176,7 @@ def _is_cron(schedule: str) -> bool:
     return bool(croniter.is_valid(schedule)) and schedule not in ("@once", "@continuous")
 
 
-def _entrypoint(entrypoint: str) -> Iterable[tuple[Path_, str]]:
+def _entrypoint(entrypoint: str) -> Iterable[str]:
     """Check a ``module:function`` without importing it: it may need libraries that only the Ray image has."""
     module, function = entrypoint.split(":")
     try:
@@ -182,19 +184,16 @@ def _entrypoint(entrypoint: str) -> Iterable[tuple[Path_, str]]:
     except ModuleNotFoundError:
         found = None
     if found is None or found.origin is None or not found.origin.endswith(".py"):
-        yield ("training", "entrypoint"), f"module {module!r} is not a Python file on the Python path"
+        yield f"module {module!r} is not a Python file on the Python path"
         return
     try:
         tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        yield ("training", "entrypoint"), f"{module} is not valid Python: {error}"
+        yield f"{module} is not valid Python: {error}"
         return
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in functions:
-        yield (
-            ("training", "entrypoint"),
-            f"{module} has no function {function!r}; it has: {', '.join(functions)}",
-        )
+        yield f"{module} has no function {function!r}; it has: {', '.join(functions)}"
 
 
 def _line(path: Path, lines: dict[Path_, int], loc: Path_, text: str) -> str:

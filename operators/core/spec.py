@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from operators.core.durations import DurationS
+from operators.core.errors import SpecError
 from operators.core.spec_release import Release
+from operators.core.tasks import TASKS, Metric, Output, TaskName
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 FeatureKind = Literal["category", "number", "integer", "boolean", "category?", "number?", "integer?", "boolean?"]
@@ -87,9 +90,9 @@ class Bounds(_Part):
 class Gate(_Part):
     """What a candidate must show before it may meet traffic."""
 
-    metric: Literal["log_loss", "roc_auc", "brier", "accuracy"]
+    metric: Metric
     margin: float = Field(0.0, ge=0, description="how much worse than the champion is still accepted")
-    require: dict[Literal["log_loss", "roc_auc", "brier", "accuracy"], Bounds] = Field(default_factory=dict)
+    require: dict[Metric, Bounds] = Field(default_factory=dict)
     min_rows: int = Field(100, ge=1, description="labelled rows in the holdout")
 
 
@@ -130,30 +133,108 @@ class Retraining(_Part):
 
 
 class ModelSpec(_Part):
-    """A model's whole life. `operators.core.loader.load_spec` reads one from YAML."""
+    """A model's whole life: what every kind of model shares. `operators.core.loader.load_spec` reads one from YAML.
 
+    A kind of model is a subclass, and stands in `KINDS`. Only the code that must know the kind names the subclass.
+    """
+
+    kind: str = Field(description="What kind of model it is; it decides which other keys there are.")
     name: Name
     description: str = ""
     owner: str = Field(min_length=1, description="team that answers for the model")
-    data: Data
-    validation: Validation
-    training: Training
-    gate: Gate
     serving: Serving = Serving()
     release: Release
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
 
     @property
-    def features(self) -> Mapping[str, FeatureKind]:
-        """Feature columns and their kinds, in the order of the spec."""
-        return self.data.features
+    def files(self) -> Mapping[tuple[str, ...], str]:
+        """Files below include/ that the spec names, by the key that names them."""
+        return {}
+
+    @property
+    def functions(self) -> Mapping[tuple[str, ...], str]:
+        """Functions, as module:function, that the spec names, by the key that names them."""
+        return {}
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back; travels with a Ray job and an MLflow run."""
         return self.model_dump_json(by_alias=True)
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
-        """Read what `to_json` wrote."""
-        return cls.model_validate_json(text)
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        :raises ValueError: it is no spec, or a spec of another kind
+        """
+        spec = spec_type(json.loads(text)).model_validate_json(text)
+        if not isinstance(spec, cls):
+            raise ValueError(f"{spec.name} is a model of the kind {spec.kind!r}, not a {cls.__name__}")
+        return spec
+
+
+class PredictionSpec(ModelSpec):
+    """A model that takes rows of features and returns a prediction for each."""
+
+    kind: Literal["prediction"] = Field(
+        "prediction", description="What kind of model it is; it decides which other keys there are."
+    )
+    task: TaskName = Field(
+        "binary", description="What the model predicts. It decides the outputs, the metrics and the checks."
+    )
+    data: Data
+    validation: Validation
+    training: Training
+    gate: Gate
+
+    @field_validator("task")
+    @classmethod
+    def _supported(cls, task: TaskName) -> TaskName:
+        if task not in TASKS:
+            raise ValueError(f"{task} models cannot be trained and released yet; what works: {', '.join(TASKS)}")
+        return task
+
+    @property
+    def files(self) -> Mapping[tuple[str, ...], str]:
+        """The query and the suite."""
+        return {("data", "query"): self.data.query, ("validation", "suite"): self.validation.suite}
+
+    @property
+    def functions(self) -> Mapping[tuple[str, ...], str]:
+        """The code that trains."""
+        return {("training", "entrypoint"): self.training.entrypoint}
+
+    @property
+    def features(self) -> Mapping[str, FeatureKind]:
+        """Feature columns and their kinds, in the order of the spec."""
+        return self.data.features
+
+    @property
+    def output(self) -> Output:
+        """What a prediction of this model is called, and which numbers it may be."""
+        return TASKS[self.task].output
+
+
+def prediction_spec(spec: ModelSpec) -> PredictionSpec:
+    """Return the spec of a prediction model, for code that can do with no other kind.
+
+    :raises SpecError: it is a model of another kind
+    """
+    if not isinstance(spec, PredictionSpec):
+        raise SpecError(f"{spec.name} is a model of the kind {spec.kind!r}; this needs one of the kind 'prediction'")
+    return spec
+
+
+KINDS: Mapping[str, type[ModelSpec]] = {"prediction": PredictionSpec}
+"""The kinds of models that a spec may describe."""
+
+
+def spec_type(document: Mapping[str, Any]) -> type[ModelSpec]:
+    """Return the type of a spec from its key `kind`; without one it is a prediction model.
+
+    :raises ValueError: there is no such kind
+    """
+    kind = document.get("kind", "prediction")
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is not a kind of model; known: {', '.join(KINDS)}")
+    return KINDS[kind]

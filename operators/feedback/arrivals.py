@@ -9,7 +9,7 @@ from typing import Any
 
 from operators.core.duck import name_sql, text_sql
 from operators.core.storage import Storage
-from operators.feedback.log import read_new
+from operators.feedback.log import query_files
 
 _DATE = re.compile(r"(?:^|/)date=(\d{4}-\d\d-\d\d)/")
 
@@ -55,7 +55,9 @@ class Known:
             for key in storage.list(prefix)
             if key not in self._seen and key.endswith(".parquet") and _may_matter(key, since)
         ]
-        read_new(storage, new, self._seen, folder, self._db, self._insert("request_id", "value", '"time"'))
+        insert = self._insert("request_id", "value", '"time"')
+        for read, _ in query_files(storage, new, folder, self._db, insert):
+            self._seen.update(read)
 
     def _insert(self, key: str, value: str, time: str) -> str:
         return (

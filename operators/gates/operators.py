@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from operators.compute.module_job import RayModuleOperator
 from operators.core.settings import setting
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.gates.policy import decide
 from operators.registry.client import CHAMPION, Registry
 
@@ -35,7 +35,7 @@ class GateOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("evaluation",)
 
-    def __init__(self, *, spec: ModelSpec, evaluation: Any, **kwargs: Any) -> None:
+    def __init__(self, *, spec: PredictionSpec, evaluation: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
         self.evaluation = evaluation

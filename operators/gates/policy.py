@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec import Gate
-
-HIGHER_IS_BETTER = {"roc_auc": True, "accuracy": True, "log_loss": False, "brier": False}
+from operators.core.tasks import HIGHER_IS_BETTER
 
 
 class GateDecision(BaseModel):

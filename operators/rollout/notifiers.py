@@ -9,7 +9,8 @@ from typing import Any
 
 from airflow.sdk.bases.notifier import BaseNotifier
 
-from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.errors import TaxiwayError
+from operators.core.extras import require
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import Moment, Notify
 
@@ -50,12 +51,7 @@ def notifier(wanted: Notify, title: str, text: str, facts: Mapping[str, Any]) ->
     """
     if wanted.by == "webhook":
         return WebhookNotifier(wanted.connection, {"title": title, "text": text, **facts})
-    try:
-        return _smtp(wanted, title, text) if wanted.by == "smtp" else _slack(wanted, title, text)
-    except ImportError:
-        raise ConfigurationError(
-            f"notifying by {wanted.by} needs a provider: pip install apache-airflow-providers-{wanted.by}"
-        ) from None
+    return _smtp(wanted, title, text) if wanted.by == "smtp" else _slack(wanted, title, text)
 
 
 def _smtp(wanted: Notify, title: str, text: str) -> BaseNotifier:
@@ -67,6 +63,7 @@ def _smtp(wanted: Notify, title: str, text: str) -> BaseNotifier:
 
 
 def _slack(wanted: Notify, title: str, text: str) -> BaseNotifier:
+    require("slack", "airflow.providers.slack", purpose="a message to Slack")
     from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 
     return SlackWebhookNotifier(

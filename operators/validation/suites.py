@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from operators.core.errors import ConfigurationError
+from operators.core.extras import require
 from operators.validation.policy import Expectation, QuarantineLimit, Suite
 
 _KEYS = ("type", "kwargs", "severity", "quarantine")
@@ -190,7 +191,11 @@ def hint(word: str, known: list[str]) -> str:
 
 @cache
 def import_gx() -> Any:
-    """Import Great Expectations: 6 to 8 s of CPU, so only where it is used, and with its usage statistics off."""
+    """Import Great Expectations: 6 to 8 s of CPU, so only where it is used, and with its usage statistics off.
+
+    :raises ConfigurationError: it is not installed
+    """
+    require("gx", "great_expectations", purpose="validation")
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
 

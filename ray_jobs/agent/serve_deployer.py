@@ -15,7 +15,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from operators.core.errors import ConfigurationError, ServiceError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from ray_jobs.agent.wire import AppState
 from ray_jobs.edge.files import write
 
@@ -49,7 +49,7 @@ class Deployer:
 
         :raises ConfigurationError: the spec is not valid, or another model's
         """
-        spec = ModelSpec.from_json(spec_json)
+        spec = PredictionSpec.from_json(spec_json)
         if spec.name != model:
             raise ConfigurationError(f"the spec is of {spec.name!r}, not of {model!r}; send the spec of {model!r}")
         name = _name(model, version)
@@ -65,7 +65,7 @@ class Deployer:
             self._keep_orders()
         threading.Thread(target=self._run, args=(name, spec, version, model_uri), daemon=True).start()
 
-    def _run(self, name: str, spec: ModelSpec, version: str, model_uri: str) -> None:
+    def _run(self, name: str, spec: PredictionSpec, version: str, model_uri: str) -> None:
         from ray import serve
 
         from ray_jobs.serve.version import application

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from operators.core.errors import TaxiwayError
 from operators.core.predictions import ARMS, hour_prefix
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class PredictionLog:
     :param version: the version that answers
     """
 
-    def __init__(self, storage: Storage, spec: ModelSpec, version: str) -> None:
+    def __init__(self, storage: Storage, spec: PredictionSpec, version: str) -> None:
         self._storage = storage
         self._model = spec.name
         self._version = version

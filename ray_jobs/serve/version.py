@@ -14,13 +14,13 @@ from starlette.responses import Response
 
 from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.serve import fast_path
 from ray_jobs.serve.fast_reader import Reader
 from ray_jobs.serve.prediction_log import HEADERS, Asked, PredictionLog
 from ray_jobs.serve.protocol import BadRequestError, metadata, read_output, write_answer, write_request
-from ray_jobs.training.signature import OUTPUT, limits_of
+from ray_jobs.training.signature import limits_of
 
 _log = logging.getLogger("ray.serve")
 _SWITCH_S = 0.0005  # what a request waits for the prediction log's thread; Python's own is ten times as long
@@ -33,7 +33,7 @@ class Version:
     A version whose signature does not match the spec, or that cannot answer its own input example, does not start. Requests
     and answers are checked against both here; MLflow's own check makes a data frame of every request.
 
-    :param spec_json: the model's spec, `ModelSpec.to_json`
+    :param spec_json: the model's spec, `PredictionSpec.to_json`
     :param version: number in the registry
     :param model_uri: where MLflow has the model
     """
@@ -41,7 +41,7 @@ class Version:
     def __init__(self, spec_json: str, version: str, model_uri: str) -> None:
         import mlflow.pyfunc
 
-        self._spec = ModelSpec.from_json(spec_json)
+        self._spec = PredictionSpec.from_json(spec_json)
         self._version = version
         loaded = mlflow.pyfunc.load_model(model_uri)
         limits = limits_of(loaded.metadata.signature, self._spec)
@@ -82,8 +82,9 @@ class Version:
         if path.endswith("/ready"):
             return _json(200, {"ready": True})
         if path.endswith(f"/models/{self._spec.name}"):
-            found = metadata(model=self._spec.name, version=self._version, features=self._spec.features, output=OUTPUT)
-            return _json(200, found)
+            spec = self._spec
+            about = metadata(model=spec.name, version=self._version, features=spec.features, output=spec.output.name)
+            return _json(200, about)
         return _json(404, {"error": f"nothing here: {path}"})
 
     def infer(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes, str]:
@@ -105,7 +106,7 @@ class Version:
                 model=self._spec.name,
                 version=self._version,
                 request_id=request.id,
-                output=OUTPUT,
+                output=self._spec.output.name,
                 values=values,
             )
         except Exception as error:  # noqa: BLE001 - the model's code is the user's: whatever it raises is its failure
@@ -119,7 +120,7 @@ class Version:
             self._predictions.close()
 
 
-def application(spec: ModelSpec, version: str, model_uri: str, runtime_env: dict[str, Any]) -> serve.Application:
+def application(spec: PredictionSpec, version: str, model_uri: str, runtime_env: dict[str, Any]) -> serve.Application:
     """Return the application of one version, with the resources that the spec asks for."""
     deployment = serve.deployment(Version).options(
         name="version",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from ray_jobs.training.training_data import TrainingData
 
 
@@ -24,7 +24,7 @@ class TrainingRun:
     :param work_dir: a local folder that is deleted afterwards
     """
 
-    spec: ModelSpec
+    spec: PredictionSpec
     parameters: Mapping[str, Any]
     data: TrainingData
     name: str

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs import job_frame
 from ray_jobs.serve.protocol import write_request
@@ -27,7 +27,7 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     """
     import mlflow.pyfunc
 
-    spec = ModelSpec.from_json(given["spec"])
+    spec = PredictionSpec.from_json(given["spec"])
     storage = Storage.from_url(storage_url())
     holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))[1].table()
     if not holdout.num_rows:

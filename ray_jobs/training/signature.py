@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.core.errors import RejectedError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
-OUTPUT = "probability"
 _TYPES = {"category": "string", "number": "double", "integer": "long", "boolean": "boolean"}
 _NARROW: Mapping[str, tuple[str, tuple[float, float]]] = {
     "number": ("float", (-3.4028234663852886e38, 3.4028234663852886e38)),
@@ -31,11 +30,11 @@ _COLUMNS = {
 }
 
 
-def signature_of(spec: ModelSpec) -> ModelSignature:
+def signature_of(spec: PredictionSpec) -> ModelSignature:
     """Return the signature that every version of a model has.
 
     :return: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
-        double column, ``probability``
+        double column, the task's output
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -43,10 +42,10 @@ def signature_of(spec: ModelSpec) -> ModelSignature:
     inputs = [
         ColSpec(_TYPES[kind.rstrip("?")], name, required=not kind.endswith("?")) for name, kind in spec.features.items()
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", OUTPUT)]))
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", spec.output.name)]))
 
 
-def input_example(spec: ModelSpec, table: pa.Table, rows: int = 5) -> pd.DataFrame:
+def input_example(spec: PredictionSpec, table: pa.Table, rows: int = 5) -> pd.DataFrame:
     """Return a few real rows in the types of `signature_of`.
 
     MLflow has no null in an integer or boolean column. Rows without one are taken; if there are none, the columns that
@@ -74,7 +73,7 @@ def input_example(spec: ModelSpec, table: pa.Table, rows: int = 5) -> pd.DataFra
     return pd.DataFrame(columns)
 
 
-def limits_of(signature: ModelSignature | None, spec: ModelSpec) -> dict[str, tuple[float, float]]:
+def limits_of(signature: ModelSignature | None, spec: PredictionSpec) -> dict[str, tuple[float, float]]:
     """Check that a model takes the spec's features and returns one number, and return what its 32-bit types hold.
 
     A model may take null where the spec does not; the other way round it would meet a null that it was not made for.
@@ -94,7 +93,7 @@ def limits_of(signature: ModelSignature | None, spec: ModelSpec) -> dict[str, tu
     return {name: found[1] for name, found in narrow.items() if found is not None and types[name] == found[0]}
 
 
-def _wrong_inputs(inputs: Any, spec: ModelSpec) -> list[str]:
+def _wrong_inputs(inputs: Any, spec: PredictionSpec) -> list[str]:
     if inputs.is_tensor_spec() or not inputs.has_input_names():
         return ["its inputs are not named columns"]
     columns = inputs.input_dict()

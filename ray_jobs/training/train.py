@@ -16,7 +16,7 @@ from typing import Any
 
 from operators.core.errors import RejectedError
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs import job_frame, progress
 from ray_jobs.training.contract import TrainedModel, TrainingRun
@@ -34,7 +34,7 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     :param key: where the job's files are
     :return: ``model_uri``, ``run_id``, ``rows``, ``holdout_rows``, ``metrics``
     """
-    spec = ModelSpec.from_json(given["spec"])
+    spec = PredictionSpec.from_json(given["spec"])
     parameters = {**spec.training.parameters, **json.loads(given["parameters"])}
     storage = Storage.from_url(storage_url())
     training, holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from operators.core.errors import RejectedError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 
 _BATCH_ROWS = 65_536
@@ -98,7 +98,7 @@ class TrainingData:
         return pads.dataset(self.path, filesystem=self.filesystem, format="parquet")
 
 
-def split(key: str, storage: Storage, spec: ModelSpec, end: datetime) -> tuple[TrainingData, TrainingData]:
+def split(key: str, storage: Storage, spec: PredictionSpec, end: datetime) -> tuple[TrainingData, TrainingData]:
     """Split a dataset's labelled rows into training rows and the holdout, the last ``holdout`` of the window.
 
     Only the file's footer is read.
@@ -128,7 +128,7 @@ def split(key: str, storage: Storage, spec: ModelSpec, end: datetime) -> tuple[T
     return training, replace(training, is_recent=True)
 
 
-def _border(kind: pa.DataType, spec: ModelSpec, end: datetime) -> pa.Scalar:
+def _border(kind: pa.DataType, spec: PredictionSpec, end: datetime) -> pa.Scalar:
     """Return the start of the holdout in the time column's own type: a cast would keep statistics from being used."""
     border = end.replace(tzinfo=None) - timedelta(seconds=spec.data.holdout_s)
     if pa.types.is_date(kind):

@@ -8,7 +8,7 @@ import pytest
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import BusyError, Ledger
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.rollout.controller import Controller
 from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
@@ -34,7 +34,7 @@ def registry(model: str) -> FakeRegistry:
 
 
 @pytest.fixture
-def spec(model: str) -> ModelSpec:
+def spec(model: str) -> PredictionSpec:
     return small_spec(name=model)
 
 
@@ -43,13 +43,13 @@ def controller(model: str, ledger: Ledger, agent: FakeAgent, registry: FakeRegis
     return Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
 
 
-def first_release(controller: Controller, spec: ModelSpec) -> None:
+def first_release(controller: Controller, spec: PredictionSpec) -> None:
     begun = controller.begin("first", controller.find("1"))
     assert begun.stable is None
     controller.promote(begun.release_id, "1", None, spec)
 
 
-def watching(spec: ModelSpec) -> ModelSpec:
+def watching(spec: PredictionSpec) -> PredictionSpec:
     return spec.model_copy(update={"release": spec.release.model_copy(update={"watch_s": 60.0})})
 
 
@@ -81,7 +81,7 @@ def verdict(controller: Controller, release_id: str, outcome: Outcome) -> None:
     )
 
 
-def test_a_release_moves_alias_and_traffic(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+def test_a_release_moves_alias_and_traffic(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     assert state(controller) == ("1", "1")
     begun = controller.begin("r", controller.find("2"))
@@ -99,7 +99,7 @@ def test_a_release_moves_alias_and_traffic(controller: Controller, spec: ModelSp
     assert controller.ledger.broken_links(controller.model) == []
 
 
-def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Controller, spec: ModelSpec) -> None:
+def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Controller, spec: PredictionSpec) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
 
@@ -120,7 +120,7 @@ def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Cont
 
 
 def test_a_version_that_was_taken_out_at_once_is_rolled_back_by_the_same_row(
-    controller: Controller, spec: ModelSpec, agent: FakeAgent
+    controller: Controller, spec: PredictionSpec, agent: FakeAgent
 ) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
@@ -134,7 +134,7 @@ def test_a_version_that_was_taken_out_at_once_is_rolled_back_by_the_same_row(
     assert state(controller) == ("1", "1")
 
 
-def test_the_second_release_waits(controller: Controller, spec: ModelSpec) -> None:
+def test_the_second_release_waits(controller: Controller, spec: PredictionSpec) -> None:
     first_release(controller, spec)
     begun = controller.begin("r", controller.find("2"))
     with pytest.raises(BusyError) as caught:
@@ -144,7 +144,7 @@ def test_the_second_release_waits(controller: Controller, spec: ModelSpec) -> No
     assert controller.begin("other", controller.find("3")).stable == "1"
 
 
-def test_the_second_release_supersedes(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+def test_the_second_release_supersedes(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     old = controller.begin("r", controller.find("2")).release_id
     controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
@@ -162,7 +162,7 @@ def test_the_second_release_supersedes(controller: Controller, spec: ModelSpec, 
 
 
 def test_an_orphan_that_is_released_again_is_not_deleted(
-    controller: Controller, spec: ModelSpec, agent: FakeAgent
+    controller: Controller, spec: PredictionSpec, agent: FakeAgent
 ) -> None:
     first_release(controller, spec)
     controller.begin("r", controller.find("2"))
@@ -173,7 +173,7 @@ def test_an_orphan_that_is_released_again_is_not_deleted(
     assert "3" not in agent.deployed
 
 
-def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     old = controller.begin("r", controller.find("2")).release_id
     move = controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
@@ -184,7 +184,7 @@ def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: Model
 
 
 def test_a_watched_promotion_keeps_a_control_and_comes_back(
-    controller: Controller, spec: ModelSpec, agent: FakeAgent
+    controller: Controller, spec: PredictionSpec, agent: FakeAgent
 ) -> None:
     spec = watching(spec)
     first_release(controller, spec)
@@ -204,7 +204,7 @@ def test_a_watched_promotion_keeps_a_control_and_comes_back(
         controller.begin("again", controller.find("2"))
 
 
-def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
     spec = watching(spec)
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
@@ -229,7 +229,7 @@ def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: ModelSpec
 )
 def test_what_goes_into_quarantine(
     controller: Controller,
-    spec: ModelSpec,
+    spec: PredictionSpec,
     registry: FakeRegistry,
     outcome: Outcome | None,
     rejected: bool | None,
@@ -255,7 +255,7 @@ def test_what_goes_into_quarantine(
     assert (row.payload["by"], row.payload["reason"]) == ("ada", "the data was wrong, not the model")
 
 
-def test_a_rollback_names_the_person_who_decided_it(controller: Controller, spec: ModelSpec) -> None:
+def test_a_rollback_names_the_person_who_decided_it(controller: Controller, spec: PredictionSpec) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
     verdict(controller, release_id, Outcome.INCONCLUSIVE)
@@ -265,7 +265,7 @@ def test_a_rollback_names_the_person_who_decided_it(controller: Controller, spec
     assert controller.why(release_id) == "ask_at_25_pct: eve decided to roll back"
 
 
-def test_a_person_returns_to_a_version(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+def test_a_person_returns_to_a_version(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
     controller.promote(release_id, "2", "1", spec)
@@ -282,7 +282,7 @@ def test_a_person_returns_to_a_version(controller: Controller, spec: ModelSpec, 
     assert state(controller) == ("2", "2")
 
 
-def test_withdrawn_and_retired(controller: Controller, spec: ModelSpec, agent: FakeAgent) -> None:
+def test_withdrawn_and_retired(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     assert controller.retire("r", "1") is False
     assert controller.retire("r", "3") is True
@@ -300,7 +300,9 @@ def test_looks_are_numbered_and_told_apart(controller: Controller) -> None:
     assert controller.ledger.look_numbers("r", "canary", seen.model_dump(mode="json")) == [1, 2]
 
 
-def test_what_has_the_traffic_is_not_released(controller: Controller, spec: ModelSpec, registry: FakeRegistry) -> None:
+def test_what_has_the_traffic_is_not_released(
+    controller: Controller, spec: PredictionSpec, registry: FakeRegistry
+) -> None:
     first_release(controller, spec)
     with pytest.raises(RejectedError, match="has all the traffic already"):
         controller.begin("r", controller.find("1"))

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.ledger import Ledger
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.drills import copies
 from operators.drills import operators as drill_operators
 from operators.drills.operators import (
@@ -33,7 +33,7 @@ from tests.support.tasks import TaskInstance, context
 class CopyAgent(FakeAgent):
     """Deploys at once."""
 
-    def deploy(self, _spec: ModelSpec, version: str, _uri: str) -> AppState:
+    def deploy(self, _spec: PredictionSpec, version: str, _uri: str) -> AppState:
         self.deployed.add(version)
         return AppState(status="RUNNING", message="")
 

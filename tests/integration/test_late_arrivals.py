@@ -17,7 +17,7 @@ import pytest
 from operators.core.dataset import Window, build, snapshot
 from operators.core.errors import ConfigurationError
 from operators.core.loader import INCLUDE
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
 from operators.feedback.labels import QueryLabels
@@ -69,7 +69,7 @@ def flights(s3_server: Any) -> Any:
         yield storage, spec, rows
 
 
-def _rows(storage: Storage, spec: ModelSpec) -> list[dict[str, Any]]:
+def _rows(storage: Storage, spec: PredictionSpec) -> list[dict[str, Any]]:
     window = Window(start=FROM.replace(tzinfo=None), end=UNTIL.replace(tzinfo=None))
     sql = (INCLUDE / spec.data.query).read_text()
     data = build(

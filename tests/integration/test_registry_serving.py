@@ -16,7 +16,7 @@ from mlflow.types import ColSpec, Schema
 from starlette.requests import Request
 
 from operators.core.errors import RejectedError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from ray_jobs.serve.protocol import write_request
 from ray_jobs.serve.version import Version
 from ray_jobs.training.signature import input_example, signature_of
@@ -37,12 +37,12 @@ set_model(M())
 
 
 @pytest.fixture
-def spec() -> ModelSpec:
+def spec() -> PredictionSpec:
     return small_spec(data={"features": FEATURES})
 
 
 @pytest.fixture
-def logged(tmp_path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Any:
+def logged(tmp_path: Path, spec: PredictionSpec, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", (tmp_path / "storage").as_uri())
 
     def log(answer: str, signature: ModelSignature | None, *, example: bool = True) -> str:
@@ -63,7 +63,7 @@ def ask(version: Version, rows: list[dict[str, Any]]) -> tuple[int, dict[str, An
     return status, json.loads(answer)
 
 
-def test_a_version_answers_as_its_signature_says(logged: Any, spec: ModelSpec) -> None:
+def test_a_version_answers_as_its_signature_says(logged: Any, spec: PredictionSpec) -> None:
     uri = logged("[0.25] * len(model_input['month'])", signature_of(spec))
     version = Version(spec.to_json(), "1", uri)
     status, answer = ask(version, ROWS)
@@ -71,7 +71,7 @@ def test_a_version_answers_as_its_signature_says(logged: Any, spec: ModelSpec) -
     assert ask(version, [{**ROWS[0], "month": 2**40}])[0] == 200
 
 
-def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: ModelSpec) -> None:
+def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: PredictionSpec) -> None:
     inputs = Schema(
         [ColSpec("string", "carrier"), ColSpec("integer", "month"), ColSpec("float", "temp", required=False)]
     )
@@ -85,18 +85,22 @@ def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: Model
 @pytest.mark.parametrize(
     "answer", ["[0.25] * len(model_input['mouth'])", "[0.25]", "['a'] * len(model_input['month'])"]
 )
-def test_a_version_that_cannot_answer_its_own_example_does_not_start(logged: Any, spec: ModelSpec, answer: str) -> None:
+def test_a_version_that_cannot_answer_its_own_example_does_not_start(
+    logged: Any, spec: PredictionSpec, answer: str
+) -> None:
     with pytest.raises(RejectedError, match=r"version 7 of .* cannot answer its own input example"):
         Version(spec.to_json(), "7", logged(answer, signature_of(spec)))
 
 
 @pytest.mark.parametrize("answer", ["[0.25]", "[0.25, float('nan')]", "['a', 'b']", "None", "[[0.5, 0.5]] * 2"])
-def test_an_answer_that_is_not_a_number_for_each_row_is_a_failure(logged: Any, spec: ModelSpec, answer: str) -> None:
+def test_an_answer_that_is_not_a_number_for_each_row_is_a_failure(
+    logged: Any, spec: PredictionSpec, answer: str
+) -> None:
     version = Version(spec.to_json(), "7", logged(answer, signature_of(spec), example=False))
     assert ask(version, ROWS) == (500, {"error": "version 7 failed: ValueError"})
 
 
-def test_a_version_that_does_not_fit_the_spec_does_not_start(logged: Any, spec: ModelSpec) -> None:
+def test_a_version_that_does_not_fit_the_spec_does_not_start(logged: Any, spec: PredictionSpec) -> None:
     with pytest.raises(RejectedError, match="without a signature"):
         Version(spec.to_json(), "1", logged("[]", None))
     other = spec.model_copy(update={"data": spec.data.model_copy(update={"features": {**FEATURES, "wind": "number"}})})
@@ -104,14 +108,14 @@ def test_a_version_that_does_not_fit_the_spec_does_not_start(logged: Any, spec: 
         Version(other.to_json(), "1", logged("[]", signature_of(spec)))
 
 
-def test_the_example_may_have_more_rows_than_a_request(logged: Any, spec: ModelSpec) -> None:
+def test_the_example_may_have_more_rows_than_a_request(logged: Any, spec: PredictionSpec) -> None:
     uri = logged("[0.25] * len(model_input['month'])", signature_of(spec))
     small = spec.model_copy(update={"serving": spec.serving.model_copy(update={"max_rows_per_request": 1})})
     version = Version(small.to_json(), "1", uri)
     assert [ask(version, rows)[0] for rows in (ROWS[:1], ROWS)] == [200, 400]
 
 
-def test_serves_own_way_answers_the_same(logged: Any, spec: ModelSpec) -> None:
+def test_serves_own_way_answers_the_same(logged: Any, spec: PredictionSpec) -> None:
     version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", signature_of(spec)))
 
     def post(body: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:

@@ -18,7 +18,7 @@ from operators.audit.replay import by_spec, replay
 from operators.audit.verify import verify
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.judge.evidence import Outcome
 from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
@@ -46,7 +46,7 @@ class Sometimes(dict[str, int]):
         return 500 if self._asked % self._one_in == 0 else default
 
 
-def spec_with(**judge: Any) -> ModelSpec:
+def spec_with(**judge: Any) -> PredictionSpec:
     given = {"alpha": 0.01, "min_requests": 50, "max_wait": "1m", "failures": {"margin_pct": 3}, "slow": None, **judge}
     return small_spec(name=MODEL, release={"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
 
@@ -74,7 +74,7 @@ def traffic(world: World) -> Iterator[None]:
             thread.join()
 
 
-def released(to: Controller, spec: ModelSpec, version: str) -> tuple[str, Outcome]:
+def released(to: Controller, spec: PredictionSpec, version: str) -> tuple[str, Outcome]:
     """Give a version half of the callers until the judge has a verdict, as the step's task and its trigger do."""
     release = spec.release
     begun = to.begin(f"of {version}", to.find(version))
@@ -105,7 +105,7 @@ def released(to: Controller, spec: ModelSpec, version: str) -> tuple[str, Outcom
     return begun.release_id, outcome_of(event)
 
 
-async def _watch(spec: ModelSpec, watched: Watched) -> dict[str, Any]:
+async def _watch(spec: PredictionSpec, watched: Watched) -> dict[str, Any]:
     watch = Watch(spec.to_json(), watched.model_dump(mode="json"), logging.getLogger(__name__))
     began = time.monotonic()
     try:

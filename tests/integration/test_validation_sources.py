@@ -26,7 +26,7 @@ from operators.core.storage import Storage
 from operators.validation.database import Database, export, open_engine
 from operators.validation.operators import GXValidationFailed, ValidateOperator
 from tests.support.postgres import Postgres
-from tests.unit.validation.test_operators import SUITE, context, values_between
+from tests.support.validation import SUITE, context, values_between
 
 PASSWORD = "s3cr3t/&@pw"
 
@@ -94,7 +94,7 @@ def test_a_table_is_checked_where_it_is(tmp_path: Path, orders_db: str) -> None:
     run = context()
     checked = task(tmp_path, table="orders", schema="shop", conn_id=orders_db, configure_expectations=expectations)
     assert checked.execute(run)["success"]
-    report = run["ti"].pushed["report"]
+    report = run["ti"].xcoms["report"]
     assert (report["rows"], report["checks"], report["dataset_uri"]) == (120_000, 7, None)
 
 
@@ -113,7 +113,7 @@ def test_bad_rows_of_a_table_are_set_aside(tmp_path: Path, orders_db: str) -> No
     (tmp_path / "suite.yaml").write_text(SUITE)
     query = "SELECT * FROM shop.orders"
     found = task(tmp_path, query=query, conn_id=orders_db, suite=str(tmp_path / "suite.yaml")).execute(run)
-    bad = duckdb.sql(f"FROM '{run['ti'].pushed['report']['quarantine_uri'].removeprefix('file://')}'").df()
+    bad = duckdb.sql(f"FROM '{run['ti'].xcoms['report']['quarantine_uri'].removeprefix('file://')}'").df()
     assert bad["id"].tolist() == [7, 60007]
     good = duckdb.sql(f"FROM '{found['dataset_uri'].removeprefix('file://')}'")
     assert good.aggregate("count(*), max(paid_at)::VARCHAR, sum(total)::BIGINT").fetchall() == [
@@ -147,7 +147,7 @@ def test_the_password_shows_nowhere(
             task(tmp_path, table="orders", conn_id=orders_db, configure_expectations=values_between).execute(context())
         said += "".join(map(repr, (caught.value, caught.value.__cause__, caught.value.__context__)))
     kept = "".join(path.read_text(errors="replace") for path in (tmp_path / "store").rglob("*") if path.is_file())
-    for text in (said, json.dumps(run["ti"].pushed), kept, caplog.text):
+    for text in (said, json.dumps(run["ti"].xcoms), kept, caplog.text):
         assert PASSWORD not in text
         assert quote(PASSWORD, safe="") not in text
 
@@ -193,7 +193,7 @@ def test_a_dataset_in_s3_and_its_quarantine(tmp_path: Path) -> None:
     assert found["dataset_uri"] == f"s3://{bucket}/checked/run/good.parquet"
     bad = storage.download("checked/run/quarantine.parquet", tmp_path / "bad.parquet")
     assert duckdb.sql(f"SELECT id FROM '{bad}'").fetchall() == [(57,)]
-    assert run["ti"].pushed["_link_DataDocsLink"] == "https://docs.example/run/docs/index.html"
+    assert run["ti"].xcoms["_link_DataDocsLink"] == "https://docs.example/run/docs/index.html"
     assert storage.exists("checked/run/docs/index.html")
 
 
@@ -201,7 +201,7 @@ SLOW = """
 import signal, sys, tempfile, time
 from pathlib import Path
 from tests.support.postgres import Postgres
-from tests.unit.validation.test_operators import context, values_between
+from tests.support.validation import context, values_between
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 from operators.validation import data

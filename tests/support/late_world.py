@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.core.predictions import hour_prefix
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from operators.rollout.delayed.window import Facts, Span
 from tests.support.specs import small_spec
@@ -23,7 +23,7 @@ BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 MODEL, STABLE, CANARY = "flight_delay", "3", "4"
 
 
-def spec_with(**judge: Any) -> ModelSpec:
+def spec_with(**judge: Any) -> PredictionSpec:
     """Return a spec with a shadow and these guards; in the spec's own words."""
     policy = {"alpha": 0.01, "confidence": 0.9, **judge}
     return small_spec(name=MODEL, release={"judge": policy, "shadow": {"sample_pct": 50.0, "bake": "1h"}})

@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from operators.core.loader import INCLUDE, load_spec
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 
 _SMALL: dict[str, Any] = {
     "name": "small",
+    "task": "binary",
     "owner": "flight-operations",
     "data": {
         "tables": {"flights": {"source": "raw/flights", "time_column": "sched_dep_at"}},
@@ -45,16 +46,16 @@ _SMALL: dict[str, Any] = {
 _WHOLE = ("features", "judge", "tables")
 
 
-def small_spec(**changes: Any) -> ModelSpec:
+def small_spec(**changes: Any) -> PredictionSpec:
     """Return a valid spec that no file has.
 
     :param changes: what is different, in the words of the YAML: ``small_spec(release={"watch": "60s"})``. Other keys stay,
         but ``features``, ``tables`` and ``judge`` are given whole
     """
-    return ModelSpec.model_validate(_merged(_SMALL, changes))
+    return PredictionSpec.model_validate(_merged(_SMALL, changes))
 
 
-def shipped_spec(name: str = "flight_delay") -> ModelSpec:
+def shipped_spec(name: str = "flight_delay") -> PredictionSpec:
     """Return a spec of ``include/models``, for the tests that are about it."""
     return load_spec(INCLUDE / "models" / f"{name}.yaml")
 

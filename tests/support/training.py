@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.training_data import split
@@ -42,8 +42,8 @@ def table(rows: int, *, seed: int = 0) -> pa.Table:
     )
 
 
-def spec(entrypoint: str = "ray_jobs.trainers.xgboost_classifier:train", **training: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
+def spec(entrypoint: str = "ray_jobs.trainers.xgboost_classifier:train", **training: Any) -> PredictionSpec:
+    return PredictionSpec.model_validate(
         {
             "name": "late",
             "owner": "tests",
@@ -72,7 +72,7 @@ def write(storage: Storage, rows: pa.Table, folder: Path) -> None:
     storage.upload(folder / "dataset.parquet", KEY)
 
 
-def training_run(storage: Storage, model: ModelSpec, work_dir: Path, *, name: str = "run") -> TrainingRun:
+def training_run(storage: Storage, model: PredictionSpec, work_dir: Path, *, name: str = "run") -> TrainingRun:
     filesystem, root = storage.arrow("ray")
     work_dir.mkdir(parents=True, exist_ok=True)
     return TrainingRun(

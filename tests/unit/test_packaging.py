@@ -6,12 +6,14 @@ import sys
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from pydantic import BaseModel, ConfigDict
+
+from operators.core.extras import Extra
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +27,23 @@ def tool(name: str) -> Any:
     return module
 
 
-def project() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def extras() -> dict[str, list[str]]:
+    return pyproject()["project"]["optional-dependencies"]
+
+
+def published() -> list[str]:
+    """What anybody who installs the wheel gets, or may ask for."""
+    return [*pyproject()["project"]["dependencies"], *(text for extra in extras().values() for text in extra)]
+
+
+def in_lock() -> list[str]:
+    left_out = {text for extra in ("gpu", "torch") for text in extras()[extra]} - set(extras()["cpu"])
+    groups = pyproject()["dependency-groups"]
+    return sorted({*published(), *groups["stack"], *groups["dev"]} - left_out)
 
 
 def locked() -> dict[str, list[str]]:
@@ -44,13 +61,36 @@ def test_requirements_txt_is_made_from_the_lock() -> None:
     assert (ROOT / "requirements.txt").read_text() == made
 
 
-@pytest.mark.parametrize(
-    "text", [*project()["dependencies"], *(d for e in ("local", "dev") for d in project()["optional-dependencies"][e])]
-)
+@pytest.mark.parametrize("text", [text for text in in_lock() if Requirement(text).name != "taxiway"])
 def test_lock_satisfies_pyproject(text: str) -> None:
     wanted = Requirement(text)
     versions = locked()[re.sub(r"[-_.]+", "-", wanted.name).lower()]
     assert all(wanted.specifier.contains(version) for version in versions)
+
+
+@pytest.mark.parametrize("text", published())
+def test_who_installs_the_wheel_is_given_ranges(text: str) -> None:
+    wanted = Requirement(text)
+    assert wanted.name == "taxiway" or wanted.specifier
+    assert not {"==", "==="} & {one.operator for one in wanted.specifier}
+    assert wanted.name != "pytest"
+
+
+def test_the_operators_alone_bring_no_framework() -> None:
+    names = {Requirement(text).name for text in pyproject()["project"]["dependencies"]}
+    assert not names & {Requirement(text).name for extra in extras().values() for text in extra}
+
+
+def test_the_extras_are_those_that_messages_may_name() -> None:
+    assert set(get_args(Extra)) == set(extras())
+
+
+def test_the_project_itself_runs_exact_versions() -> None:
+    stack = [Requirement(text) for text in pyproject()["dependency-groups"]["stack"]]
+    assert {wanted.name for wanted in stack} == {
+        "apache-airflow", "ray", "great-expectations", "mlflow", "boto3", "pytest"
+    }  # fmt: skip
+    assert all([one.operator for one in wanted.specifier] == ["=="] for wanted in stack)
 
 
 def test_every_locked_package_has_a_hash() -> None:
@@ -130,7 +170,8 @@ def test_astro_yaml_follows_the_schema_and_the_image() -> None:
     assert not any(variable.is_secret for variable in deployment.environment_variables)
     (image,) = re.findall(r"^FROM \S+:(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert deployment.configuration.runtime_version == image
-    airflow = Requirement(next(d for d in project()["dependencies"] if d.startswith("apache-airflow")))
+    stack = pyproject()["dependency-groups"]["stack"]
+    airflow = Requirement(next(text for text in stack if text.startswith("apache-airflow")))
     assert str(airflow.specifier).removeprefix("==").startswith(image.split("-")[0])
 
 

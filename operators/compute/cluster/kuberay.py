@@ -6,7 +6,8 @@ import base64
 from typing import Any
 
 from operators.compute.cluster.policy import GROUP, PLURAL, TOKEN_KEY, VERSION, KubeRayCluster, manifest
-from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.extras import require
 
 _TIMEOUT_S = 30
 
@@ -19,13 +20,10 @@ class KubeRay:
     """
 
     def __init__(self, kubernetes_conn_id: str) -> None:
-        try:
-            from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-            from kubernetes import client
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"KubeRay needs apache-airflow-providers-cncf-kubernetes ({error}); install the extra `kubernetes`"
-            ) from error
+        require("kubernetes", "airflow.providers.cncf.kubernetes", "kubernetes", purpose="KubeRay")
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+        from kubernetes import client
+
         hook = KubernetesHook(conn_id=kubernetes_conn_id)
         self._objects = client.CustomObjectsApi(hook.api_client)
         self._core = client.CoreV1Api(hook.api_client)

@@ -18,6 +18,7 @@ from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.core import processes
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.core.extras import require
 
 START_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
@@ -56,8 +57,10 @@ def start(
     :param num_gpus: GPUs that it hands out; None: the machine's
     :param object_store_bytes: memory of its object store
     :param env: more environment variables of its processes
+    :raises ConfigurationError: Ray is not installed
     :raises ServiceError: it did not start in time; the message has the end of its log
     """
+    require("ray", "ray", purpose="a local Ray cluster")
     kept = _kept(folder)
     if kept is not None and _answers(kept):
         return kept

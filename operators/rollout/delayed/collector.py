@@ -15,13 +15,13 @@ from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec
+from operators.core.spec import ModelSpec, prediction_spec
 from operators.core.spec_release import Judge
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
 from operators.feedback.labels import Labels, QueryLabels
-from operators.feedback.log import AnswerLog, Place, to_us
 from operators.judge.evidence import Losses, Moments, Pairs
+from operators.rollout.delayed.answers import AnswerLog, Place, to_us
 from operators.rollout.delayed.business import Cell, Value, moments
 from operators.rollout.delayed.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
 from operators.rollout.delayed.window import Facts, Late, Numbers, Waiting, longest_wait_s
@@ -211,5 +211,6 @@ def _tally(guard: spec_release.Labels | spec_release.Loss, measure: Measure, fac
 
 
 def _query_labels(spec: ModelSpec, storage: Storage) -> Labels:
-    sql = (INCLUDE / spec.data.query).read_text(encoding="utf-8")
-    return QueryLabels(storage, spec.data, sql, within_s=longest_wait_s(spec.release.judge))
+    data = prediction_spec(spec).data
+    sql = (INCLUDE / data.query).read_text(encoding="utf-8")
+    return QueryLabels(storage, data, sql, within_s=longest_wait_s(spec.release.judge))

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
-from operators.core.spec import ModelSpec, Table
+from operators.core.spec import PredictionSpec, Table
 from operators.validation.links import DataDocsLink, docs_link
 
 REPORT_KEY = "report"
@@ -120,7 +120,7 @@ class SnapshotOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("as_of", "sources")
 
-    def __init__(self, *, spec: ModelSpec, as_of: str = "", sources: str = "{}", **kwargs: Any) -> None:
+    def __init__(self, *, spec: PredictionSpec, as_of: str = "", sources: str = "{}", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
         self.as_of = as_of

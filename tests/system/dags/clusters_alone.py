@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import dag, task
 
-from operators.compute.cluster.operators import CreateKubeRayClusterOperator, StartLocalRayOperator
-from operators.compute.operators import SubmitRayJobOperator
+from operators import CreateKubeRayClusterOperator, StartLocalRayOperator, SubmitRayJobOperator
 
 # Connections that the test makes.
 KUBERNETES, RAY = "kubernetes_alone", "ray_alone"

@@ -7,8 +7,7 @@ from typing import Any
 
 from airflow.sdk import dag, get_current_context, task
 
-from operators.validation.gx.operators import ValidateBatchOperator, ValidateCheckpointOperator
-from operators.validation.operators import ValidateOperator
+from operators import ValidateBatchOperator, ValidateCheckpointOperator, ValidateOperator
 
 ROWS = 100
 

@@ -7,16 +7,18 @@ from typing import Any
 from airflow.sdk import AssetWatcher, chain, dag, task
 from airflow.sdk.definitions.asset import Model
 
-from operators.registry.hook import MlflowHook
-from operators.registry.operators import (
+from operators import (
     CompareVersionsOperator,
     DeleteAliasOperator,
+    MlflowHook,
+    ModelAliasSensor,
+    ModelEventTrigger,
+    ModelVersionSensor,
     RegisterModelOperator,
     SetAliasOperator,
     TagVersionOperator,
+    new_changes,
 )
-from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor
-from operators.registry.triggers import ModelEventTrigger, new_changes
 
 MODEL = "mlflow_alone"
 BY_HAND = Model(

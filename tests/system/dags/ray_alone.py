@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import dag, task
 from pydantic import BaseModel
 
-from operators.compute.operators import SubmitRayJobOperator
+from operators import SubmitRayJobOperator
 
 LINES = 100
 _JOB = """python -u -c '

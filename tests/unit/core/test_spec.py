@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -8,7 +10,7 @@ import yaml
 from operators.core.durations import parse_duration_s
 from operators.core.errors import SpecError
 from operators.core.loader import INCLUDE, load_spec, spec_paths
-from operators.core.spec import ModelSpec
+from operators.core.spec import ModelSpec, PredictionSpec, prediction_spec
 
 SECOND_MODEL = """
 name: on_time
@@ -47,7 +49,7 @@ def message(path: Path) -> str:
 @pytest.mark.parametrize("path", spec_paths(), ids=lambda path: path.stem)
 def test_shipped_specs_are_valid_and_travel_as_json(path: Path) -> None:
     spec = load_spec(path)
-    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert PredictionSpec.from_json(spec.to_json()) == spec
 
 
 def test_second_model_is_one_file(tmp_path: Path) -> None:
@@ -57,6 +59,32 @@ def test_second_model_is_one_file(tmp_path: Path) -> None:
     assert spec.release.steps[0].weight_bp == 1000
     assert spec.release.steps[0].bake_s == 60
     assert spec.training.timeout_s == 3600
+
+
+def test_a_task_that_does_not_work_yet_says_what_does(tmp_path: Path) -> None:
+    path = edited(tmp_path, "task: binary", "task: regression")
+    assert "task: regression models cannot be trained and released yet; what works: binary" in message(path)
+
+
+def test_an_unknown_kind_of_model_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = edited(tmp_path, "\ndata:\n", "\nkind: generation\ndata:\n")
+    assert "flight_delay.yaml:7: kind: 'generation' is not a kind of model; known: prediction" in message(path)
+
+
+def test_a_spec_written_before_there_were_kinds_is_one_of_a_prediction_model() -> None:
+    spec = load_spec(spec_paths()[0])
+    document = json.loads(spec.to_json())
+    del document["kind"], document["task"]
+    assert ModelSpec.from_json(json.dumps(document)) == spec
+
+
+def test_code_for_another_kind_of_model_is_told_so() -> None:
+    class Other(ModelSpec):
+        kind: Literal["other"] = "other"
+
+    release = load_spec(spec_paths()[0]).release
+    with pytest.raises(SpecError, match="is a model of the kind 'other'"):
+        prediction_spec(Other(name="other", owner="us", release=release))
 
 
 def test_unknown_key_names_line_and_suggestion(tmp_path: Path) -> None:
@@ -155,7 +183,7 @@ def test_durations() -> None:
 
 def test_every_key_of_the_shipped_spec_is_known_to_yaml_once() -> None:
     document = yaml.safe_load((INCLUDE / "models" / "flight_delay.yaml").read_text())
-    assert set(document) == set(ModelSpec.model_fields)
+    assert {*document, "kind"} == set(PredictionSpec.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.ledger_schema import Entry
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.spec_release import FAULTS, Drill
 from operators.drills import scene as scene_module
 from operators.drills.copies import Cast, Original, original, require_ours
@@ -46,7 +46,7 @@ GOOD = Observed(
 def test_a_copy_has_a_spec_that_the_agent_takes_and_a_name_of_its_own() -> None:
     found = copy_spec(SPEC)
     assert found.name == "flight_delay_drill"
-    assert ModelSpec.from_json(found.to_json()) == found
+    assert PredictionSpec.from_json(found.to_json()) == found
     assert (found.data, found.serving.replicas) == (SPEC.data, 1)
     assert [step.weight_bp for step in found.release.steps] == [5000]
     assert found.release.judge.guards == ("failures",)
@@ -126,7 +126,7 @@ TAGS = {"taxiway.smoke_key": "smoke/3.json", "taxiway.spec": SPEC.to_json()}
 def test_what_is_copied_is_the_champion() -> None:
     found = original(world(TAGS))
     assert (found.version, found.uri, found.smoke_key) == ("3", "models:/flight_delay/3", "smoke/3.json")
-    assert ModelSpec.from_json(found.spec) == copy_spec(SPEC)
+    assert PredictionSpec.from_json(found.spec) == copy_spec(SPEC)
 
 
 @pytest.mark.parametrize(

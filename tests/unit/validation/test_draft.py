@@ -15,7 +15,7 @@ from operators.validation.draft import Column, Table, _rounded, sketch
 from operators.validation.operators import ValidateOperator
 from operators.validation.policy import Expectation
 from operators.validation.suites import load_suites
-from tests.unit.validation.test_operators import context
+from tests.support.validation import context
 
 
 def failures(source: Path, suite: Path, tmp_path: Path, **parameters: float) -> list[str]:
@@ -24,7 +24,7 @@ def failures(source: Path, suite: Path, tmp_path: Path, **parameters: float) -> 
         task_id="t", source=str(source), suite=str(suite), fail_on="never", run_key="r", storage=f"file://{tmp_path}/store",
         suite_parameters=parameters,
     ).execute(run)  # fmt: skip
-    return [f"{f['column']}: {f['expectation']}" for f in run["ti"].pushed["report"]["failures"]]
+    return [f"{f['column']}: {f['expectation']}" for f in run["ti"].xcoms["report"]["failures"]]
 
 
 def odd(rows: int = 400) -> pd.DataFrame:

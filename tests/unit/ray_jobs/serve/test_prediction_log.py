@@ -13,7 +13,7 @@ import pytest
 
 from operators.core.errors import ServiceError
 from operators.core.predictions import hour_prefix, hours
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.specs import small_spec
@@ -23,7 +23,7 @@ COLUMNS = {"carrier": ["AA", "UA"], "temp": [1.5, None]}
 
 
 @pytest.fixture
-def spec() -> ModelSpec:
+def spec() -> PredictionSpec:
     log = {"flush_every": "1h", "max_rows": 2}
     return small_spec(data={"features": FEATURES}, monitoring={"prediction_log": log})
 
@@ -53,7 +53,7 @@ def kept(storage: Storage) -> pa.Table:
     return pa.concat_tables([pq.read_table(io.BytesIO(storage.get_bytes(key))) for key in keys])
 
 
-def test_a_row_says_who_answered_and_why(spec: ModelSpec, storage: Flaky) -> None:
+def test_a_row_says_who_answered_and_why(spec: PredictionSpec, storage: Flaky) -> None:
     log = PredictionLog(storage, spec, "4")
     headers = {"x-request-id": "r1", "x-taxiway-arm": "canary", "x-taxiway-weight": "500", "x-taxiway-unit": "u1"}
     before = datetime.now(UTC)
@@ -78,7 +78,7 @@ def test_a_row_says_who_answered_and_why(spec: ModelSpec, storage: Flaky) -> Non
     assert (second["row"], second["prediction"], second["feature_temp"]) == (1, 0.75, None)
 
 
-def test_a_shadows_answer_stands_beside_stables(spec: ModelSpec, storage: Flaky) -> None:
+def test_a_shadows_answer_stands_beside_stables(spec: PredictionSpec, storage: Flaky) -> None:
     for version, arm in (("3", "stable"), ("4", "shadow")):
         log = PredictionLog(storage, spec, version)
         log.add(Asked.of({"x-request-id": "r1", "x-taxiway-arm": arm}, "u"), COLUMNS, [0.5, 0.5])
@@ -99,7 +99,7 @@ def test_headers_that_the_edge_did_not_write_are_no_facts(weight: str) -> None:
 
 
 @pytest.mark.parametrize("done_all_the_same", [False, True])
-def test_a_store_that_was_away_loses_no_row(spec: ModelSpec, storage: Flaky, done_all_the_same: bool) -> None:
+def test_a_store_that_was_away_loses_no_row(spec: PredictionSpec, storage: Flaky, done_all_the_same: bool) -> None:
     storage.refusals, storage.done_all_the_same = 1, done_all_the_same
     log = PredictionLog(storage, spec.model_copy(), "4")
     log._closed = True  # no thread: this test flushes by itself
@@ -114,7 +114,7 @@ def test_a_store_that_was_away_loses_no_row(spec: ModelSpec, storage: Flaky, don
     assert log.dropped_rows == 0
 
 
-def test_a_store_that_stays_away_fills_no_memory(spec: ModelSpec, storage: Flaky) -> None:
+def test_a_store_that_stays_away_fills_no_memory(spec: PredictionSpec, storage: Flaky) -> None:
     storage.refusals = 10**9
     log = PredictionLog(storage, spec, "4")
     for number in range(100):

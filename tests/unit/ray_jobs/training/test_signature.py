@@ -13,7 +13,7 @@ from mlflow.models.utils import _enforce_schema
 from mlflow.types import ColSpec, Schema
 
 from operators.core.errors import RejectedError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from ray_jobs.training.signature import input_example, limits_of, signature_of
 from tests.support.specs import small_spec
 
@@ -27,7 +27,7 @@ ROWS: dict[str, list[Any]] = {
 KINDS = {"carrier": "category?", "distance": "number", "month": "integer?", "is_new": "boolean?", "temp": "number?"}
 
 
-def spec_of(features: dict[str, str]) -> ModelSpec:
+def spec_of(features: dict[str, str]) -> PredictionSpec:
     return small_spec(data={"features": features})
 
 

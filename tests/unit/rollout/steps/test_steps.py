@@ -12,7 +12,7 @@ from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
-from operators.core.spec import ModelSpec
+from operators.core.spec import PredictionSpec
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import Watched, canary_step
 from operators.judge.tally import Counters, Row
@@ -42,7 +42,7 @@ RELEASE = {
 }
 
 
-def spec_with(**release: Any) -> ModelSpec:
+def spec_with(**release: Any) -> PredictionSpec:
     return small_spec(release=release)
 
 
@@ -165,7 +165,7 @@ def end(operator: Any, step: TaskDeferred) -> Any:
     return getattr(operator, step.method_name)(context(), event_of(step), **(step.kwargs or {}))
 
 
-def canary(spec: ModelSpec, index: int = 0) -> CanaryStepOperator:
+def canary(spec: PredictionSpec, index: int = 0) -> CanaryStepOperator:
     return CanaryStepOperator(task_id="canary_5_pct", spec=spec, release=RELEASE, index=index)
 
 

@@ -1,0 +1,206 @@
+"""Read what a release left in the prediction log: only its versions' hours, each file once, only the columns that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from operators.core.duck import name_sql
+from operators.core.predictions import ARMS, hours
+from operators.core.storage import Storage
+from operators.feedback.log import log_keys, query_files
+from operators.judge.evidence import Moments
+from operators.rollout.delayed.business import Cell, Value
+from operators.rollout.delayed.pairs import Pair
+from operators.rollout.delayed.window import Facts, Span
+
+# A replica's clock may be off, and a file that was begun in an hour may appear in the next.
+_SLACK = timedelta(minutes=10)
+# How long a store that was away may have kept the last rows from being written.
+_LATEST = timedelta(hours=6)
+# Hashes in place of ids: 8 bytes a row, and two of ten million ids share one with a chance of 1 in 100,000.
+_TABLE = (
+    "CREATE TABLE answers (canary BOOLEAN, arm UTINYINT, at_us BIGINT, request UBIGINT, unit UBIGINT, "
+    "weight_bp SMALLINT, prediction DOUBLE)"
+)
+_STABLE, _CANARY, _FALLBACK, _SHADOW, _HOLDOUT = map(ARMS.index, ("stable", "canary", "fallback", "shadow", "holdout"))
+_FETCHED = 2048
+_NEVER_US = 2**62
+Place = tuple[int, int]
+"""Time in microseconds and hash of a request: where it stands in the order of the answers."""
+
+# Of each request the first answer of either: a row may have been written twice, and callers may use an id again.
+_FIRSTS = "SELECT DISTINCT ON (request) * FROM answers WHERE {} ORDER BY request, at_us"
+_PAIRED = f"""
+    SELECT s.at_us, s.request, s.unit, s.prediction AS stable, c.prediction AS canary
+    FROM ({_FIRSTS.format(f"NOT canary AND arm IN ({_STABLE}, {_HOLDOUT})")}) s
+    JOIN ({_FIRSTS.format(f"canary AND arm = {_SHADOW}")}) c USING (request)"""  # noqa: S608
+_UNITS = f"SELECT DISTINCT ON (unit) * FROM ({_PAIRED}) ORDER BY unit, at_us, request"  # noqa: S608
+_BOTH = f"""
+    SELECT 0 AS span, false AS canary, unit, at_us, request, stable AS prediction FROM ({_PAIRED})
+    UNION ALL SELECT 0, true, unit, at_us, request, canary FROM ({_PAIRED})"""  # noqa: S608
+
+
+def to_us(time_s: float) -> int:
+    """Return a Unix time in whole microseconds."""
+    return round(time_s * 1_000_000)
+
+
+class AnswerLog:
+    """The answers of one release. Of each request the first row counts, so one request is one row here.
+
+    :param facts: versions and times
+    :param db: DuckDB that may read and write the folder
+    :param folder: for files under way
+    """
+
+    def __init__(self, storage: Storage, facts: Facts, db: Any, folder: Path) -> None:
+        self._storage = storage
+        self._facts = facts
+        self._db = db
+        self._folder = folder
+        self._next_hour = datetime.fromtimestamp(facts.begin_s, UTC) - _SLACK
+        self._seen: set[str] = set()
+        self._moments: dict[Cell, Moments] = {}
+        self._moments_of: tuple[Span, ...] | None = None
+        db.execute(_TABLE)
+
+    def refresh(self, now: datetime) -> int:
+        """Read what has been written since the last time.
+
+        :param now: with a time zone
+        :returns: how many files were new
+        """
+        end_s = self._facts.end_s
+        until = now if end_s is None else min(now, datetime.fromtimestamp(end_s, UTC) + _LATEST)
+        listed: set[str] = set()
+        fresh = 0
+        for version in (self._facts.stable, self._facts.canary):
+            keys = [
+                key
+                for hour in hours(self._next_hour, until)
+                for key in log_keys(self._storage, self._facts.model, version, hour)
+            ]
+            new = [key for key in keys if key not in self._seen]
+            if new:
+                self._moments_of = None
+                self._insert(new, version)
+            fresh += len(new)
+            listed.update(keys)
+        self._seen &= listed
+        self._next_hour = max(self._next_hour, until - _SLACK)
+        return fresh
+
+    def _insert(self, keys: Sequence[str], version: str) -> None:
+        arms = ", ".join(f"'{arm}'" for arm in ARMS)
+        batches = query_files(
+            self._storage,
+            keys,
+            self._folder,
+            self._db,
+            f"INSERT INTO answers SELECT ?, list_position([{arms}], arm) - 1, epoch_us(predicted_at), hash(request_id), "  # noqa: S608
+            "hash(coalesce(unit, request_id)), weight_bp, prediction FROM {files} "
+            "WHERE row = 0 AND arm IS NOT NULL AND epoch_us(predicted_at) >= ? AND epoch_us(predicted_at) < ?",
+            [
+                version == self._facts.canary,
+                to_us(self._facts.begin_s),
+                _NEVER_US if self._facts.end_s is None else to_us(self._facts.end_s),
+            ],
+        )
+        for read, _ in batches:
+            self._seen.update(read)
+
+    def moments(self, spans: tuple[Span, ...]) -> dict[Cell, Moments]:
+        """Return the moments of the predictions by period and arm: of each unit the first in that period.
+
+        What stable answered for a canary that had failed is neither's prediction: the guard on failures counts it.
+        """
+        if self._moments_of != spans:
+            placed = f"SELECT {_span_sql(spans)} AS span, * FROM answers WHERE arm <> {_FALLBACK}"  # noqa: S608
+            split = self._moments_sql(placed)
+            self._moments = {(span, canary): found for span, canary, found in split}
+            for index, span in enumerate(spans):
+                if span.kind == "shadow":
+                    self._moments |= {(index, canary): found for _, canary, found in self._moments_sql(_BOTH)}
+            self._moments_of = spans
+        return self._moments
+
+    def _moments_sql(self, rows_sql: str) -> list[tuple[int, bool, Moments]]:
+        rows = self._db.execute(
+            f"WITH placed AS ({rows_sql}), firsts AS ("  # noqa: S608
+            "SELECT span, canary, arg_min(prediction, (at_us, request)) AS prediction "
+            "FROM placed WHERE span IS NOT NULL GROUP BY span, canary, unit) "
+            "SELECT span, canary, count(*), avg(prediction), var_pop(prediction) * count(*) FROM firsts GROUP BY span, canary"
+        ).fetchall()
+        return [(span, canary, Moments(count=count, mean=mean, m2=m2)) for span, canary, count, mean, m2 in rows]
+
+    def pairs(self, after: Place, until_us: int) -> Iterator[Pair]:
+        """Yield the requests that stable and the shadow both answered, with their labels, in the order of the answers.
+
+        :param after: place of the last pair that was taken
+        :param until_us: nothing that was answered later: the other's row may not have been written yet
+        """
+        rows = self._db.execute(
+            f"WITH units AS ({_UNITS}) "  # noqa: S608
+            "SELECT at_us, request, stable, canary, coalesce(u.label, r.label), coalesce(u.arrived_us, r.arrived_us) "
+            "FROM units LEFT JOIN labels u ON u.id = units.unit LEFT JOIN labels r ON r.id = units.request "
+            "WHERE (at_us, request) > (?, ?) AND at_us <= ? ORDER BY at_us, request",
+            [*after, until_us],
+        )
+        yield from map(Pair._make, _streamed(rows))
+
+    def pairs_between(self, after: Place, until_us: int) -> tuple[int, int] | None:
+        """Return when the first and the last pair of `pairs` were answered; None: there is none."""
+        first, last = self._db.execute(
+            f"SELECT min(at_us), max(at_us) FROM ({_UNITS}) WHERE (at_us, request) > (?, ?) AND at_us <= ?",  # noqa: S608
+            [*after, until_us],
+        ).fetchone()
+        return None if first is None else (first, last)
+
+    def values(self, table: str, spans: tuple[Span, ...], after: Place, until_us: int) -> Iterator[Value]:
+        """Yield the first request of each unit in each period, with its business number, in the order of the answers.
+
+        :param table: of `business.Value`s, with ``id``, ``label`` and ``arrived_us``
+        :param after: place of the last one that was taken
+        """
+        rows = self._db.execute(
+            f"WITH placed AS (SELECT {_span_sql(spans)} AS span, canary <> (arm = {_FALLBACK}) AS canary, unit, at_us, request "  # noqa: S608
+            f"FROM answers WHERE arm <> {_SHADOW}), "
+            "units AS (SELECT DISTINCT ON (span, unit) * FROM placed WHERE span IS NOT NULL "
+            "ORDER BY span, unit, at_us, request) "
+            f"SELECT at_us, request, span, canary, label, arrived_us FROM units LEFT JOIN {name_sql(table)} l ON l.id = request "
+            "WHERE (at_us, request) > (?, ?) AND at_us <= ? ORDER BY at_us, request",
+            [*after, until_us],
+        )
+        yield from map(Value._make, _streamed(rows))
+
+
+def _streamed(result: Any) -> Iterator[Sequence[Any]]:
+    while rows := result.fetchmany(_FETCHED):
+        yield from rows
+
+
+def _span_sql(spans: Sequence[Span]) -> str:
+    """Return SQL for the index of the period that an answer belongs to; NULL for none.
+
+    At the edge the new version is the canary, and after the promotion it is stable; that tells the control group apart from a
+    step of the same weight.
+    """
+    usual = f"(canary = (arm = {_CANARY}) AND arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}))"
+    control = f"(arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}) AND NOT {usual})"
+    cases = [
+        f"WHEN {control if span.kind == 'control' else usual} AND {_when_sql(span)} THEN {index}"
+        for index, span in reversed(list(enumerate(spans)))
+        if span.kind != "shadow"
+    ]
+    return f"CASE {' '.join(cases)} END" if cases else "CAST(NULL AS INTEGER)"
+
+
+def _when_sql(span: Span) -> str:
+    told = f"weight_bp = {span.weight_bp}"
+    if span.begin_s is None:
+        return told
+    begin, end = to_us(span.begin_s), _NEVER_US if span.end_s is None else to_us(span.end_s)
+    return f"({told} OR weight_bp IS NULL AND at_us >= {begin} AND at_us < {end})"
