@@ -17,6 +17,7 @@ from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.demo.callers import Traffic
 from operators.demo.seed import damage
+from tests.support.specs import change_yaml
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.system
@@ -221,9 +222,8 @@ def test_person_rolls_back_to_a_version_that_was_retired(system: Any, edge: http
 def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
     path = system.include / "models" / f"{MODEL}.yaml"
     text = path.read_text()
-    asked = text.replace("mode: automatic", "mode: ask, approvers: [anyone]").replace("max_wait: 5m", "max_wait: 4s")
-    assert asked != text
-    path.write_text(asked)
+    asked = {"mode": "ask", "approvers": ["anyone"]}
+    change_yaml(path, {"release.approval": asked, "release.judge.max_wait": "4s"})
     airflow, dag = system.play.airflow, f"/api/v2/dags/{MODEL}.release"
     try:
         until(lambda: "ask_at_5_pct" in json.dumps(airflow._call("GET", f"{dag}/tasks")), "the DAG asks")
@@ -286,8 +286,8 @@ def test_predictions_are_kept(system: Any) -> None:
 
 def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
     path = system.include / "models" / "broken.yaml"
-    text = (system.include / "models" / "flight_delay.yaml").read_text()
-    path.write_text(text.replace("name: flight_delay", "name: broken").replace("bake: 3s", "bake: 3"))
+    known = system.include / "models" / "flight_delay.yaml"
+    change_yaml(known, {"name": "broken", "release.steps.0.bake": 3}, to=path)
     try:
 
         def shown() -> str:
