@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint up down status lock clean
+.PHONY: help demo test lint docs up down status lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -28,7 +28,7 @@ PATIENT := $(wildcard tests/integration/test_validation_*.py tests/integration/t
 
 test: lint ## lint, types, unit, integration and system tests; ARGS="tests/unit -k judge" runs these alone
 	@if [ -n "$(ARGS)" ]; then exec $(PYTEST) $(ARGS); fi; \
-	said=$$(mktemp); $(PYTEST) tests/unit tests/dags tests/contract $(PATIENT) >"$$said" 2>&1 & beside=$$!; \
+	said=$$(mktemp); $(PYTEST) tests/unit tests/dags tests/docs tests/contract $(PATIENT) >"$$said" 2>&1 & beside=$$!; \
 	$(PYTEST) tests/system; system=$$?; wait $$beside; quick=$$?; cat "$$said"; rm -f "$$said"; \
 	$(PYTEST) tests/integration $(PATIENT:%=--ignore=%); alone=$$?; \
 	exit $$((system | quick | alone))
@@ -37,6 +37,11 @@ lint: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+docs: $(STAMP) ## build the documents into build/docs
+	@$(VENV)/bin/python tools/spec_reference.py
+	@$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/docs
+	@echo "build/docs/index.html"
 
 lock: $(STAMP) ## resolve pyproject.toml again: writes requirements.lock and requirements.txt
 	@$(VENV)/bin/python tools/lock.py

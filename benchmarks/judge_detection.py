@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.judging import Array, flagger, log_ownership, z_scores
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Outcome, Period
 from operators.judge.policy import judge
 from operators.judge.statistics import normal, shares

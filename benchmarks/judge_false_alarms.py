@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.judging import Array, difference_to_product, flagger, log_ownership, z_scores
-from operators.core.spec_release import Judge, Series
+from operators.core.spec_judge import Judge, Series
 from operators.judge import series
 from operators.judge.evidence import Point
 from operators.judge.statistics import means, normal

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.judging import Array, log_ownership
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, PairCounts, Pairs
 from operators.judge.policy import judge
 from operators.judge.statistics import blocks, ownership, shares

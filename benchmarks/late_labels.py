@@ -49,7 +49,8 @@ from operators.core.dataset import Window, build, snapshot
 from operators.core.loader import INCLUDE, load_specs
 from operators.core.predictions import hour_prefix
 from operators.core.spec import PredictionSpec
-from operators.core.spec_release import Judge, Shadow
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Shadow
 from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period

@@ -14,7 +14,7 @@ from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import FAULTS
+from operators.core.spec_operations import FAULTS
 from operators.drills.operators import (
     ClaimDrillOperator,
     CleanUpDrillOperator,

@@ -27,7 +27,7 @@ _MOST_ACTORS = 10_000
 
 
 def work(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Do one thing.
+    """Do the part of a drill that needs the cluster: log a faulty model, or kill actors.
 
     :param given: ``do``: `log_faulty` (with ``champion``, an address of MLflow, and ``experiment``), `kill_agent`, or
         `kill_replicas` (with ``app`` and ``for_s``: again and again until the application is gone, or so long)

@@ -13,7 +13,7 @@ class FaultyModel(PythonModel):
 
     # Without type hints: MLflow would read them as the schema of the input.
     def predict(self, context, model_input, params=None) -> Any:  # type: ignore[no-untyped-def]
-        """Raise."""
+        """Fail every request."""
         raise RuntimeError("this version fails every request: it is for a drill")
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger_schema import Entry, Look, json_digest
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import FROZEN, SHADOW, WATCH, alpha_share, judge_parts, policies
 
@@ -41,7 +42,7 @@ class Ended(_Fact):
 
 
 class StepReplay(_Fact):
-    """One step.
+    """What the recorded policy and the replayed one said of one step.
 
     :param looks: how many were recorded
     :param recorded: what its verdict says

@@ -30,7 +30,7 @@ _FOUND = """
 
 
 class Explainer:
-    """Explains requests.
+    """Finds the answers to a request, and what led to each of them.
 
     :param storage: where the prediction log is
     """

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge import policy as judging
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome

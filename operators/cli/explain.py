@@ -15,11 +15,15 @@ _SHOWN_TAGS = ("data_digest", "code_commit", "dag_run", "validation", "validatio
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("explain", help="which version answered a request, and why")
-    parser.add_argument("request_id", help="the answer's header X-Request-Id")
-    parser.add_argument("--model", help="whose request it was (default: any)")
-    parser.add_argument("--at", type=_time, metavar="TIME", help="about when, e.g. 2026-05-01T12:30 (UTC)")
-    parser.add_argument("--hours", type=float, default=24.0, help="how far back is searched (default: 24)")
+    parser = commands.add_parser("explain", help="say which version answered a request, and why")
+    parser.add_argument("request_id", help="value of the header X-Request-Id of the answer")
+    parser.add_argument("--model", help="search the log of this model only (default: every model)")
+    parser.add_argument(
+        "--at", type=_time, metavar="TIME", help="search within an hour of this time, e.g. 2026-05-01T12:30 (UTC)"
+    )
+    parser.add_argument(
+        "--hours", type=float, default=24.0, help="without --at: how many hours back to search (default: 24)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from operators.cli.judge_input import Looks
 from operators.core.errors import ConfigurationError
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Judgement, Outcome
 from operators.judge.policy import judge
 
@@ -26,24 +26,27 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     command = commands.add_parser(
         "judge",
-        help="judge a canary from counts on standard input",
-        description="Reads JSON lines of cumulative counts, one per look, and prints the verdict of each: Successful, Failed, "
-        "Inconclusive or Continue. Look as often as you like. Count units of assignment (callers), each once; count "
-        "requests only if each is assigned by itself. What was gained since the look before belongs to the look's weight. "
-        "Every key but t and weight may be left out; what is not known is never Successful. Pairs on the first line are "
-        "judged as labels; if nothing else is there, and without a policy, only they are. What is gained in a day is a block; "
-        "where each pair speaks for itself, the policy says `labels: {block: none}`.",
+        help="judge a canary from counts on standard input, without any service",
+        description="Reads one JSON line of cumulative counts per look, and prints a verdict for each: Successful, Failed, "
+        "Inconclusive or Continue. More looks do not make an error more likely. Count callers, each once; count requests only "
+        "if each request is assigned by itself. The increase since the previous line counts for the weight of this line. Every "
+        "key but t and weight is optional, but missing evidence is never Successful. Pairs on the first line turn the guard "
+        "`labels` on; without a policy and without other counts it is the only guard. The pairs of one day are a block; the "
+        "policy `labels: {block: none}` counts each pair by itself.",
         epilog=f"example of a line: {_EXAMPLE}",
     )
     command.add_argument(
-        "--policy", type=Path, metavar="FILE", help="YAML or JSON: `judge:` of a spec (default: the spec's defaults)"
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON file with the keys of `release.judge` (default: the defaults of the spec)",
     )
     command.add_argument(
         "--harm-weight",
         type=float,
         default=1.0,
         metavar="SHARE",
-        help="share of the callers that would get it next (default: 1)",
+        help="share of the callers that the canary would get next, from 0 to 1 (default: 1)",
     )
     command.set_defaults(run=run)
 

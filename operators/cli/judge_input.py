@@ -26,7 +26,7 @@ class Looks:
 
     def __init__(self) -> None:
         self.t = -math.inf
-        self.block_s: float | None = None  # pairs that are gained in so long a time are a block
+        self.block_s: float | None = None  # length of a block: pairs that come within it count as one
         self.step_began = 0.0
         self.with_pairs = False  # at any look so far
         self.with_arms = False
@@ -52,7 +52,7 @@ class Looks:
         return self.t > -math.inf
 
     def add(self, line: object) -> None:
-        """Take one look.
+        """Add the counts of one line to what the judge gets.
 
         :param line: the JSON object
         :raises ConfigurationError: it is not a look

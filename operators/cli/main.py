@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Airflow's own options must reach it untouched, --help too.
     if given[:1] == ["airflow"]:
         return _guarded(lambda: _airflow(given[1:]))
-    options = _parser().parse_args(given)
+    options = argument_parser().parse_args(given)
     run: Callable[[argparse.Namespace], int] = options.run
     return _guarded(lambda: run(options))
 
@@ -47,26 +47,35 @@ def _guarded(run: Callable[[], int]) -> int:
         return EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="taxiway", description="Run the whole platform on this machine.")
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; the reference of the commands is made from it, too."""
+    parser = argparse.ArgumentParser(
+        prog="taxiway", description="Run Taxiway on this machine, and ask and steer its models."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = commands.add_parser("up", help="start everything and return once it is ready")
+    up = commands.add_parser("up", help="start the services, and return once they are ready")
     up.add_argument("--quiet", action="store_true", help="print nothing but errors")
     up.set_defaults(run=_up)
-    down = commands.add_parser("down", help="stop everything; data stays")
+    down = commands.add_parser("down", help="stop every service; the data stays")
     down.add_argument("--quiet", action="store_true", help="print nothing but errors")
     down.set_defaults(run=_down)
-    commands.add_parser("status", help="what runs, where, and with how much memory").set_defaults(run=_status)
-    commands.add_parser("env", help='addresses and keys, for `eval "$(taxiway env)"`').set_defaults(run=_env)
-    demo = commands.add_parser("demo", help="a model's whole life, on real data")
-    demo.add_argument("--rate", type=float, default=40.0, help="requests a second (default: 40)")
+    commands.add_parser(
+        "status", help="list the services, their addresses, their memory and how to log in"
+    ).set_defaults(run=_status)
+    commands.add_parser("env", help='print addresses and keys for a shell: eval "$(taxiway env)"').set_defaults(
+        run=_env
+    )
+    demo = commands.add_parser("demo", help="play a model's whole life on real data")
+    demo.add_argument("--rate", type=float, default=40.0, help="requests per second (default: 40)")
     demo.set_defaults(run=_demo)
-    check = commands.add_parser("check", help="say what is wrong with the specs of models")
-    check.add_argument("paths", nargs="*", type=Path, metavar="SPEC", help="default: all of include/models")
+    check = commands.add_parser("check", help="check the specs of models, and say what is wrong")
+    check.add_argument(
+        "paths", nargs="*", type=Path, metavar="SPEC", help="the files to check (default: all in include/models)"
+    )
     check.set_defaults(run=_check)
     for room in (suite, plan, judge, rollback, quarantine, verify, explain):
         room.add_parser(commands)
-    commands.add_parser("airflow", help="run Airflow's own command line against this stack")
+    commands.add_parser("airflow", help="run a command of Airflow's own command line against this stack")
     return parser
 
 

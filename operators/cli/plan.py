@@ -25,32 +25,74 @@ _WIDTH = 140  # without a terminal
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
-    plan = commands.add_parser("plan", help="what a release will take, expose and detect; refuses what cannot work")
+    plan = commands.add_parser(
+        "plan",
+        help="say how long a release will take, how many callers it exposes and what it detects",
+        description="Says for each step how long it will take, how many callers will meet the new version, and the smallest "
+        "regression that it detects. Exits with 2 if the steps are too short to detect a regression as large as the margin.",
+    )
     _add_arguments(plan)
     plan.add_argument(
-        "--effect", type=float, metavar="PCT", help="points more failures that must be found before the promotion"
+        "--effect",
+        type=float,
+        metavar="PCT",
+        help="refuse a plan that does not detect this many more failures, in percentage points, before the promotion",
     )
     plan.set_defaults(run=run_plan)
-    simulate = commands.add_parser("simulate", help="run a release many times, without services, against failures")
+    simulate = commands.add_parser(
+        "simulate",
+        help="simulate many releases of good and bad versions, without services",
+        description="Simulates releases with the judge of production: versions that are as good as stable, and versions that "
+        "crash, fail sometimes, are slow, leak memory or fail for some callers only. Says how often a good version is rolled "
+        "back, how long a bad one lasts and how many callers meet it.",
+    )
     _add_arguments(simulate)
     simulate.add_argument(
-        "--replay", metavar="RELEASE", help="judge a release in the ledger again, look by look, also with this policy"
-    )
-    simulate.add_argument("--scenario", action="append", metavar="NAME[=VALUE]", help="default: all, see the output")
-    simulate.add_argument("--releases", type=int, default=500, metavar="N", help="of each scenario (default: 500)")
-    simulate.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same releases")
-    simulate.add_argument(
-        "--traffic", type=Path, metavar="FILE", help="CSV or Parquet of real requests: t, unit, failed, slow"
+        "--replay",
+        metavar="RELEASE",
+        help="judge a release of the ledger again, look by look, by its own policy and by this one",
     )
     simulate.add_argument(
-        "--burst", type=float, default=0.0, metavar="V", help="variance of the rate over its mean's square"
+        "--scenario",
+        action="append",
+        metavar="NAME[=VALUE]",
+        help="simulate only this scenario; may be repeated (default: all, named in the output)",
     )
-    simulate.add_argument("--daily", type=float, default=0.0, metavar="PCT", help="swing of the rate over a day")
     simulate.add_argument(
-        "--look", type=float, default=1.0, metavar="S", help="between two looks of the judge (default: 1)"
+        "--releases", type=int, default=500, metavar="N", help="releases of each scenario (default: 500)"
     )
     simulate.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="seed of the random numbers; the same seed gives the same releases (default: 1)",
+    )
+    simulate.add_argument(
+        "--traffic",
+        type=Path,
+        metavar="FILE",
+        help="recorded requests to replay, CSV or Parquet with the columns t, unit, failed, slow",
+    )
+    simulate.add_argument(
+        "--burst",
+        type=float,
+        default=0.0,
+        metavar="V",
+        help="variance of the rate, divided by the square of its mean (default: 0)",
+    )
+    simulate.add_argument(
+        "--daily",
+        type=float,
+        default=0.0,
+        metavar="PCT",
+        help="how far the rate rises and falls over a day, in percent (default: 0)",
+    )
+    simulate.add_argument(
+        "--look", type=float, default=1.0, metavar="S", help="seconds between two looks of the judge (default: 1)"
+    )
+    simulate.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes to use (default: one per core)"
     )
     simulate.set_defaults(run=run_simulate)
 
@@ -58,12 +100,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
     parser.add_argument(
-        "--judge", action="append", default=[], metavar="KEY=VALUE", help="another policy, e.g. alpha=0.001"
+        "--judge",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the judge of the spec, e.g. alpha=0.001 or failures.margin_pct=2; may be repeated",
     )
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """Plan a release.
+    """Print the plan of a release.
 
     :raises ConfigurationError: the spec or an option is wrong
     """

@@ -8,19 +8,19 @@ from uuid import uuid4
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("quarantine", help="versions that were rejected, and are not released again")
+    parser = commands.add_parser("quarantine", help="list, add or remove versions that must not be released")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="what is in quarantine")
-    listed.add_argument("model", nargs="?", help="default: every model")
+    listed = actions.add_parser("list", help="list the versions in quarantine")
+    listed.add_argument("model", nargs="?", help="name of the model (default: every model)")
     listed.set_defaults(run=run_list)
     for name, run, said in (
-        ("lift", run_lift, "let a version be released again, and others with the same model"),
-        ("put", run_put, "keep a version from being released"),
+        ("lift", run_lift, "take a version out of quarantine, and others with the same model file"),
+        ("put", run_put, "put a version into quarantine, so that no release takes it"),
     ):
         one = actions.add_parser(name, help=said)
-        one.add_argument("model")
-        one.add_argument("version")
-        one.add_argument("--reason", required=True, help="kept in the ledger with your name")
+        one.add_argument("model", help="name of the model")
+        one.add_argument("version", help="number of the version in MLflow")
+        one.add_argument("--reason", required=True, help="why; the ledger keeps it with your name")
         one.set_defaults(run=run)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from operators.core.errors import ConfigurationError
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 
 if TYPE_CHECKING:
     from operators.core.ledger import Entry, Ledger

@@ -7,12 +7,14 @@ import argparse
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("rollback", help="send a model's traffic back to an earlier version, now")
-    parser.add_argument("model")
+    parser = commands.add_parser("rollback", help="send the traffic of a model back to an earlier version, now")
+    parser.add_argument("model", help="name of the model")
     parser.add_argument(
-        "--to", metavar="VERSION", help="default: take a canary out; without one, the version before the last promotion"
+        "--to",
+        metavar="VERSION",
+        help="version that gets all traffic (default: stable if a canary has traffic, else the version before it)",
     )
-    parser.add_argument("--reason", required=True, help="kept in the ledger with your name")
+    parser.add_argument("--reason", required=True, help="why; the ledger keeps it with your name")
     parser.set_defaults(run=run)
 
 

@@ -18,19 +18,23 @@ from operators.validation.sources import local_files
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    suite = commands.add_parser("suite", help="suites of expectations")
+    suite = commands.add_parser("suite", help="work with suites of expectations")
     actions = suite.add_subparsers(dest="action", required=True, metavar="ACTION")
-    draft = actions.add_parser("draft", help="draft a suite from data that was good")
-    draft.add_argument("source", help="Parquet or CSV: a file, a folder or a pattern, here or in s3://")
-    draft.add_argument("-o", "--output", type=Path, help="file to write (default: print it)")
-    draft.add_argument("--name", help="of the suite (default: the source's name)")
-    draft.add_argument("--time-column", help="the column that says when a row happened")
-    draft.add_argument("--start", type=datetime.fromisoformat, help="rows from this time on are the reference")
-    draft.add_argument("--end", type=datetime.fromisoformat, help="rows before this time are the reference")
+    draft = actions.add_parser("draft", help="draft a suite from data that is known to be good")
+    draft.add_argument("source", help="the data, Parquet or CSV: a file, a folder or a pattern, local or s3://")
+    draft.add_argument("-o", "--output", type=Path, help="write the suite to this file (default: print it)")
+    draft.add_argument("--name", help="name of the suite (default: the name of the source)")
+    draft.add_argument("--time-column", help="column with the time of a row; --start and --end need it")
+    draft.add_argument("--start", type=datetime.fromisoformat, help="use only rows from this time on, e.g. 2026-05-01")
+    draft.add_argument("--end", type=datetime.fromisoformat, help="use only rows before this time")
     draft.add_argument(
-        "--margin", type=float, default=10.0, metavar="PCT", help="room around what was seen (default: 10)"
+        "--margin",
+        type=float,
+        default=10.0,
+        metavar="PCT",
+        help="how far new data may go beyond the observed range, in percent of it (default: 10)",
     )
-    draft.add_argument("--force", action="store_true", help="write over a file that exists")
+    draft.add_argument("--force", action="store_true", help="overwrite an existing file")
     draft.set_defaults(run=run)
 
 

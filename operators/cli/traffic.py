@@ -28,28 +28,49 @@ _ENOUGH = 200  # requests before a share of them is believed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says which model and which traffic."""
     parser.add_argument("model", help="name of a model in include/models, or path of a spec")
-    parser.add_argument("--rate", type=float, metavar="R", help="requests a second (default: measured, else 20)")
     parser.add_argument(
-        "--error-rate", type=float, metavar="PCT", help="%% of stable's that fail (default: measured, else 0.5)"
+        "--rate", type=float, metavar="R", help="requests per second (default: measured at the edge, else 20)"
     )
     parser.add_argument(
-        "--slow-rate", type=float, metavar="PCT", help="%% of stable's that are slow (default: measured, else 1)"
-    )
-    parser.add_argument("--units", type=int, metavar="N", help="distinct callers (default: each request is one)")
-    parser.add_argument(
-        "--skew", type=float, metavar="S", help="exponent of Zipf's law of the callers' requests (default: 1)"
-    )
-    parser.add_argument(
-        "--like", type=Path, metavar="FILE", help="the ledger's record of a verdict: traffic as there was then"
+        "--error-rate",
+        type=float,
+        metavar="PCT",
+        help="percent of stable's answers that fail (default: measured at the edge, else 0.5)",
     )
     parser.add_argument(
-        "--label-share", type=float, metavar="PCT", help="%% of the requests that get a label (default: none)"
+        "--slow-rate",
+        type=float,
+        metavar="PCT",
+        help="percent of stable's answers that are slow (default: measured at the edge, else 1)",
     )
     parser.add_argument(
-        "--label-delay", type=float, default=60.0, metavar="S", help="until the label comes (default: 60)"
+        "--units", type=int, metavar="N", help="number of callers (default: each request is a caller of its own)"
     )
     parser.add_argument(
-        "--disagree", type=float, default=6.0, metavar="PCT", help="%% of pairs with one wrong answer (default: 6)"
+        "--skew",
+        type=float,
+        metavar="S",
+        help="how unevenly callers send: exponent of Zipf's law, 0 for evenly (default: 1)",
+    )
+    parser.add_argument(
+        "--like", type=Path, metavar="FILE", help="take the traffic from this record of a verdict, a JSON file"
+    )
+    parser.add_argument(
+        "--label-share", type=float, metavar="PCT", help="percent of the requests that get a label (default: no labels)"
+    )
+    parser.add_argument(
+        "--label-delay",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds from the answer to its label (default: 60)",
+    )
+    parser.add_argument(
+        "--disagree",
+        type=float,
+        default=6.0,
+        metavar="PCT",
+        help="percent of the pairs in which just one answer is wrong (default: 6)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -7,8 +7,10 @@ import argparse
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("verify", help="check the ledger's chain, and make each verdict again from its record")
-    parser.add_argument("model", nargs="?", help="default: every model")
+    parser = commands.add_parser(
+        "verify", help="check that no row of the ledger was changed, and judge each verdict again from its record"
+    )
+    parser.add_argument("model", nargs="?", help="name of the model (default: every model)")
     parser.set_defaults(run=run)
 
 

@@ -88,7 +88,7 @@ class RayJobs:
         return _job(self._call("GET", f"/api/jobs/{submission_id}"))
 
     def stop(self, submission_id: str) -> None:
-        """Ask Ray to stop a job; one that it does not know is as good as stopped."""
+        """Ask Ray to stop a job. A job that Ray does not know counts as stopped."""
         response = self._call("POST", f"/api/jobs/{submission_id}/stop")
         if response.status_code != 404:
             answer(response, _SERVICE)

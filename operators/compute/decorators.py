@@ -17,19 +17,22 @@ from operators.core.errors import ConfigurationError
 
 
 class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
-    """Run a Python function as a Ray job.
+    """Run a Python function as a Ray job; the operator behind ``@task.ray``.
 
-    The function and its arguments are pickled by Ray's cloudpickle, its closure and its own module's other functions
-    included, and travel as one of Ray's packages; the cluster needs nothing of Taxiway. In the function ``ray.init()`` finds
-    the cluster. What it returns is pickled, too: up to 32 KB through the job's log, more through ``storage``.
+    The function, its arguments, its closure and the other functions of its module are pickled by Ray's cloudpickle
+    and uploaded as a package, so the cluster needs nothing of Taxiway. In the function, ``ray.init()`` connects to
+    the cluster. The return value is pickled, too: up to 32 KB travel through the job's log, more through ``storage``.
 
     :param python_callable: the function
-    :param op_args: its positional arguments (templated)
-    :param op_kwargs: its keyword arguments (templated). Names of Airflow's context, ``ds`` for example, are filled in
-    :param storage: where large return values go, ``s3://bucket/prefix`` or ``file:///shared/path``; default:
-        ``TAXIWAY_STORAGE_URL``. Worker and cluster both need to reach it (templated)
-    :param gpus: GPUs of the function's process
-    :param kwargs: whatever `SubmitRayJobOperator` takes, but for ``entrypoint`` and ``result_type``
+    :param op_args: positional arguments of the function (templated)
+    :param op_kwargs: keyword arguments of the function. Parameters that are named as in Airflow's context, e.g.
+        ``ds``, are filled in (templated)
+    :param storage: where large return values are kept: ``s3://bucket/prefix`` or ``file:///shared/path``. Worker and
+        cluster must both reach it. Default: ``TAXIWAY_STORAGE_URL`` (templated)
+    :param gpus: GPUs that the function's process reserves
+    :param kwargs: arguments of `SubmitRayJobOperator`, except ``entrypoint`` and ``result_type``
+    :returns: what the function returned
+    :raises ConfigurationError: ``entrypoint`` or ``result_type`` is given
     """
 
     custom_operator_name = "@task.ray"
@@ -78,7 +81,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
 
     @property
     def reports_result(self) -> bool:
-        """Every function returns something."""
+        """Return True: the return value of the function is the result, None included."""
         return True
 
     def job_result(self, job_id: str, ending: Ending) -> Any:
@@ -97,10 +100,11 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
 
 
 def ray_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
-    """Turn a function into a task that runs on Ray; used as ``@task.ray`` or ``@task.ray(gpus=1, …)``.
+    """Turn a function into a task that runs on Ray: ``@task.ray``, or with arguments ``@task.ray(gpus=1, …)``.
 
     :param python_callable: the function to decorate
-    :param kwargs: see `RayDecoratedOperator`
+    :param kwargs: ``op_args``, ``op_kwargs``, ``storage``, ``gpus``, and the arguments of `SubmitRayJobOperator`
+        except ``entrypoint`` and ``result_type``
     """
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=RayDecoratedOperator, **kwargs

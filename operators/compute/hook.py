@@ -19,12 +19,13 @@ DEFAULT_CONN_ID = "ray_default"
 class RayHook(BaseHook):
     """Reach a Ray cluster by an Airflow connection of type ``ray``.
 
-    Host and port are the dashboard's; the password is the cluster's token (Ray's ``RAY_AUTH_TOKEN``). Extra fields: ``tls``,
-    ``verify``, ``ca_path``, ``token_path``, ``dashboard_url``.
+    Host and port of the connection are the dashboard's; the password is the cluster's token (Ray's
+    ``RAY_AUTH_TOKEN``). Extra fields: ``tls``, ``verify``, ``ca_path``, ``token_path``, ``dashboard_url``.
 
-    :param ray_conn_id: the connection; None: the cluster of ``TAXIWAY_RAY_URL``, with the token of ``RAY_AUTH_TOKEN`` or
-        ``RAY_AUTH_TOKEN_PATH``
-    :param address: another dashboard's address, for a cluster that the DAG has made; token and TLS are still the connection's
+    :param ray_conn_id: id of the connection. None uses the cluster of ``TAXIWAY_RAY_URL`` with the token of
+        ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``
+    :param address: address of another dashboard, for a cluster that the DAG creates; token and TLS are still the
+        connection's
     :param token_path: file with the token, in place of the connection's
     """
 

@@ -18,7 +18,7 @@ from operators.core.errors import ServiceError, ServiceRefusedError
 
 # Ray's dashboard serves at most 100 requests of its state API at once, and a followed log is one of them.
 FOLLOWED_AT_ONCE = 32
-_IDLE_S = 60.0  # a followed log that says nothing for so long is opened anew: its connection may be dead
+_IDLE_S = 60.0  # a log without a new line for this time is opened again: its connection may be dead
 _TURN_S = 30.0  # how long a job's log is followed while others wait for their turn
 _MOST_CAUGHT_UP_BYTES = 32 * 1024 * 1024  # read at the end of a job to complete the copy
 _LAST_LINES = 200
@@ -53,7 +53,7 @@ class Ending(BaseModel):
 
 
 class Watch:
-    """One job's wait.
+    """Follows one job: its status, its log, its deadline.
 
     :param deadline: Unix time in seconds after which the job is stopped, or None
     :param poll_s: seconds between two looks at the job, but for the first seconds

@@ -16,15 +16,17 @@ from operators.core.spec import ModelSpec
 
 
 class RayModuleOperator(SubmitRayJobOperator):
-    """Run ``python -m <module> <key>`` on the Ray cluster and return the JSON that it writes.
+    """Run ``python -m <module> <key>`` on the Ray cluster, and return the JSON that it writes.
 
-    The job reads ``<key>/input.json`` and writes ``<key>/result.json`` below the storage root, so that nothing of size
-    travels through Airflow.
+    The job reads ``<key>/input.json`` and writes ``<key>/result.json`` below the storage root, so that no large data
+    passes through Airflow.
 
     :param module: Python module below ``ray_jobs``
-    :param spec: the model's spec, which the job gets too
-    :param payload: what else the job reads from ``input.json`` (templated)
-    :param timeout: how long the job may run; it is stopped then
+    :param spec: spec of the model; the job gets it, too
+    :param payload: what else the job reads from ``input.json``, as JSON types (templated)
+    :param timeout: longest run time of the job; then it is stopped
+    :param kwargs: arguments of `SubmitRayJobOperator`
+    :returns: the content of ``result.json``
     """
 
     template_fields: Sequence[str] = ("payload",)

@@ -38,39 +38,39 @@ _MOST_EPOCHS = 1000
 
 
 class SubmitRayJobOperator(BaseOperator):
-    """Run a command on a Ray cluster and return what it reports.
+    """Run a command as a job on a Ray cluster, and return what it reports.
 
-    The job's id is a function of the task and an epoch that is kept in the task's state before the job is submitted. So
-    whatever is killed, the next try finds the running job instead of starting a second one; a job that failed gets a new
-    epoch. Clearing or failing the task by hand stops the job, also while the task is deferred; a restart of the triggerer
-    does not.
+    A job is submitted once, whatever is killed: its id follows from the task and is saved before the job is
+    submitted, so the next try finds the running job. A job that failed gets a new id. Clearing the task or marking it
+    failed stops the job, also while the task is deferred; a restart of the triggerer does not.
 
-    The job reports its result, and its progress, in its log; see `operators.compute.reports`.
+    The job reports its result and its progress in its log; see `operators.compute.reports`.
 
     :param entrypoint: the shell command (templated)
-    :param ray_conn_id: Airflow connection of type ``ray``; None: the cluster of ``TAXIWAY_RAY_URL``
-    :param address: the dashboard's address in place of the connection's, for a cluster that the DAG makes (templated)
-    :param token_path: file with that cluster's token (templated)
-    :param runtime_env: Ray's runtime environment; local folders in it are packed and uploaded (templated)
-    :param working_dir: folder, or URI of a package, that the command starts in (templated)
-    :param env: environment variables of the job (templated). What they hold can be read in Ray's dashboard
-    :param metadata: shown in Ray's dashboard, beside ``dag_id``, ``run_id`` and ``task_id`` (templated)
-    :param entrypoint_num_cpus: CPUs that the command's own process reserves
-    :param entrypoint_num_gpus: GPUs that it reserves
-    :param entrypoint_memory_bytes: memory that it reserves
-    :param entrypoint_resources: custom resources that it reserves
-    :param gpus: GPUs that the job uses in all, its workers' included: the task takes as many slots, rounded up, of the pool
-        ``ray_gpu``, also while it is deferred, unless ``pool`` says otherwise
-    :param timeout: how long the job may run, from its submission, over all tries that reattach; it is stopped then. The
-        shorter of this and ``execution_timeout`` counts
-    :param result_type: pydantic model that the reported result must fit. The task returns it as plain JSON types
-    :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
-    :param poll_s: seconds between two looks at the job, but for the first seconds
-    :param unreachable_s: how long the cluster may be away before the try fails
-    :param stream_logs: copy the job's log into the task's while it runs; otherwise at its end
-    :returns: the result, or ``{"submission_id": …}`` if the job reports none
-    :raises RayJobError: the job did not end well; the class says why. `JOB_RETRIES`, the default ``retry_policy``, retries what
-        can help and fails at once what cannot
+    :param ray_conn_id: Airflow connection of type ``ray``. None uses the cluster of ``TAXIWAY_RAY_URL``
+    :param address: address of the dashboard, in place of the connection's; for a cluster that the DAG creates
+        (templated)
+    :param token_path: file with the token of that cluster (templated)
+    :param runtime_env: Ray's runtime environment. Local folders in it are packed and uploaded (templated)
+    :param working_dir: folder, or URI of a package, in which the command starts (templated)
+    :param env: environment variables of the job. Anybody who can open Ray's dashboard can read them (templated)
+    :param metadata: texts that Ray's dashboard shows beside ``dag_id``, ``run_id`` and ``task_id`` (templated)
+    :param entrypoint_num_cpus: CPU cores that the command's own process reserves
+    :param entrypoint_num_gpus: GPUs that the command's own process reserves
+    :param entrypoint_memory_bytes: memory that the command's own process reserves
+    :param entrypoint_resources: Ray's custom resources that the command's own process reserves
+    :param gpus: GPUs that the whole job uses, workers included. The task takes as many slots of the pool ``ray_gpu``,
+        rounded up, also while it is deferred. ``pool`` overrides it
+    :param timeout: longest run time of the job, counted from its submission over all tries; then the job is stopped.
+        If ``execution_timeout`` is shorter, it applies
+    :param result_type: pydantic model that the reported result must match. The task returns it as plain JSON types
+    :param deferrable: wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``
+    :param poll_s: seconds between two checks of the job; the first checks come faster
+    :param unreachable_s: seconds for which the cluster may be unreachable before the try fails
+    :param stream_logs: copy the job's log into the task's log while the job runs. False copies it at the end
+    :returns: the reported result, or ``{"submission_id": …}`` if the job reports none
+    :raises RayJobError: the job did not succeed; the subclass says why. The default ``retry_policy`` is
+        `JOB_RETRIES`: it retries where another try can help, and fails the task at once where it cannot
     """
 
     template_fields: Sequence[str] = (
@@ -131,7 +131,7 @@ class SubmitRayJobOperator(BaseOperator):
         self._running: str | None = None
 
     def execute(self, context: Any) -> Any:
-        """Submit the job, or find it, and wait for it."""
+        """Submit the job, or find the one that an earlier try submitted, and wait for it."""
         return self._start(context)
 
     def _start(self, context: Any) -> Any:
@@ -167,7 +167,7 @@ class SubmitRayJobOperator(BaseOperator):
         return self._finish(context, job_id, Ending.model_validate(event), cleared=cleared)
 
     def on_kill(self) -> None:
-        """Stop the job."""
+        """Stop the job that this try waits for."""
         if self._running:
             self.log.info("stopping Ray job %s", self._running)
             self._jobs.stop(self._running)

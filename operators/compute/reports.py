@@ -16,7 +16,7 @@ MAX_RESULT_BYTES = 48 * 1024  # it travels through Airflow's database
 
 
 class Report(BaseModel):
-    """One marked line."""
+    """One marked line of a job's log: progress, or the result."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

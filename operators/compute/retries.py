@@ -21,4 +21,7 @@ JOB_RETRIES = ExceptionRetryPolicy(
         ),
     ]
 )
-"""For ``retry_policy=``. Retries are still limited by the task's ``retries``; what no rule names follows those alone."""
+"""The default ``retry_policy`` of Ray jobs: it retries where another try can help, and fails the task at once where it cannot.
+
+The task's ``retries`` is still the limit, and alone decides about errors that the policy does not name.
+"""

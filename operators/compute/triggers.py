@@ -21,18 +21,19 @@ _SAVE_EVERY_S = 3.0
 
 
 class RayJobTrigger(BaseTrigger):
-    """Copy a Ray job's log into the task's log until the job is over, and fire how it ended, as an `Ending`.
+    """Wait for a Ray job, copy its log into the task's log, and fire how the job ended.
 
-    A triggerer that restarts goes on in the log where it was. It never stops the job; a person who ends the task does.
+    After a restart of the triggerer the copy goes on where it stopped. The restart does not stop the job; a person
+    who ends the task does.
 
-    :param ray_conn_id: see `RayHook`; nothing secret is kept in the trigger
-    :param address: see `RayHook`
-    :param token_path: see `RayHook`
-    :param submission_id: the job
-    :param deadline: Unix time in seconds after which the job is stopped, or None
-    :param poll_s: seconds between two looks at the job, but for the first seconds
-    :param unreachable_s: how long the cluster may be away before the wait is given up
-    :param stream_logs: whether the log is copied while the job runs; otherwise at its end
+    :param submission_id: id of the job
+    :param ray_conn_id: Airflow connection of type ``ray``, as in `RayHook`. The trigger keeps no secret
+    :param address: address of the dashboard in place of the connection's, as in `RayHook`
+    :param token_path: file with the token, as in `RayHook`
+    :param deadline: Unix time in seconds at which the job is stopped. None: never
+    :param poll_s: seconds between two checks of the job; the first checks come faster
+    :param unreachable_s: seconds for which the cluster may be unreachable before the wait ends
+    :param stream_logs: copy the log while the job runs. False copies it at the end
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class RayJobTrigger(BaseTrigger):
         return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait."""
+        """Follow the job until it is over, then fire its `Ending` as JSON types."""
         # A triggerer that starts has all its waits at once.
         await asyncio.sleep(random.random() * min(self.poll_s, 1.0))  # noqa: S311 - no secret depends on it
         try:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from operators.core.duck import content, name_sql, open_duckdb, sha256_json, text_sql
 from operators.core.errors import ConfigurationError, RejectedError
-from operators.core.spec import Table as TableSource
+from operators.core.spec_training import Table as TableSource
 from operators.core.storage import Storage
 
 _FOOTER_BYTES = 64 * 1024

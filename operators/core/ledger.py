@@ -194,7 +194,7 @@ class Ledger:
 
         :param evidence: what JSON can hold
         :param n: number of the look in its step; None: the next
-        :return: the number
+        :returns: the number
         """
         taken = sa.select(sa.func.coalesce(sa.func.max(LOOKS.c.n), 0) + 1).where(
             LOOKS.c.release_id == release_id, LOOKS.c.step == step

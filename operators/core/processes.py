@@ -138,7 +138,7 @@ def signal_all(pids: Iterable[int], number: int) -> None:
 def end_all(find: Callable[[], set[int]], *, grace_s: float) -> set[int]:
     """End what ``find`` returns, asked anew until it returns nothing: SIGTERM once, then SIGKILL.
 
-    :return: those that even SIGKILL did not end in time
+    :returns: those that even SIGKILL did not end in time
     """
     signal_all(find(), signal.SIGTERM)
     started = time.monotonic()

@@ -5,125 +5,64 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from operators.core.durations import DurationS
 from operators.core.errors import SpecError
 from operators.core.spec_release import Release
-from operators.core.tasks import TASKS, Metric, Output, TaskName
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-FeatureKind = Literal["category", "number", "integer", "boolean", "category?", "number?", "integer?", "boolean?"]
-"""A trailing ? allows null: the value may be unknown when the prediction is asked for."""
-Parameter = bool | int | float | str
+from operators.core.spec_training import Data, FeatureKind, Gate, Name, Training, Validation
+from operators.core.tasks import TASKS, Output, TaskName
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Table(_Part):
-    """One raw table: a Parquet file or folder, and the column that says when a row was observed."""
-
-    source: str = Field(min_length=1, description="below the storage root, or an s3:// or file:// address")
-    time_column: str
-
-
-class Data(_Part):
-    """What the model learns from."""
-
-    tables: dict[Name, Table] = Field(min_length=1)
-    query: str = Field(description="SQL that makes the dataset from the tables; relative to include/")
-    window_s: DurationS = Field(alias="window", description="history that one training run sees")
-    holdout_s: DurationS = Field(alias="holdout", description="the last part of the window, kept for the gate")
-    id: str = Field(description="column that names a row, and joins predictions to labels")
-    time: str = Field(description="column with the time of the event")
-    label: str
-    features: dict[str, FeatureKind] = Field(min_length=1, description="what a caller sends, in this order")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Data:
-        if self.holdout_s >= self.window_s:
-            raise ValueError("holdout must be shorter than window")
-        clash = {self.id, self.time, self.label} & set(self.features)
-        if clash:
-            raise ValueError(f"features must not contain the id, time or label column: {', '.join(sorted(clash))}")
-        return self
-
-
-class Validation(_Part):
-    """Which expectations the data must meet."""
-
-    suite: str = Field(description="Great Expectations suites, one per table; relative to include/")
-
-
-class Scaling(_Part):
-    """What Ray Train reserves."""
-
-    workers: int = Field(1, ge=1, le=1024)
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
-
-
-class Training(_Part):
-    """The code that trains, and what it runs on."""
-
-    entrypoint: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
-    parameters: dict[str, Parameter] = Field(default_factory=dict)
-    scaling: Scaling = Scaling()
-    timeout_s: DurationS = Field(3600.0, alias="timeout")
-    max_failures: int = Field(3, ge=0, le=100, description="how often workers are started again after one died")
-    checkpoint_every_s: DurationS = Field(
-        30.0, alias="checkpoint_every", description="what a worker that dies loses at most, beside one step"
-    )
-
-
-class Bounds(_Part):
-    """Absolute limits of one metric."""
-
-    min: float | None = Field(None)
-    max: float | None = Field(None)
-
-
-class Gate(_Part):
-    """What a candidate must show before it may meet traffic."""
-
-    metric: Metric
-    margin: float = Field(0.0, ge=0, description="how much worse than the champion is still accepted")
-    require: dict[Metric, Bounds] = Field(default_factory=dict)
-    min_rows: int = Field(100, ge=1, description="labelled rows in the holdout")
-
-
 class Serving(_Part):
     """What one version reserves on Ray Serve."""
 
-    replicas: int = Field(1, ge=1)
-    cpus_per_replica: float = Field(0.5, ge=0)
-    gpus_per_replica: float = Field(0, ge=0)
-    max_rows_per_request: int = Field(10_000, ge=1)
+    replicas: int = Field(1, ge=1, description="Number of replicas of each version.")
+    cpus_per_replica: float = Field(0.5, ge=0, description="CPU cores that each replica reserves.")
+    gpus_per_replica: float = Field(0, ge=0, description="GPUs that each replica reserves.")
+    max_rows_per_request: int = Field(
+        10_000, ge=1, description="A request with more rows than this is refused with status 400."
+    )
 
 
 class PredictionLog(_Part):
     """How often a replica writes its predictions to object storage."""
 
-    flush_every_s: DurationS = Field(30.0, alias="flush_every")
-    max_rows: int = Field(5000, ge=1, description="rows after which it writes without waiting")
+    flush_every_s: DurationS = Field(
+        30.0, alias="flush_every", description="Longest time that a prediction stays in the replica's memory alone."
+    )
+    max_rows: int = Field(
+        5000, ge=1, description="Rows in memory at which the replica writes without waiting for `flush_every`."
+    )
 
 
 class Monitoring(_Part):
     """What is kept of the traffic."""
 
-    prediction_log: PredictionLog = PredictionLog()
+    prediction_log: PredictionLog = Field(
+        PredictionLog(), description="When each replica writes what it was asked and what it answered."
+    )
 
 
 class Retraining(_Part):
     """When training runs by itself."""
 
-    schedule: str | None = Field(None, pattern=r"^(@\w+|\S+( \S+){4})$", description="cron of five fields")
-    start: date = date(2020, 1, 1)
-    end: date | None = None
+    schedule: str | None = Field(
+        None,
+        pattern=r"^(@\w+|\S+( \S+){4})$",
+        description="Cron expression of five fields, or e.g. `@weekly`, in UTC. Leave it out to train by hand only.",
+    )
+    start: date = Field(date(2020, 1, 1), description="The schedule makes no run before this date.")
+    end: date | None = Field(
+        None,
+        description="The schedule makes no run after this date. A run reads no data after it, unless its form says as of when.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Retraining:
@@ -139,13 +78,18 @@ class ModelSpec(_Part):
     """
 
     kind: str = Field(description="What kind of model it is; it decides which other keys there are.")
-    name: Name
-    description: str = ""
-    owner: str = Field(min_length=1, description="team that answers for the model")
-    serving: Serving = Serving()
-    release: Release
-    monitoring: Monitoring = Monitoring()
-    retraining: Retraining = Retraining()
+    name: Name = Field(
+        description="Name of the model, the same as the file's: `a-z`, digits and `_`. It names the DAGs, the registered model "
+        "and the address that callers use."
+    )
+    description: str = Field("", description="What the model predicts, in one sentence. Airflow shows it.")
+    owner: str = Field(
+        min_length=1, description="Team that is responsible for the model. Airflow shows it as the owner."
+    )
+    serving: Serving = Field(Serving(), description="The replicas of each version.")
+    release: Release = Field(description="How a new version gets the traffic, and when it is rolled back.")
+    monitoring: Monitoring = Field(Monitoring(), description="What is kept of the traffic.")
+    retraining: Retraining = Field(Retraining(), description="When the model is trained without being asked.")
 
     @property
     def files(self) -> Mapping[tuple[str, ...], str]:
@@ -180,12 +124,13 @@ class PredictionSpec(ModelSpec):
         "prediction", description="What kind of model it is; it decides which other keys there are."
     )
     task: TaskName = Field(
-        "binary", description="What the model predicts. It decides the outputs, the metrics and the checks."
+        "binary",
+        description="What the model predicts; it decides the outputs, the metrics and the checks. So far only `binary` works.",
     )
-    data: Data
-    validation: Validation
-    training: Training
-    gate: Gate
+    data: Data = Field(description="The tables, the SQL and the features that the model learns from.")
+    validation: Validation = Field(description="The checks that the data must pass before training.")
+    training: Training = Field(description="The function that trains, its parameters and its resources.")
+    gate: Gate = Field(description="What a candidate must show on the holdout before it is registered and released.")
 
     @field_validator("task")
     @classmethod

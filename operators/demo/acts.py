@@ -118,7 +118,7 @@ class Play:
 
         :param conf: start a run with these parameters
         :param since: find a run that has begun to exist since
-        :return: the run's state, its tasks' states, its id
+        :returns: the run's state, its tasks' states, its id
         """
         run_id = self.airflow.trigger(dag_id, conf) if conf is not None else self._started(dag_id, since)
 

@@ -86,7 +86,7 @@ class Airflow:
         """Wait for the end of a run.
 
         :param on_change: called with task and state at each change
-        :return: the run's state, and each task's
+        :returns: the run's state, and each task's
         :raises ServiceError: it did not end in time
         """
         before: TaskStates = {}

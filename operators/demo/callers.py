@@ -25,7 +25,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)  # the first few, in words
 
     def copy(self) -> Tally:
-        """Return a snapshot."""
+        """Return the counts of this moment, which later answers do not change."""
         return Tally(self.sent, self.failed, Counter(self.answered), self.fallbacks, list(self.failures))
 
     def since(self, earlier: Tally) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Traffic:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread that sends."""
         self._thread.start()
 
     def stop(self) -> Tally:
@@ -66,7 +66,7 @@ class Traffic:
         return self.tally()
 
     def tally(self) -> Tally:
-        """Return a snapshot."""
+        """Return the counts so far."""
         with self._lock:
             return self._tally.copy()
 

@@ -23,7 +23,7 @@ _ACTOR = "drill"
 
 
 class Original(BaseModel):
-    """What is copied.
+    """The version that is copied.
 
     :param spec: the copy's, JSON
     """
@@ -136,7 +136,7 @@ def clean_up(controller: Controller, drills: Drills, drill: Drill, storage: Stor
 
     :param controller: the copy's
     :param by: who cleans up
-    :return: the drill's result
+    :returns: the drill's result
     """
     why = "it ended before it had a result: a task failed, or was killed"
     result = drills.result(drill) or drills.record(drill, passed=False, problems=[why], facts={}).payload

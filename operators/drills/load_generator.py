@@ -22,7 +22,7 @@ _GIVEN = ("canary", "fallback")  # arms of requests that were the canary's to an
 
 @dataclass
 class Tally:
-    """What callers saw.
+    """What the callers of the copy got.
 
     :param canary: when each request was sent that the canary was given, unix seconds
     :param stable: the same, for those that stable was given
@@ -40,7 +40,7 @@ def single_rows(body: bytes) -> list[bytes]:
     """Take a request of many rows apart.
 
     :param body: an Open Inference V2 request
-    :return: requests of one row each
+    :returns: requests of one row each
     """
     inputs: Sequence[Mapping[str, Any]] = json.loads(body)["inputs"]
     rows = inputs[0]["shape"][0]

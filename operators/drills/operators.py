@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.errors import RejectedError, TaxiwayError
 from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import FAULTS
+from operators.core.spec_operations import FAULTS
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
 from operators.rollout.triggers import DeployTrigger
@@ -48,12 +48,12 @@ def spec_of(model: str) -> ModelSpec:
 
 
 class ClaimDrillOperator(BaseOperator):
-    """Refuse a drill that cannot be, write down that it begins, and clean up what earlier ones have left.
+    """Choose the fault, record that the drill begins, and clean up what earlier drills have left.
 
-    :param model: the model that is copied (templated)
-    :param faults: the one that was drilled longest ago is taken (templated)
-    :return: the drill, and what is copied
-    :raises AirflowFailException: the model cannot be drilled now; says why
+    :param model: name of the model that is copied (templated)
+    :param faults: faults to choose from; the one whose last drill is longest ago is taken (templated)
+    :returns: ``drill``, and ``original``: what is copied
+    :raises AirflowFailException: the model cannot be drilled now; the message says why
     """
 
     template_fields: Sequence[str] = ("model", "faults")
@@ -64,7 +64,7 @@ class ClaimDrillOperator(BaseOperator):
         self.faults = faults
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Claim."""
+        """Check that the drill can run, choose the fault, and record the start."""
         from operators.drills import copies
         from operators.drills.policy import copy_name, longest_ago
         from operators.drills.record import Drills
@@ -113,13 +113,13 @@ class ClaimDrillOperator(BaseOperator):
 
 
 class PrepareDrillOperator(BaseOperator):
-    """Make the copy: deploy both of its versions, and give one the traffic.
+    """Create the copy: deploy both of its versions, and give one of them the traffic.
 
-    For a bad canary the task keeps its worker while the cluster logs the model, a quarter of a minute; it waits for the
-    deployments without one.
+    For a bad canary the task keeps its worker for a quarter of a minute, while the cluster logs the faulty model. It
+    waits for the deployments without a worker.
 
     :param claimed: what `ClaimDrillOperator` returned (templated)
-    :return: the copy
+    :returns: the copy
     """
 
     template_fields: Sequence[str] = ("claimed",)
@@ -163,15 +163,15 @@ class PrepareDrillOperator(BaseOperator):
 
 
 class DrillOperator(BaseOperator):
-    """Release the copy's canary under load, break something, and write down whether rollback worked.
+    """Release the copy's canary under load, inject the fault, and record whether the rollback worked.
 
-    It is the callers of the copy, its controller and what breaks it, so it keeps its worker: for a quarter of a minute where
-    the canary is bad, and for five minutes at the most. It is not tried again: the next try would meet the ruins of
-    this one. Clearing it clears the whole drill.
+    The task plays the callers, the release and the fault itself, so it keeps its worker: a quarter of a minute for a
+    bad canary, five minutes at most. It is not retried, because a retry would meet the broken copy of this try.
+    Clearing it clears the whole drill.
 
     :param cast: what `PrepareDrillOperator` returned (templated)
-    :return: the result, as it is in the ledger
-    :raises AirflowFailException: the drill has failed; says what did not hold
+    :returns: the result, as the ledger keeps it
+    :raises AirflowFailException: the drill has failed; the message says what did not hold
     """
 
     template_fields: Sequence[str] = ("cast",)
@@ -181,7 +181,7 @@ class DrillOperator(BaseOperator):
         self.cast = cast
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Drill."""
+        """Play the scene, compare with what must hold, and record the result."""
         from operators.core.settings import Settings
         from operators.drills.cluster import Cluster
         from operators.drills.copies import Cast
@@ -213,7 +213,7 @@ class DrillOperator(BaseOperator):
 
 
 class CleanUpDrillOperator(BaseOperator):
-    """Take the copy away, whatever has become of the drill; tell whom the spec names of one that failed.
+    """Remove the copy, whatever the drill's result, and notify of a drill that failed.
 
     :param claimed: what `ClaimDrillOperator` returned (templated)
     """
@@ -225,7 +225,7 @@ class CleanUpDrillOperator(BaseOperator):
         self.claimed = claimed
 
     def execute(self, context: Any) -> None:
-        """Clean up."""
+        """Remove the copy, record that, and notify if the drill has failed."""
         from operators.drills import copies
         from operators.drills.record import Drill, Drills
 
@@ -250,7 +250,7 @@ def drill_copies(ledger: Ledger) -> dict[str, list[Drill]]:
 def clean_up_after_drills(ledger: Ledger, drills: Sequence[Drill], context: Any) -> dict[str, list[str]]:
     """Take away the copies of drills that have died; leave those that are under way alone.
 
-    :return: what was done, by the copy's name
+    :returns: what was done, by the copy's name
     """
     from operators.drills import copies
     from operators.drills.record import Drills

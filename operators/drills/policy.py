@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.errors import RejectedError
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Approval, Fault, Judge, Release, Step
+from operators.core.spec_judge import Judge
+from operators.core.spec_operations import Approval, Fault
+from operators.core.spec_release import Release, Step
 
 COPY_SUFFIX = "_drill"
 STEP = "canary_50_pct"
@@ -28,7 +30,7 @@ class _Fact(BaseModel):
 
 
 class Limits(_Fact):
-    """What must hold.
+    """What must hold for a drill to pass.
 
     :param failed_requests: that callers may see
     :param to_zero_s: seconds from the fault to the last request that the canary was given
@@ -39,7 +41,7 @@ class Limits(_Fact):
 
 
 class Observed(_Fact):
-    """What happened.
+    """What the callers, the canary and the ledger saw during a drill.
 
     :param requests: of all callers
     :param failed_requests: of these, as callers saw them

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger import Entry, Ledger
-from operators.core.spec_release import Fault
+from operators.core.spec_operations import Fault
 
 STARTED, RESULT, CLEANED = "drill_started", "drill", "drill_cleaned"
 
 
 class Drill(BaseModel):
-    """One drill.
+    """A drill as the ledger names it: model, copy, fault and run.
 
     :param drill_id: names it, for good
     :param seq: of its row: of two that began at once, the lower one goes on

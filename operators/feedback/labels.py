@@ -10,7 +10,7 @@ from typing import Protocol
 from operators.core.dataset import Window, build, snapshot
 from operators.core.duck import name_sql, open_duckdb, text_sql
 from operators.core.errors import ConfigurationError, RejectedError
-from operators.core.spec import Data
+from operators.core.spec_training import Data
 from operators.core.storage import Storage
 
 ARRIVAL = "label_time"

@@ -16,7 +16,11 @@ from operators.registry.client import CHAMPION, Registry
 
 
 class EvaluateOperator(RayModuleOperator):
-    """Run the evaluation job against the model that is champion when the task runs."""
+    """Run the evaluation job for the candidate, and for the version that is champion when the task runs.
+
+    :param kwargs: arguments of `RayModuleOperator`; ``payload`` names the candidate as ``challenger``
+    :returns: ``rows``, the metrics of ``challenger`` and ``champion``, and ``smoke_key``
+    """
 
     def execute(self, context: Any) -> Any:
         """Look up the champion, then submit."""
@@ -27,9 +31,11 @@ class EvaluateOperator(RayModuleOperator):
 
 
 class GateOperator(BaseOperator):
-    """Decide whether the candidate may meet traffic, and write the decision to the ledger.
+    """Decide whether the candidate may be released, and write the decision to the ledger.
 
+    :param spec: spec of the model
     :param evaluation: what the evaluation job returned (templated)
+    :returns: ``passed``, ``reasons``, ``metric``, ``challenger`` and ``champion``
     :raises AirflowFailException: the answer is no; the message lists every reason
     """
 
@@ -41,7 +47,7 @@ class GateOperator(BaseOperator):
         self.evaluation = evaluation
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Decide."""
+        """Apply the rules of the spec, record the decision, and fail the task if the answer is no."""
         from operators.core.ledger import Ledger
 
         measured = self.evaluation

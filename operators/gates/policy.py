@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.spec import Gate
+from operators.core.spec_training import Gate
 from operators.core.tasks import HIGHER_IS_BETTER
 
 

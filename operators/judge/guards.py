@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import isfinite
 
-from operators.core.spec_release import Business, Judge
+from operators.core.spec_judge import Business, Judge
 from operators.judge import label_guards, series
 from operators.judge.evidence import Arm, Evidence, Moments, Period
 from operators.judge.statistics import means, normal, ownership, shares

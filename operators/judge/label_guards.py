@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import isfinite, log
 from typing import NamedTuple
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Losses, PairCounts, Pairs
 from operators.judge.statistics import blocks, means, ownership, shares
 from operators.judge.statistics.blocks import Block

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.evidence import Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge
 from operators.judge.tally import Counters, Tally, added, control_period, shadow_period

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from math import log
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge import guards
 from operators.judge.evidence import Evidence, Judgement, Outcome, Period
 from operators.judge.statistics import sample_ratio

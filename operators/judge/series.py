@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from math import isfinite, log, sqrt
 from typing import NamedTuple
 
-from operators.core.spec_release import Series
+from operators.core.spec_judge import Series
 from operators.judge.evidence import Point, Reading
 from operators.judge.statistics import ownership
 from operators.judge.statistics.numeric import e_value, log_mean, significant

@@ -21,7 +21,7 @@ _CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
 class Change(BaseModel):
-    """One change.
+    """One change in the registry: a new version, or an alias that was set or removed.
 
     :param version: what was created, what the alias names now or, when it was removed, what it named last
     :param previous: what the alias named before; None if it is new

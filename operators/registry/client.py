@@ -154,9 +154,9 @@ class Registry:
         self._call("POST", "registered-models/alias", {"name": model, "alias": alias, "version": version})
 
     def drop_alias(self, model: str, alias: str) -> bool:
-        """Remove an alias; one that is not there is as good as removed.
+        """Remove an alias. If there is no such alias, nothing happens.
 
-        :return: whether it was there
+        :returns: whether it was there
         """
         if self.alias(model, alias) is None:
             return False
@@ -169,7 +169,7 @@ class Registry:
         self._call("POST", "model-versions/set-tag", {"name": model, "version": version, "key": key, "value": value})
 
     def untag(self, model: str, version: str, key: str) -> None:
-        """Remove a tag of a version; one that is not there is as good as removed."""
+        """Remove a tag of a version. If there is no such tag, nothing happens."""
         self._call("DELETE", "model-versions/delete-tag", {"name": model, "version": version, "key": key})
 
     def delete_version(self, model: str, version: str) -> None:

@@ -88,7 +88,7 @@ def read_model(row: Mapping[str, Any]) -> RegisteredModel:
 
 
 def read_metrics(run: Mapping[str, Any]) -> dict[str, float]:
-    """Return the last value of each metric of MLflow's ``run``; one that is not finite is as good as not measured."""
+    """Return the last value of each metric of MLflow's ``run``; a value that is not finite counts as not measured."""
     values = {metric["key"]: float(metric["value"]) for metric in run.get("data", {}).get("metrics", [])}
     return {key: value for key, value in values.items() if math.isfinite(value)}
 

@@ -15,18 +15,19 @@ from operators.registry.server import Server
 class MlflowHook(BaseHook):
     """An MLflow tracking server and its model registry, over REST.
 
-    Fields of a connection of the type ``mlflow``:
+    Fields of a connection of type ``mlflow``:
 
     - ``host``: host name, or the whole address (``https://mlflow.example.com/path``)
-    - ``schema``: ``https`` or ``http``, where ``host`` has none; default ``http``
-    - ``port``
+    - ``schema``: ``https`` or ``http``, if ``host`` has none; default ``http``
+    - ``port``: port of the server
     - ``login``, ``password``: user and password; a password without a user is a bearer token
     - ``extra``: ``tls_verify`` (false leaves the certificate unchecked), ``tls_ca_path`` (CA bundle on the worker)
 
-    :param mlflow_conn_id: the connection. None, or the default where no such connection is defined, reads the variables of
-        MLflow's own client instead: ``MLFLOW_TRACKING_URI``,
-        ``MLFLOW_TRACKING_TOKEN``, ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD``,
-        ``MLFLOW_TRACKING_INSECURE_TLS``, ``MLFLOW_TRACKING_SERVER_CERT_PATH``
+    :param mlflow_conn_id: id of the connection. None reads the variables of MLflow's own client instead:
+        ``MLFLOW_TRACKING_URI``, ``MLFLOW_TRACKING_TOKEN``, ``MLFLOW_TRACKING_USERNAME``,
+        ``MLFLOW_TRACKING_PASSWORD``, ``MLFLOW_TRACKING_INSECURE_TLS`` and ``MLFLOW_TRACKING_SERVER_CERT_PATH``. So
+        does the default id if no such connection is defined
+    :param kwargs: arguments of Airflow's ``BaseHook``
     """
 
     conn_name_attr = "mlflow_conn_id"

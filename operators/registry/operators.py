@@ -24,14 +24,20 @@ _CHALLENGER = "challenger"
 
 
 def model_asset(name: str) -> Model:
-    """Return the asset that stands for a registered model; its events say that there is a new challenger."""
+    """Return the asset of a registered model. Its events say that there is a new challenger.
+
+    :param name: name of the registered model
+    """
     return Model(name=name, uri=f"x-mlflow://models/{name}", group="model")
 
 
 def challenger_by_hand(name: str) -> Model:
-    """Return the asset whose events say that somebody else has pointed `challenger` at a version, in MLflow itself.
+    """Return the asset whose events say that a person has set the alias ``challenger`` in MLflow itself.
 
-    An asset of its own: every DAG that names an asset must name the same watchers, or Airflow takes them away.
+    It is an asset of its own, because every DAG that names an asset must name the same watchers: otherwise Airflow
+    removes them.
+
+    :param name: name of the registered model
     """
     asset = f"{name}.challenger_by_hand"
     trigger = ModelEventTrigger(
@@ -55,7 +61,8 @@ class RegistryOperator(BaseOperator):
     """Base of the operators that talk to MLflow's registry.
 
     :param model: name of the registered model (templated)
-    :param mlflow_conn_id: Airflow connection of the type ``mlflow``; see `MlflowHook` for what happens without one (templated)
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``; `MlflowHook` says what happens without one
+        (templated)
     """
 
     template_fields: Sequence[str] = ("model", "mlflow_conn_id")
@@ -69,7 +76,7 @@ class RegistryOperator(BaseOperator):
         self.version_url = ""
 
     def execute(self, context: Any) -> Any:
-        """Do the work; what a retry cannot mend fails the task for good."""
+        """Connect, and let `work` do the rest. An error that a retry cannot mend fails the task for good."""
         from operators.registry.hook import MlflowHook
 
         try:
@@ -83,9 +90,9 @@ class RegistryOperator(BaseOperator):
 
     @abstractmethod
     def work(self, registry: Registry, context: Any) -> Any:
-        """Do the work.
+        """Do what the subclass is for.
 
-        :return: the task's XCom
+        :returns: the task's XCom
         """
 
     def show(self, registry: Registry, version: ModelVersion) -> None:
@@ -94,28 +101,31 @@ class RegistryOperator(BaseOperator):
 
 
 class RegisterModelOperator(RegistryOperator):
-    """Register a logged model as a version, tie it to where it comes from, point aliases at it, and emit its asset event.
+    """Register a logged model as a version, record where it comes from, set aliases, and emit its asset event.
 
-    The version is made once for each ``key``, however often the task runs and whoever runs it beside. Its tags say
-    ``taxiway.data_digest``, ``.code_commit`` (the run's ``mlflow.source.git.commit``), ``.dag_id``, ``.dag_run``,
-    ``.dag_run_url``, ``.validation``, ``.validation_checks``, ``.validation_warnings`` and ``.validation_url``; what is not
-    known is ``unknown``.
+    A version is registered once for each ``key``, however often the task runs. Its tags are ``taxiway.data_digest``,
+    ``.code_commit``, ``.dag_id``, ``.dag_run``, ``.dag_run_url``, ``.validation``, ``.validation_checks``,
+    ``.validation_warnings`` and ``.validation_url``; what is not known is ``unknown``.
 
-    The event of each outlet says ``model``, ``version``, ``run_id``, ``uri``, ``metrics`` (of the run, at most 50),
+    The event of each outlet has ``model``, ``version``, ``run_id``, ``uri``, ``metrics`` (of the run, at most 50),
     ``aliases`` and ``data_digest``.
 
-    :param model_uri: the logged model: ``models:/<id>`` or ``runs:/<run>/<name>``; a version of another registered model:
-        ``models:/<model>/<version>`` or ``models:/<model>@<alias>``; or where the artifacts are (templated)
-    :param run_id: the run that made it (templated)
-    :param aliases: aliases to point at the version (templated)
-    :param tags: tags of the version; they go before the tags above (templated)
-    :param data_digest: of the training data; default: the run's tag ``taxiway.data_digest`` (templated)
-    :param code_commit: of the training code; default: the run's tag ``mlflow.source.git.commit`` (templated)
-    :param validation: the report of the data's validation, a dict with ``passed``, ``checks``, ``failures``, ``docs_url``
+    :param model_uri: the logged model: ``models:/<id>`` or ``runs:/<run>/<name>``; a version of another registered
+        model: ``models:/<model>/<version>`` or ``models:/<model>@<alias>``; or the address of the artifacts
         (templated)
-    :param key: what the version is registered once for; default: the run's id and the model's URI (templated)
-    :param emit: whether the `Model` asset of the name is an outlet. A templated name has none: name your own ``outlets``
-    :return: ``model``, ``version``, ``run_id``, ``uri``, ``aliases``
+    :param run_id: id of the MLflow run that produced the model (templated)
+    :param aliases: aliases to set. An alias stays where it is if its version was trained on a newer window
+        (templated)
+    :param tags: tags of the version; they override the tags above (templated)
+    :param data_digest: digest of the training data. Default: the run's tag ``taxiway.data_digest`` (templated)
+    :param code_commit: commit of the training code. Default: the run's tag ``mlflow.source.git.commit`` (templated)
+    :param validation: report of the data's validation, a dict with ``passed``, ``checks``, ``failures`` and
+        ``docs_url`` (templated)
+    :param key: text for which the version is registered once. Default: the run's id and ``model_uri`` (templated)
+    :param emit: whether the asset of the model is an outlet. With a templated ``model`` it is not; then give your own
+        ``outlets``
+    :param outlets: more assets that get the event
+    :returns: ``model``, ``version``, ``run_id``, ``uri``, ``aliases``
     :raises AirflowFailException: MLflow refuses it; a retry cannot help
     """
 
@@ -160,7 +170,7 @@ class RegisterModelOperator(RegistryOperator):
         self.key = key
 
     def work(self, registry: Registry, context: Any) -> dict[str, Any]:
-        """Register once."""
+        """Register the version once, set its aliases, and emit the event."""
         metrics, run_tags = registry.run(self.run_id) if self.run_id else ({}, {})
         tags = {**self._links(context, run_tags), **self.tags}
         key = self.key or f"{self.run_id}/{self.model_uri}"
@@ -207,10 +217,11 @@ class RegisterModelOperator(RegistryOperator):
 
 
 class RegisterOperator(RegisterModelOperator):
-    """Register what a training job of a spec returned as the challenger.
+    """Register what the training job of a spec returned, and set the alias ``challenger``.
 
-    :param spec: the model's spec, kept as a tag of the version
-    :param trained: what the training job returned: ``model_uri``, ``run_id`` (templated)
+    :param spec: spec of the model; it is kept as a tag of the version
+    :param trained: what the training job returned: ``model_uri`` and ``run_id`` (templated)
+    :returns: as `RegisterModelOperator`
     """
 
     template_fields: Sequence[str] = (*RegisterModelOperator.template_fields, "trained")
@@ -228,11 +239,12 @@ class RegisterOperator(RegisterModelOperator):
 
 
 class SetAliasOperator(RegistryOperator):
-    """Point an alias at a version. Doing it again changes nothing.
+    """Point an alias at a version. To do it again changes nothing.
 
-    :param alias: the alias (templated)
-    :param version: ``7``, or ``@challenger`` for the version that another alias names (templated)
-    :return: ``version``, ``previous`` (None if the alias is new)
+    :param alias: name of the alias (templated)
+    :param version: number of the version, e.g. ``7``, or ``@challenger`` for the version that another alias names
+        (templated)
+    :returns: ``version`` and ``previous``, the version before (None if the alias is new)
     :raises AirflowFailException: there is no such version
     """
 
@@ -244,7 +256,7 @@ class SetAliasOperator(RegistryOperator):
         self.version = version
 
     def work(self, registry: Registry, context: Any) -> dict[str, Any]:
-        """Move the alias."""
+        """Move the alias, and remember which version had it."""
         found = registry.find(self.model, str(self.version))
         holder = registry.alias(self.model, self.alias)
         registry.set_alias(self.model, self.alias, found.version)
@@ -253,10 +265,10 @@ class SetAliasOperator(RegistryOperator):
 
 
 class DeleteAliasOperator(RegistryOperator):
-    """Remove an alias. One that is not there is as good as removed.
+    """Remove an alias. If there is no such alias, the task succeeds.
 
-    :param alias: the alias (templated)
-    :return: whether it was there
+    :param alias: name of the alias (templated)
+    :returns: whether the alias existed
     """
 
     template_fields: Sequence[str] = (*RegistryOperator.template_fields, "alias")
@@ -266,16 +278,17 @@ class DeleteAliasOperator(RegistryOperator):
         self.alias = alias
 
     def work(self, registry: Registry, context: Any) -> bool:
-        """Remove it."""
+        """Remove the alias, if it exists."""
         return registry.drop_alias(self.model, self.alias)
 
 
 class TagVersionOperator(RegistryOperator):
-    """Tag a version.
+    """Set or remove tags of a version.
 
-    :param version: ``7``, or ``@champion`` for the version that an alias names (templated)
-    :param tags: tags to set; None as a value removes the tag (templated)
-    :return: ``version``
+    :param version: number of the version, e.g. ``7``, or ``@champion`` for the version that an alias names
+        (templated)
+    :param tags: tags to set. The value None removes the tag (templated)
+    :returns: ``version``
     :raises AirflowFailException: there is no such version
     """
 
@@ -287,7 +300,7 @@ class TagVersionOperator(RegistryOperator):
         self.tags = tags
 
     def work(self, registry: Registry, context: Any) -> dict[str, str]:
-        """Tag."""
+        """Set and remove the tags of the version."""
         found = registry.find(self.model, str(self.version))
         for key, value in self.tags.items():
             if value is None:
@@ -299,16 +312,19 @@ class TagVersionOperator(RegistryOperator):
 
 
 class CompareVersionsOperator(RegistryOperator):
-    """Compare the metrics of two versions' runs.
+    """Compare the metrics of two versions' runs, and log a table.
 
     :param metrics: which way each metric is better: ``{"log_loss": "lower", "roc_auc": "higher"}`` (templated)
-    :param baseline: ``6`` or ``@champion``; there may be none yet (templated)
-    :param candidate: ``7`` or ``@challenger`` (templated)
-    :param tolerances: how far a metric may differ and still be the same, in its own unit; default 0 (templated)
-    :param fail_if_worse: fail the task if a metric got worse or, where there is a baseline, is missing in one of the two
-    :return: ``model``, ``baseline``, ``candidate``, ``rows``: a list with ``metric``, ``direction``, ``baseline``,
-        ``candidate``, ``difference`` (candidate minus baseline), ``verdict`` (better, same, worse, unknown)
-    :raises AirflowFailException: a metric got worse, or there is no candidate
+    :param baseline: number or alias of the version to compare with, e.g. ``6`` or ``@champion``. An alias may be
+        unset yet (templated)
+    :param candidate: number or alias of the new version, e.g. ``7`` or ``@challenger`` (templated)
+    :param tolerances: by metric, the difference that still counts as the same, in the metric's unit. Default 0
+        (templated)
+    :param fail_if_worse: fail the task if a metric is worse or, where there is a baseline, missing in one of the two
+    :returns: ``model``, ``baseline``, ``candidate`` and ``rows``: a list with ``metric``, ``direction``,
+        ``baseline``, ``candidate``, ``difference`` (candidate minus baseline) and ``verdict`` (better, same, worse,
+        unknown)
+    :raises AirflowFailException: a metric is worse, or there is no candidate
     """
 
     template_fields: Sequence[str] = (
@@ -337,7 +353,7 @@ class CompareVersionsOperator(RegistryOperator):
         self.fail_if_worse = fail_if_worse
 
     def work(self, registry: Registry, context: Any) -> dict[str, Any]:
-        """Compare, log the table, and judge if asked to."""
+        """Compare, log the table, and fail if a metric is worse and that is not allowed."""
         candidate = registry.find(self.model, str(self.candidate))
         baseline = self._baseline(registry)
         found = compare(
@@ -358,6 +374,6 @@ class CompareVersionsOperator(RegistryOperator):
         return found.model_dump(mode="json")
 
     def _baseline(self, registry: Registry) -> ModelVersion | None:
-        """Return the baseline; an alias that nobody has set yet is none, a number that does not exist is a mistake."""
+        """Return the baseline. An alias that is not set yet means none; a number that does not exist is a mistake."""
         named = str(self.baseline)
         return registry.alias(self.model, named[1:]) if named.startswith("@") else registry.find(self.model, named)

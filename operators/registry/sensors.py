@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 class RegistrySensor(BaseSensorOperator):
     """Base of the sensors that wait for a version.
 
-    What was there at the first look is kept for the run, so that neither a retry nor a restart forgets it.
+    What the registry holds at the first check is kept for the run, so neither a retry nor a restart forgets it.
 
     :param model: name of the registered model (templated)
     :param tags: tags that the version must have (templated)
-    :param mlflow_conn_id: Airflow connection of the type ``mlflow``; see `MlflowHook` for what happens without one (templated)
-    :param deferrable: wait in the triggerer, without a worker slot
-    :return: ``model``, ``version``, ``run_id``, ``uri``, ``tags``, ``aliases``
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``; `MlflowHook` says what happens without one
+        (templated)
+    :param deferrable: wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``
+    :returns: ``model``, ``version``, ``run_id``, ``uri``, ``tags``, ``aliases``
     """
 
     template_fields: Sequence[str] = ("model", "tags", "mlflow_conn_id")
@@ -51,14 +52,17 @@ class RegistrySensor(BaseSensorOperator):
 
     @abstractmethod
     def baseline(self, registry: Registry) -> str:
-        """Return what is there at the first look, or was named as what to compare with."""
+        """Return what the wait compares with: what is there at the first check, or what the DAG names."""
 
     @abstractmethod
     def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for."""
+        """Return what to wait for.
+
+        :param baseline: what `baseline` returned at the first check
+        """
 
     def execute(self, context: Any) -> Any:
-        """Look once; then wait here or in the triggerer."""
+        """Check once; then wait here or in the triggerer."""
         if not self.deferrable:
             return super().execute(context)
         if (found := self.poke(context)).is_done:
@@ -74,7 +78,7 @@ class RegistrySensor(BaseSensorOperator):
         return dict(event)
 
     def poke(self, context: Any) -> PokeReturnValue:
-        """Look once. MLflow may be away meanwhile; the time-out ends the wait."""
+        """Check once. MLflow may be away meanwhile; the sensor's ``timeout`` ends the wait."""
         from operators.registry.aclient import AsyncRegistry
         from operators.registry.hook import MlflowHook
         from operators.registry.lookup import look
@@ -115,8 +119,11 @@ class RegistrySensor(BaseSensorOperator):
 class ModelVersionSensor(RegistrySensor):
     """Wait for a version that is newer than another.
 
-    :param newer_than: ``7``, or ``@champion`` for the version that an alias names when the wait begins; an alias that nobody
-        has set is older than all. None: the newest version when the wait begins (templated)
+    :param newer_than: number of the version to exceed, e.g. ``7``, or ``@champion`` for the version that an alias
+        names when the wait begins; if the alias is not set, every version is newer. None: the newest version when the
+        wait begins (templated)
+    :returns: ``model``, ``version``, ``run_id``, ``uri``, ``tags``, ``aliases``
+    :raises AirflowFailException: ``newer_than`` is neither a version nor an alias
     """
 
     template_fields: Sequence[str] = (*RegistrySensor.template_fields, "newer_than")
@@ -126,7 +133,7 @@ class ModelVersionSensor(RegistrySensor):
         self.newer_than = newer_than
 
     def baseline(self, registry: Registry) -> str:
-        """Return the number to beat."""
+        """Return the number to exceed."""
         if self.newer_than is None:
             versions = registry.versions(self.model)
             return versions[0].version if versions else "0"
@@ -148,9 +155,10 @@ class ModelVersionSensor(RegistrySensor):
 class ModelAliasSensor(RegistrySensor):
     """Wait until an alias names a version.
 
-    :param alias: the alias (templated)
-    :param version: the version that it must name; None: any (templated)
-    :param moved: the version must be another than when the wait began
+    :param alias: name of the alias (templated)
+    :param version: number of the version that the alias must name. None: any (templated)
+    :param moved: whether the alias must name another version than when the wait began
+    :returns: ``model``, ``version``, ``run_id``, ``uri``, ``tags``, ``aliases``
     """
 
     template_fields: Sequence[str] = (*RegistrySensor.template_fields, "alias", "version")
@@ -162,7 +170,7 @@ class ModelAliasSensor(RegistrySensor):
         self.moved = moved
 
     def baseline(self, registry: Registry) -> str:
-        """Return what the alias names now; empty if nothing."""
+        """Return the version that the alias names now; empty if it must not have moved, or names none."""
         holder = registry.alias(self.model, self.alias) if self.moved else None
         return holder.version if holder else ""
 

@@ -21,36 +21,38 @@ _STATE = "taxiway.registry"  # of the watermark in the asset's state store
 
 
 class ModelEventTrigger(BaseEventTrigger):
-    """Fire when a version is registered, or an alias is set, moved or removed: for an `AssetWatcher`.
+    """Fire when a version is registered, or an alias is set, moved or removed. For an `AssetWatcher`.
 
-    The payload says ``key``, ``kind`` (``version_created``, ``alias_set``, ``alias_removed``), ``model``, ``version``, ``alias``,
-    ``previous`` (what the alias named before), ``by_taxiway``, ``run_id``, ``uri``, ``aliases``, ``metrics`` and ``data_digest``.
+    The payload has ``key``, ``kind`` (``version_created``, ``alias_set``, ``alias_removed``), ``model``, ``version``,
+    ``alias``, ``previous`` (the version that the alias named before), ``by_taxiway``, ``run_id``, ``uri``,
+    ``aliases``, ``metrics`` and ``data_digest``.
 
     What is guaranteed:
 
-    - It fires on changes alone. What is there at the first look is the baseline (see ``from_start``); the watermark is kept
-      in the asset's state store, so a restart is no first look.
-    - Every change that a look shows is reported at least once, in order: versions by number, then aliases. Changes are
-      written to the state store before they are reported, and taken out only after Airflow has confirmed that their asset
-      events are in its database. A triggerer that is killed in between reports them again, with the same ``key``.
-    - So ``key`` is what makes a consumer do a thing once: see `new_changes`.
-    - While MLflow or Airflow's state store is away nothing is lost: it looks again, after longer and longer pauses of up to
-      five minutes.
-    - Other ``kinds``, ``aliases`` or ``foreign_only`` are another watermark, which begins with a first look.
+    - It fires on changes alone. What the registry holds at the first check is the baseline (see ``from_start``). The
+      position is kept in the asset's state store, so a restart is not a first check.
+    - Every change that a check sees is reported at least once and in order: versions by number, then aliases. Changes
+      are saved before they are reported, and removed only after Airflow has confirmed that their asset events are in
+      its database. If the triggerer is killed in between, they are reported again with the same ``key``.
+    - So a consumer can use ``key`` to do a thing once; see `new_changes`.
+    - While MLflow or Airflow's state store is away, nothing is lost: the pauses between checks grow to five minutes.
+    - Other ``kinds``, ``aliases`` or ``foreign_only`` have a position of their own, which begins with a first check.
 
-    What cannot be seen: an alias that was moved away and back, and a version that was created and deleted, between two looks
-    (MLflow keeps no time of an alias); removals of aliases together with a model that was deleted and made again between
-    two looks. A model that was made again begins anew: its versions are all reported. A renamed model is no longer this one.
+    What cannot be seen: an alias that was moved and moved back between two checks, a version that was created and
+    deleted between them (MLflow keeps no time of an alias), and the removal of aliases if the model itself was
+    deleted and created again between them. A model that was created again starts anew: all its versions are reported.
+    A renamed model is another model.
 
     :param model: name of the registered model
-    :param asset: name of the asset that the watcher belongs to. Two assets need two triggers, each with its own watermark
-    :param kinds: what to report
-    :param aliases: only events of these aliases; None: of all. Versions are not affected
-    :param foreign_only: leave out what operators of this package did: versions that they registered, and aliases that are
-        where they pointed them last
-    :param from_start: whether what is there at the first look is reported, too
-    :param poll_s: seconds between two looks; a look is two small requests
-    :param mlflow_conn_id: Airflow connection of the type ``mlflow``; see `MlflowHook` for what happens without one
+    :param asset: name of the asset that the watcher belongs to. Two assets need two triggers, each with its own
+        position
+    :param kinds: which changes to report
+    :param aliases: report only changes of these aliases. None: of all. Versions are not affected
+    :param foreign_only: leave out the changes that operators of this package made
+    :param from_start: whether what is there at the first check is reported, too
+    :param poll_s: seconds between two checks; a check is two small requests
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``; `MlflowHook` says what happens without one
+    :raises ConfigurationError: ``kinds`` has an unknown one
     """
 
     def __init__(
@@ -116,15 +118,14 @@ class ModelEventTrigger(BaseEventTrigger):
 def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
     """Return the changes that started this run and that no other run of this task has taken, in order.
 
-    `ModelEventTrigger` reports a change again if a triggerer is killed at the wrong moment, and Airflow may hand several
-    changes to one run. What a run took is kept in the asset's state store: a retry gets the same again, another run does not.
+    `ModelEventTrigger` may report a change twice, and Airflow may hand several changes to one run. What a run took is
+    kept in the asset's state store: a retry gets the same changes again, another run does not.
 
-    Each change is taken once where runs do not overlap: give the DAG ``max_active_runs=1``. Of two runs that ask at the same
-    moment both may take it.
+    Give the DAG ``max_active_runs=1``: two runs that ask at the same moment may both take a change.
 
-    :param context: of the task
-    :param asset: the asset with the watcher
-    :return: payloads of the trigger
+    :param context: context of the task
+    :param asset: the asset that has the watcher
+    :returns: payloads of `ModelEventTrigger`
     """
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 

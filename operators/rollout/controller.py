@@ -9,7 +9,8 @@ from typing import Any, Literal
 from operators.core.errors import RejectedError
 from operators.core.ledger import Entry
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
@@ -114,7 +115,7 @@ class Controller(ByHand):
         :param step: names the step; one that runs again makes the move of its first try, and writes no other row
         :param weight_bp: basis points
         :param limits: of this step; those of the first try stay in force
-        :return: the route in force, and since when
+        :returns: the route in force, and since when
         :raises RejectedError: the release no longer holds the model
         """
         route = routes.canary(
@@ -208,7 +209,7 @@ class Controller(ByHand):
         `roll_back`. Without, this is its end.
 
         :param previous: the version that is replaced; None in a first release, which has nothing to watch by
-        :return: whether the release goes on
+        :returns: whether the release goes on
         """
         ended = self.ledger.end(release_id)
         if ended is not None and ended.kind == "promoted":

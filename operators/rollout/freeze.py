@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from operators.core.spec_release import Freeze, Outage
+from operators.core.spec_operations import Freeze, Outage
 
 
 def frozen_until(freezes: Sequence[Freeze | Outage], now: datetime) -> tuple[datetime, str] | None:

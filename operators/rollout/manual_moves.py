@@ -55,7 +55,7 @@ class ByHand(Moves):
         :param run: names the wish: the same one is fulfilled once
         :param left: the version that had the traffic, where the agent has moved it already
         :param supersede: whether a release that is under way ends
-        :return: the version that had the traffic
+        :returns: the version that had the traffic
         """
         release_id = self.next_id(run)
         route = self.agent.route(self.model)
@@ -102,7 +102,7 @@ class ByHand(Moves):
     def withdraw(self, actor: str, reason: str) -> bool:
         """Take a model out of service: no route, no alias, nothing deployed. Its versions and its ledger stay.
 
-        :return: whether there was anything to take out
+        :returns: whether there was anything to take out
         """
         apps = [name for name in self.agent.apps() if name.rpartition("-")[0] == self.model]
         champion = self.registry.alias(self.model, CHAMPION)

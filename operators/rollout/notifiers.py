@@ -12,7 +12,7 @@ from airflow.sdk.bases.notifier import BaseNotifier
 from operators.core.errors import TaxiwayError
 from operators.core.extras import require
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Moment, Notify
+from operators.core.spec_operations import Moment, Notify
 
 _TIMEOUT_S = 10.0
 _TITLES: Mapping[Moment, str] = {
@@ -75,10 +75,11 @@ def _slack(wanted: Notify, title: str, text: str) -> BaseNotifier:
 
 
 class WebhookNotifier(BaseNotifier):
-    """POST a message as JSON to the address of an HTTP connection; its password is sent as a bearer token.
+    """POST a message as JSON to the address of an HTTP connection. The connection's password is sent as a bearer
+    token.
 
     :param connection: id of an Airflow connection of type ``http``
-    :param message: what is sent
+    :param message: the message, as JSON types
     """
 
     def __init__(self, connection: str, message: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ class WebhookNotifier(BaseNotifier):
         self.message = dict(message)
 
     def notify(self, context: Any) -> None:
-        """Send.
+        """Send the message.
 
         :raises ServiceError: nobody answered, or with a 5xx
         :raises ServiceRefusedError: the address refused the message

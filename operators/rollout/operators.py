@@ -53,8 +53,8 @@ def controller_of(model: str) -> Controller:
 class ReleaseOperator(BaseOperator):
     """Base of the tasks of a release.
 
-    :param spec: the model's spec
-    :param release: what `BeginReleaseOperator` returned: release_id, version, model_uri, stable (templated)
+    :param spec: spec of the model
+    :param release: what `BeginReleaseOperator` returned (templated)
     """
 
     template_fields: Sequence[str] = ("release",)
@@ -70,10 +70,14 @@ class ReleaseOperator(BaseOperator):
 
 
 class BeginReleaseOperator(BaseOperator):
-    """Find the version to release and claim the model for it. Waits out a freeze, and another release of the model.
+    """Choose the version to release, and claim the model for it. Waits for the end of a freeze and of another
+    release.
 
-    :param version: the version; empty means the challenger (templated)
-    :return: ``release_id``, ``version``, ``model_uri``, ``stable`` (None for the first release), ``smoke_keys``, ``began_at``
+    :param spec: spec of the model
+    :param version: number of the version in the registry; empty for the challenger (templated)
+    :returns: ``release_id``, ``version``, ``model_uri``, ``stable`` (None for the first release), ``smoke_keys``,
+        ``began_at``
+    :raises AirflowFailException: the version does not exist or is in quarantine; a retry cannot help
     """
 
     template_fields: Sequence[str] = ("version",)
@@ -84,7 +88,7 @@ class BeginReleaseOperator(BaseOperator):
         self.version = version
 
     def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
-        """Claim.
+        """Choose the version and claim the model, or wait until that is possible.
 
         :param event: of a wait that has ended; what it was for is looked at again
         """
@@ -142,7 +146,12 @@ def require_running(version: str, event: Mapping[str, str]) -> None:
 
 
 class DeployOperator(ReleaseOperator):
-    """Deploy the version as a Serve application of its own, with no traffic."""
+    """Deploy the version as a Ray Serve application of its own, without traffic, and wait until it runs.
+
+    :returns: the status of the application
+    :raises AirflowFailException: the version cannot run; a retry cannot help
+    :raises ServiceError: the agent or Ray was away; a retry can help
+    """
 
     def execute(self, context: Any) -> None:
         """Start the deployment and wait."""
@@ -154,16 +163,20 @@ class DeployOperator(ReleaseOperator):
         )
 
     def resume(self, context: Any, event: Mapping[str, str]) -> str:
-        """Read how it went."""
+        """Fail the task if the version does not run."""
         require_running(self.release["version"], event)
         return event["status"]
 
 
 class SmokeTestOperator(ReleaseOperator):
-    """Send real rows straight to the new version, before it meets a caller."""
+    """Send real rows straight to the new version, before any caller meets it.
+
+    :returns: for each request the rows sent, and the smallest and the largest answer
+    :raises AirflowFailException: an answer is not what a caller may expect; the version goes into quarantine
+    """
 
     def execute(self, context: Any) -> list[dict[str, Any]]:
-        """Ask once with all rows and once with each of a few; then with nonsense, which must be refused, not crash."""
+        """Send all rows at once, some rows one by one, and a wrong request, which must be refused."""
         from operators.core.settings import Settings
         from operators.core.storage import Storage
         from operators.rollout.smoke import smoke_test
@@ -185,10 +198,13 @@ class SmokeTestOperator(ReleaseOperator):
 
 
 class PromoteOperator(ReleaseOperator):
-    """Make the canary stable: traffic and alias together."""
+    """Give the new version all traffic and the alias ``champion``.
+
+    :returns: ``champion``, and ``previous``: the version before, None after a first release
+    """
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Promote."""
+        """Move the traffic, then the alias, then notify."""
         from operators.rollout.model_traffic import route_of
         from operators.traffic.limits import USUAL, Limits
 
@@ -202,10 +218,14 @@ class PromoteOperator(ReleaseOperator):
 
 
 class RollBackOperator(ReleaseOperator):
-    """Runs when any task of the release failed: takes the canary out."""
+    """Give the stable version all traffic again, if any task of the release has failed.
+
+    :returns: the reason
+    :raises AirflowSkipException: there is nothing to roll back
+    """
 
     def execute(self, context: Any) -> str:
-        """Roll back."""
+        """Move the traffic, record why, and notify."""
         if not self.release:
             raise AirflowSkipException("the release never began: there is nothing to roll back")
         controller, release_id = self.controller(), self.release["release_id"]

@@ -116,7 +116,7 @@ class Quarantine:
         """Let a version be released again, and every other with the same model.
 
         :param by: who decides
-        :return: the row; None if nothing kept it
+        :returns: the row; None if nothing kept it
         """
         digest = self._digest(version)
         known = self._ledger.entry(key)

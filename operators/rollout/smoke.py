@@ -21,7 +21,7 @@ def smoke_test(serve_url: str, spec: PredictionSpec, version: str, body: bytes) 
     """Send a request of many rows, some of one row, and one that is wrong.
 
     :param body: an Open Inference V2 request
-    :return: rows sent, smallest and largest answer
+    :returns: rows sent, smallest and largest answer
     :raises RejectedError: an answer is not what a caller may expect
     :raises ServiceError: Serve did not answer
     """

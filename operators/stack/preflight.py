@@ -32,7 +32,7 @@ _MODULES = ("ray", "mlflow", "great_expectations", "duckdb", "xgboost", "lightgb
 
 
 def check(stack: Stack) -> None:
-    """Check everything.
+    """Check that this machine can run the services.
 
     :raises ConfigurationError: the first thing that must be mended
     """

@@ -61,7 +61,7 @@ class _Run:
 class Runner:
     """The services of one stack. One thread decides; prepare and ready run in others, for they may wait.
 
-    :param steady_s: a service that was ready for so long has recovered, and may be started again as often as at first
+    :param steady_s: seconds after which a ready service counts as recovered, so that its restarts are counted anew
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from operators.stack.config import AIRFLOW_USER, Stack
 
 @dataclass(frozen=True)
 class Row:
-    """One service."""
+    """The line of one service in `taxiway status`."""
 
     name: str
     state: str

@@ -188,7 +188,7 @@ def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
 def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, steady_s: float = STEADY_S) -> int:
     """Run services until SIGTERM. The exit code says whether they came up.
 
-    :param steady_s: a service that was ready for so long has recovered, and may be started again as often as at first
+    :param steady_s: seconds after which a ready service counts as recovered, so that its restarts are counted anew
     """
     held = state.lock(Files(run_dir).lock)
     if held is None:

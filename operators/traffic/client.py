@@ -29,7 +29,7 @@ class Route(_Said):
     :param unit: header or JSON field that callers are assigned by; None: the edge's own header
     :param testers: whether a header may choose the version
     :param slow_us: an answer that took longer counts as slow
-    :param lease_s: a weight that nobody renews for so long ends
+    :param lease_s: seconds that a weight holds without renewal
     :param holder: id of the release that moves this route
     """
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from operators.core.spec_release import Release, Slow
+from operators.core.spec_judge import Slow
+from operators.core.spec_release import Release
 from operators.judge.tally import Counters, Row, quantile_ms
 from operators.traffic.client import Route
 

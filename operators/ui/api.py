@@ -109,7 +109,7 @@ def _require_edit(model: str, request: Request, user: GetUserDep) -> None:
 
 
 def create_app(connect: Callable[[], tuple[Ledger, Registry, Agent]] = services) -> FastAPI:
-    """Return the application.
+    """Return the web application of the console.
 
     :param connect: gives the services; called by the first request that needs them
     """

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Reading
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
@@ -57,7 +57,7 @@ class ReleaseView(_View):
 
 
 class ModelView(_View):
-    """One model.
+    """What the console shows of one model.
 
     :param weight_pct: the canary's share as it was set
     :param weight_now_pct: the share in force: 0 once the lease has ended
@@ -86,7 +86,7 @@ class Console:
         self._ledger, self._registry, self._agent = ledger, registry, agent
 
     def names(self) -> list[str]:
-        """Return every model."""
+        """Return the name of every model that the ledger or the agent knows."""
         return models(self._ledger, self._agent)
 
     def view(self, names: list[str]) -> list[ModelView]:

@@ -33,7 +33,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class Examination:
-    """How to examine.
+    """Checks a table against a suite, and sets bad rows aside where that is allowed.
 
     :param folder: for the files of a quarantine
     :param parameters: values for ``{"$PARAMETER": …}`` in the expectations

@@ -24,14 +24,14 @@ REPORT_KEY = "report"
 
 
 class GXValidationFailed(AirflowFailException):
-    """The data is not as expected. A retry would find the same.
+    """The data does not meet its expectations. A retry would give the same result.
 
-    The full answer is in the task's XComs: ``return_value`` (Great Expectations' own) and ``report``.
+    The whole result is in the task's XComs: ``return_value`` (Great Expectations' own) and ``report``.
     """
 
 
 class Validating(BaseOperator):
-    """What the operators share: where the answer goes, and when it fails the task."""
+    """Base of the operators: where the result goes, and when it fails the task."""
 
     operator_extra_links = (DataDocsLink(),)
     ui_color = "#fdf1e3"
@@ -54,7 +54,7 @@ class Validating(BaseOperator):
         self._stop: Callable[[], None] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Validate, keep and push the answer, and fail if it is bad."""
+        """Validate, push the result, and fail the task if the data is bad."""
         from operators.validation.interruptible import QueryInterrupted
 
         try:
@@ -68,20 +68,25 @@ class Validating(BaseOperator):
 
     @abstractmethod
     def validate(self, context: Any) -> dict[str, Any]:
-        """Do the work."""
+        """Validate, and return the task's XCom."""
 
     def on_kill(self) -> None:
         """End the queries and remove the files."""
         self.stop()
 
     def stop(self) -> None:
-        """End what runs, and leave no files."""
+        """End the queries that run, and remove temporary files."""
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()
 
     def finish(self, context: Any, described: dict[str, Any], report: Mapping[str, Any], text: str) -> dict[str, Any]:
-        """Push what was found, link it, put it on the assets' events, and fail if it is bad."""
+        """Push and link the result, put it on the assets' events, and fail the task if the data is bad.
+
+        :param described: Great Expectations' own description of the result
+        :param report: the result in short
+        :param text: the result as a table for the log
+        """
         ti = context["ti"]
         for line in text.splitlines():
             self.log.info("%s", line)
@@ -110,7 +115,7 @@ class Validating(BaseOperator):
 
 
 class Expecting(Validating):
-    """What the operators share that are given expectations."""
+    """Base of the operators that are given expectations."""
 
     template_fields: Sequence[str] = (*Validating.template_fields, "suite", "suite_name", "suite_parameters")
 
@@ -153,43 +158,53 @@ class Expecting(Validating):
 
 
 class ValidateOperator(Expecting):
-    """Validate a dataset, a data frame, or a table in a database with Great Expectations.
+    """Validate files, a data frame, or a table in a database with Great Expectations.
 
-    Files and data frames are checked by Great Expectations' own SQL on DuckDB, within 1 GB of memory beside the data frame's;
-    an expectation that SQL knows otherwise than pandas is checked by pandas, on its columns alone, and the log says so. A table
-    is checked in its database.
+    Files and data frames are checked by Great Expectations' own SQL on DuckDB, within 1 GB of memory beside the data
+    frame. An expectation that SQL evaluates otherwise than pandas is checked by pandas, on its columns alone, and the
+    log says so. A table is checked in its database.
 
-    Below ``storage`` the run leaves ``docs/`` (Data Docs), ``result.json`` (the full result), and with a quarantine
-    ``quarantine.parquet`` (the bad rows, with a list ``quarantine_reasons``) and ``good.parquet`` (the others). A retry writes
-    them again. The event of each outlet says ``passed`` (by ``fail_on``), ``success`` (nothing failed at all), ``checks``,
-    ``critical``, ``warning`` and ``info`` (failed expectations), ``rows``, ``quarantined_rows``, ``quarantine_uri``,
-    ``dataset_uri`` and ``docs_url``.
+    Below ``storage`` the run leaves ``docs/`` (Data Docs), ``result.json`` (the full result) and, with a quarantine,
+    ``quarantine.parquet`` (the bad rows, with a list ``quarantine_reasons``) and ``good.parquet`` (the other rows). A
+    retry writes them again. The event of each outlet has ``passed`` (by ``fail_on``), ``success`` (nothing failed at
+    all), ``checks``, ``critical``, ``warning`` and ``info`` (failed expectations), ``rows``, ``quarantined_rows``,
+    ``quarantine_uri``, ``dataset_uri`` and ``docs_url``.
 
-    :param source: Parquet, or CSV with a header: ``s3://``, ``file://`` or an absolute path of a file, a folder, or with ``*``
-        in its last part; S3 takes the usual ``AWS_*`` variables (templated)
-    :param file_format: ``parquet`` or ``csv``; default: by the ending of the names
-    :param configure_dataframe: returns a pandas data frame; called when the task runs
+    Give exactly one of ``source``, ``configure_dataframe``, ``table`` and ``query``, and exactly one of
+    ``configure_expectations``, ``expect`` and ``suite``.
+
+    :param source: Parquet, or CSV with a header: a file, a folder, or a pattern with ``*`` in its last part, as an
+        ``s3://`` or ``file://`` address or an absolute path. S3 uses the usual ``AWS_*`` variables (templated)
+    :param file_format: ``parquet`` or ``csv``. Default: by the ending of the names
+    :param configure_dataframe: function that returns a pandas data frame; it is called when the task runs
     :param table: name of a table; needs ``conn_id`` (templated)
     :param query: a SELECT in place of a table; needs ``conn_id`` (templated)
-    :param schema: of the table (templated)
-    :param conn_id: connection of a database: ``postgres``, ``sqlite``, or another whose provider is installed (templated)
-    :param statement_timeout_s: PostgreSQL ends a longer statement
-    :param configure_expectations: takes Great Expectations' context, returns an expectation, a list, or a suite
-    :param expect: these themselves. They need Great Expectations when the DAG is parsed: seconds
+    :param schema: schema of the table (templated)
+    :param conn_id: Airflow connection of the database: ``postgres``, ``sqlite``, or another type whose provider is
+        installed (templated)
+    :param statement_timeout_s: seconds after which PostgreSQL ends a statement
+    :param quarantine: ``{"max_rows_pct": 1, "max_rows": 100000}`` sets aside the rows that break a critical
+        expectation about rows, if they are no more than this and the other rows pass the whole suite. Default: what
+        the YAML file says
+    :param configure_expectations: function that takes Great Expectations' context, and returns an expectation, a
+        list, or a suite
+    :param expect: an expectation, a list, or a suite. It imports Great Expectations when the DAG is parsed, which
+        takes seconds
     :param suite: YAML file of suites; absolute, or relative to ``include/`` (templated)
-    :param suite_name: which of the file; default: the only one (templated)
+    :param suite_name: name of the suite in the file. Default: the only one (templated)
     :param suite_parameters: values for ``{$PARAMETER: …}`` in the expectations (templated)
-    :param result_format: as Great Expectations knows it; default: ``SUMMARY``
-    :param quarantine: ``{"max_rows_pct": 1, "max_rows": 100000}``: rows that break a critical expectation about rows are set
-        aside, if they are no more than that and the others pass the whole suite; default: as the YAML file says
-    :param fail_on: the lowest severity that fails the task: ``critical``, ``warning``, ``info`` or ``never``
-    :param storage: ``s3://bucket/prefix`` or ``file:///path``; default: ``$AIRFLOW_HOME/validation`` of the worker (templated)
+    :param result_format: Great Expectations' ``result_format``. Default: ``SUMMARY``
+    :param fail_on: lowest severity that fails the task: ``critical``, ``warning``, ``info`` or ``never``
+    :param storage: where results are kept: ``s3://bucket/prefix`` or ``file:///path``. Default:
+        ``$AIRFLOW_HOME/validation`` of the worker (templated)
     :param docs_base_url: http(s) address under which ``storage`` is served, for the link to the Data Docs (templated)
-    :param run_key: where this run is below ``storage`` (templated)
-    :param context_type: only ``ephemeral``; GX Cloud and file contexts: `ValidateBatchOperator`, `ValidateCheckpointOperator`
-    :return: Great Expectations' description of what goes on (``success``, ``statistics``, ``expectations``), with no more than
-        20 unexpected values each, and ``dataset_uri``. The XCom ``report`` has the event's facts and the findings in short
-    :raises GXValidationFailed: the data is not as expected; a retry cannot help
+    :param run_key: folder of this run below ``storage`` (templated)
+    :param context_type: ``ephemeral`` only. For GX Cloud and file contexts see `ValidateBatchOperator` and
+        `ValidateCheckpointOperator`
+    :returns: Great Expectations' description of the good rows (``success``, ``statistics``, ``expectations``), with
+        at most 20 unexpected values each, and ``dataset_uri``. The XCom ``report`` has the event's facts and the
+        findings in short
+    :raises GXValidationFailed: the data does not meet the expectations; a retry cannot help
     :raises AirflowFailException: the expectations or the source are wrong; a retry cannot help
     """
 
@@ -234,7 +249,7 @@ class ValidateOperator(Expecting):
         self.quarantine = quarantine
 
     def validate(self, context: Any) -> dict[str, Any]:
-        """Validate the one source."""
+        """Validate the source that was given."""
         from operators.core.storage import Storage
         from operators.validation.gx_context import Engine
         from operators.validation.validation import Validation

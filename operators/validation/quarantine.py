@@ -17,7 +17,7 @@ REASONS = "quarantine_reasons"
 
 @dataclass(frozen=True)
 class Split:
-    """The two files.
+    """The file of the good rows and the file of the bad ones.
 
     :param rows: how many are set aside
     """

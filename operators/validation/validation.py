@@ -31,7 +31,7 @@ _SHORT = ("unexpected_list", "unexpected_index_list", "partial_unexpected_list",
 
 @dataclass(frozen=True)
 class Checks:
-    """What to check.
+    """A suite that is ready to be checked.
 
     :param objects: Great Expectations' own objects of the suite, in its order
     """
@@ -90,7 +90,7 @@ def _listed(objects: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Validated:
-    """What was found.
+    """The result of a validation.
 
     :param described: Great Expectations' own description of it, as JSON types, with short lists
     """

@@ -144,7 +144,7 @@ class Edges:
         """Wait until every live edge has a generation.
 
         :param timeout_s: an edge that needs longer is not waited for
-        :return: ids of the edges that do not have it, also of those that are away
+        :returns: ids of the edges that do not have it, also of those that are away
         """
         await self._until(lambda: not [edge for edge in self.behind(generation) if self._live(edge)], timeout_s)
         return self.behind(generation)
@@ -202,7 +202,7 @@ class Edges:
         """Stop waiting for edges whose node has gone, or that have been away for a quarter of an hour.
 
         :param gone: ids of edges whose nodes are known to have gone
-        :return: whether any was forgotten
+        :returns: whether any was forgotten
         """
         now, edges = self._clock(), self._store.state.edges
         last = {edge: self._seen[edge].at if edge in self._seen else self._began for edge in edges}

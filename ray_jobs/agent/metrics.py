@@ -28,7 +28,7 @@ def exposition(
     edges: Iterable[EdgeState],
     now: float,
 ) -> bytes:
-    """Return the text.
+    """Return the metrics in Prometheus' text format.
 
     :param readings: by model and edge
     :param now: unix seconds

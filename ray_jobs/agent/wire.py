@@ -157,7 +157,7 @@ class Row(BaseModel):
 
 
 class EdgeState(BaseModel):
-    """One edge."""
+    """What one edge has reported of itself."""
 
     id: str
     url: str

@@ -33,8 +33,8 @@ class EdgeConfig:
     :param fallback_body_bytes: a request with a larger body is never a canary's, as it could not be sent again
     :param max_body_bytes: a request with a larger body is refused with 413
     :param units: how many units are told apart at one time; a unit takes 0.2 KB
-    :param breaker_failures: so many failures of a canary in a row open its breaker: stable answers at once
-    :param breaker_s: for so long; then one request tries the canary again
+    :param breaker_failures: failures of a canary in a row that open its breaker: then stable answers at once
+    :param breaker_s: seconds until one request tries the canary again
     :param certificate: PEM file with a certificate and its key; callers then use TLS
     :param tokens: file with a line ``<SHA-256 of the token, hex> <caller's name>`` for each caller; others get 401
     :param requests_per_s: of one caller, or one address where there are no tokens; what is over it gets 429

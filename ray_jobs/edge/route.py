@@ -62,7 +62,7 @@ class Route:
     :param slow_us: an answer that takes longer counts as slow; None: none does
     :param canary_timeout_ms: a canary that is slower has failed, and stable answers
     :param max_in_flight: requests of the canary at one time; stable answers what is over it
-    :param lease_s: without a renewal for so long, the canary and the shadow get nothing more; a weight above 0 needs one
+    :param lease_s: seconds without renewal after which canary and shadow get nothing more; a weight above 0 needs one
     :param holder: id of the release that moves the route
     :raises ConfigurationError: if a value is not valid; the message names it
     """

@@ -44,7 +44,7 @@ def middlewares() -> list[Middleware]:
 
 
 class ShortWay:
-    """ASGI middleware.
+    """ASGI middleware that answers predictions before Serve's own code sees them.
 
     :param app: Serve's own way
     :param infer: returns what answers, or None if it has gone
@@ -102,7 +102,7 @@ class Held:
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Keep it."""
+        """Keep the data until `release`."""
         self._parts.append(data)
 
     def release(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic_core import SchemaValidator, core_schema
 
-from operators.core.spec import FeatureKind
+from operators.core.spec_training import FeatureKind
 from ray_jobs.serve.protocol import Limits, Request, narrowest, read_request, unit_of
 
 _QUICK = {"category": ["BYTES"], "number": ["FP64", "FP32", "FP16"], "integer": ["INT64"], "boolean": ["BOOL"]}

@@ -84,7 +84,7 @@ class _Answered(NamedTuple):
 
 
 class PredictionLog:
-    """One replica's log.
+    """What one replica has predicted, in memory until it is written to object storage.
 
     :param storage: where the files go; `hour_prefix` says which folder
     :param spec: says what the columns are and how often a file is written

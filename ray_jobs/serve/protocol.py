@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic_core import from_json, to_json
 
-from operators.core.spec import FeatureKind
+from operators.core.spec_training import FeatureKind
 
 _NUMBERS = frozenset({"FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
 _INTEGERS = frozenset(name for name in _NUMBERS if "INT" in name)

@@ -92,7 +92,7 @@ class Version:
 
         :param body: as the caller sent it
         :param headers: as ASGI has them, names in lower case
-        :return: HTTP status, JSON, and the request's id
+        :returns: HTTP status, JSON, and the request's id
         """
         told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name in _TOLD}
         try:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.core.errors import RejectedError
-from operators.core.spec import FeatureKind
+from operators.core.spec_training import FeatureKind
 from ray_jobs.training.training_data import TrainingData
 
 Encoder = dict[str, list[str] | None]
@@ -43,7 +43,7 @@ def matrix(batches: Iterable[pa.RecordBatch], encoder: Encoder, label: str, fold
     """Encode a shard in one pass, into a file that is mapped into memory: the shard may be larger than that.
 
     :param folder: local; the file must live as long as the matrix
-    :return: features [rows, features] and label [rows], float32
+    :returns: features [rows, features] and label [rows], float32
     :raises RejectedError: there is no row, or a label is neither 0 nor 1
     """
     labels: list[Any] = []

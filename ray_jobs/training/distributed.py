@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from operators.core.errors import ConfigurationError, RejectedError
-from operators.core.spec import Scaling
+from operators.core.spec_training import Scaling
 from ray_jobs.training.checkpoints import Checkpoints
 from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.worker import SHARD, GroupWorker, LoneWorker, Task, Worker

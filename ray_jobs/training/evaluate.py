@@ -19,11 +19,12 @@ from ray_jobs.training.training_data import split
 
 
 def work(given: dict[str, Any], key: str) -> dict[str, Any]:
-    """Measure two models.
+    """Measure the challenger and the champion on the same holdout rows.
 
-    :param given: ``spec`` (JSON), ``dataset`` (``key``), ``end``, ``challenger`` (model URI), ``champion`` (URI or None)
+    :param given: ``spec`` (JSON), ``dataset`` (``key``), ``end``, ``challenger`` (model URI), ``champion`` (URI or
+        None)
     :param key: where the job's files are
-    :return: ``rows``, metrics of ``challenger`` and ``champion``, and ``smoke_key``: the latest rows as a request
+    :returns: ``rows``, metrics of ``challenger`` and ``champion``, and ``smoke_key``: the latest rows as a request
     """
     import mlflow.pyfunc
 

@@ -33,7 +33,7 @@ _COLUMNS = {
 def signature_of(spec: PredictionSpec) -> ModelSignature:
     """Return the signature that every version of a model has.
 
-    :return: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
+    :returns: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
         double column, the task's output
     """
     from mlflow.models import ModelSignature
@@ -78,7 +78,7 @@ def limits_of(signature: ModelSignature | None, spec: PredictionSpec) -> dict[st
 
     A model may take null where the spec does not; the other way round it would meet a null that it was not made for.
 
-    :return: smallest and largest value of each feature that has less than 64 bits
+    :returns: smallest and largest value of each feature that has less than 64 bits
     :raises RejectedError: the signature is missing or says something else; the message lists every difference
     """
     if signature is None or signature.inputs is None or signature.outputs is None:

@@ -27,12 +27,12 @@ _CHECKPOINTS = "ray"
 
 
 def work(given: dict[str, Any], key: str) -> dict[str, Any]:
-    """Train once.
+    """Train a model on the dataset, and log it to MLflow.
 
-    :param given: ``spec`` (JSON), ``dataset`` (``key``, ``digest``), ``end`` (ISO time), ``parameters``
-        (JSON), ``tags``
+    :param given: ``spec`` (JSON), ``dataset`` (``key``, ``digest``), ``end`` (ISO time), ``parameters`` (JSON),
+        ``tags``
     :param key: where the job's files are
-    :return: ``model_uri``, ``run_id``, ``rows``, ``holdout_rows``, ``metrics``
+    :returns: ``model_uri``, ``run_id``, ``rows``, ``holdout_rows``, ``metrics``
     """
     spec = PredictionSpec.from_json(given["spec"])
     parameters = {**spec.training.parameters, **json.loads(given["parameters"])}

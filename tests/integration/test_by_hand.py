@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from operators.cli import connect, quarantine, rollback, verify
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.ledger import Ledger
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
 from operators.rollout.controller import Controller

@@ -27,7 +27,7 @@ import pytest
 
 from operators.core.errors import ServiceError, ServiceRefusedError
 from operators.core.settings import storage_url
-from operators.core.spec_release import Series
+from operators.core.spec_judge import Series
 from operators.core.storage import Storage
 from operators.demo.airflow import Airflow
 from operators.drills.policy import STEP

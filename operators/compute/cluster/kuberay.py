@@ -58,7 +58,7 @@ def _secret(name: str) -> str:
 
 
 def _call(function: Any, *arguments: Any, accept: int) -> Any:
-    """Call Kubernetes; return None for the status that is as good as done."""
+    """Call Kubernetes; return None for the status that counts as done."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 

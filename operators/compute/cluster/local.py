@@ -112,7 +112,7 @@ def start(
 
 
 def stop(folder: Path, *, keep_folder: bool = False) -> None:
-    """End every process of the cluster in this folder; one that is not there is as good as ended.
+    """End every process of the cluster in this folder. If there is no cluster, nothing happens.
 
     :raises ServiceError: a process outlives SIGKILL
     """

@@ -25,13 +25,16 @@ from operators.core.errors import ConfigurationError, ServiceError
 
 
 class _Start(BaseOperator):
-    """Makes a cluster; `scope` makes the task that removes it."""
+    """Base of the operators that start a cluster. `scope` creates the task that removes it."""
 
     def scope(self, *, cleanup: Cleanup = "always", **kwargs: Any) -> Any:
-        """Make this a setup task, and return its teardown task, to be used with ``with`` around the tasks between.
+        """Make this task a setup task, and return its teardown task, to be used with ``with`` around the tasks
+        between.
 
-        :param cleanup: when the cluster goes: ``always``; ``never``; ``on_exception``: only if a task between failed
-        :param kwargs: of the teardown task; ``task_id`` is ``<this task's>_stop`` by default
+        :param cleanup: when the cluster is removed: ``always``, ``never``, or ``on_exception``: only if a task
+            between has failed
+        :param kwargs: arguments of the teardown task; its ``task_id`` is ``<this task's>_stop`` by default
+        :returns: the teardown task
         """
         task_id = kwargs.pop("task_id", f"{self.task_id.rpartition('.')[2]}_stop")
         stop = self._stop_operator(task_id=task_id, cleanup=cleanup, **kwargs)
@@ -47,7 +50,7 @@ class _Start(BaseOperator):
 
 
 class _Stop(BaseOperator):
-    """Removes a cluster, if its cleanup says so."""
+    """Base of the operators that remove a cluster, if its cleanup says so."""
 
     def __init__(self, *, cleanup: Cleanup = "always", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -74,17 +77,18 @@ class _Stop(BaseOperator):
 
 
 class StartLocalRayOperator(_Start):
-    """Start a Ray cluster on the worker's own machine, on the loopback interface and with a token of its own.
+    """Start a Ray cluster on the worker's own machine, on the loopback interface and with its own token.
 
-    For development and for machines that run all tasks, as with LocalExecutor: the tasks that use it must run on the same
-    machine, as the same user. It outlives the task and its worker; `scope` ends it.
+    It is meant for development and for machines that run all tasks, as with LocalExecutor: the tasks that use the
+    cluster must run on the same machine as the same user. The cluster outlives the task and its worker; the teardown
+    task of `scope` ends it.
 
-    :param num_cpus: CPUs that it hands out; None: the machine's
-    :param num_gpus: GPUs that it hands out; None: the machine's
-    :param object_store_bytes: memory of its object store
-    :param env: environment variables of its processes (templated)
+    :param num_cpus: CPU cores that the cluster offers. None: all of the machine
+    :param num_gpus: GPUs that the cluster offers. None: all of the machine
+    :param object_store_bytes: memory of the cluster's object store
+    :param env: environment variables of the cluster's processes (templated)
     :returns: ``address``, ``token_path`` and ``folder``
-    :raises ServiceError: it did not start; a retry can help
+    :raises ServiceError: the cluster did not start; a retry can help
     """
 
     template_fields: Sequence[str] = ("env",)
@@ -106,7 +110,9 @@ class StartLocalRayOperator(_Start):
 
     @property
     def connection(self) -> dict[str, Any]:
-        """What `SubmitRayJobOperator` and ``@task.ray`` need to use the cluster."""
+        """Arguments for `SubmitRayJobOperator` and ``@task.ray`` that make them use this cluster:
+        ``**ray.connection``.
+        """
         return {
             "ray_conn_id": None,
             "address": f"{{{{ {self._pulled}['address'] }}}}",
@@ -137,10 +143,11 @@ class StartLocalRayOperator(_Start):
 
 
 class StopLocalRayOperator(_Stop):
-    """End every process of a cluster that `StartLocalRayOperator` started.
+    """End every process of a cluster that `StartLocalRayOperator` started, and delete its folder.
 
-    :param folder: what the start returned as ``folder`` (templated)
-    :param cleanup: ``always``, ``never`` or ``on_exception``
+    :param folder: what the start task returned as ``folder`` (templated)
+    :param cleanup: ``always``, ``never``, or ``on_exception``: only if a task that used the cluster has failed
+    :returns: whether the cluster was removed
     """
 
     template_fields: Sequence[str] = ("folder",)
@@ -159,18 +166,20 @@ class StopLocalRayOperator(_Stop):
 
 
 class CreateKubeRayClusterOperator(_Start):
-    """Make a Ray cluster on Kubernetes with KubeRay, and wait, deferred, until it is ready.
+    """Create a Ray cluster on Kubernetes with KubeRay, and wait, deferred, until it is ready.
 
-    Needs the extra ``kubernetes`` (apache-airflow-providers-cncf-kubernetes) and the KubeRay operator in the cluster. Clients
-    need the token of ``ray_conn_id``, which becomes a Kubernetes secret of the Ray cluster's own.
+    Needs the extra ``kubernetes`` and, in the Kubernetes cluster, the KubeRay operator. The token of ``ray_conn_id``
+    is copied into a Kubernetes secret; clients of the Ray cluster need it.
 
-    :param cluster: the cluster. Its name is templated: ``train-{{ ts_nodash | lower }}`` is one a run
+    :param cluster: the cluster, with the keys of `KubeRayCluster`. The name is templated: ``train-{{ ts_nodash |
+        lower }}`` gives each run a cluster of its own
     :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
-    :param ray_conn_id: Airflow connection of type ``ray`` with the token as password
-    :param timeout: for the cluster to be ready; nodes may have to be bought first
-    :param poll_s: seconds between two looks
+    :param ray_conn_id: Airflow connection of type ``ray`` with the token as its password
+    :param timeout: longest wait for the cluster to be ready. Allow for nodes that have to be added first
+    :param poll_s: seconds between two checks
     :returns: ``address``, ``name`` and ``namespace``
-    :raises ServiceError: the cluster did not get ready in time; it is deleted, and a retry makes another
+    :raises ConfigurationError: ``cluster`` is wrong, or the connection has no token
+    :raises ServiceError: the cluster was not ready in time. It is deleted, and a retry creates another
     """
 
     template_fields: Sequence[str] = ("cluster_name",)
@@ -197,11 +206,13 @@ class CreateKubeRayClusterOperator(_Start):
 
     @property
     def connection(self) -> dict[str, Any]:
-        """What `SubmitRayJobOperator` and ``@task.ray`` need to use the cluster."""
+        """Arguments for `SubmitRayJobOperator` and ``@task.ray`` that make them use this cluster:
+        ``**ray.connection``.
+        """
         return {"ray_conn_id": self.ray_conn_id, "address": f"{{{{ {self._pulled}['address'] }}}}"}
 
     def execute(self, context: Any) -> Any:
-        """Make the cluster, or find the one that an earlier try made."""
+        """Create the cluster, or find the one that an earlier try created."""
         from operators.compute.cluster.kuberay import KubeRay
 
         described = self._described()
@@ -227,7 +238,7 @@ class CreateKubeRayClusterOperator(_Start):
         )
 
     def resume(self, context: Any, event: Mapping[str, Any], name: str, namespace: str) -> dict[str, str]:
-        """Return where the cluster is."""
+        """Return where the cluster is; delete one that did not get ready."""
         if not event["ready"]:
             from operators.compute.cluster.kuberay import KubeRay
 
@@ -254,12 +265,13 @@ class CreateKubeRayClusterOperator(_Start):
 
 
 class DeleteKubeRayClusterOperator(_Stop):
-    """Delete a RayCluster and its secret; one that is not there is as good as deleted.
+    """Delete a RayCluster and its secret. If there is no such cluster, the task succeeds.
 
     :param cluster_name: name of the RayCluster (templated)
-    :param namespace: its namespace (templated)
+    :param namespace: Kubernetes namespace of the RayCluster (templated)
     :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
-    :param cleanup: ``always``, ``never`` or ``on_exception``
+    :param cleanup: ``always``, ``never``, or ``on_exception``: only if a task that used the cluster has failed
+    :returns: whether the cluster was deleted
     """
 
     template_fields: Sequence[str] = ("cluster_name", "namespace")

@@ -19,27 +19,33 @@ class _Part(BaseModel):
 
 
 class NodeGroup(_Part):
-    """The pods of one kind."""
+    """The pods of one kind: the head, or one group of workers."""
 
-    cpus: float = Field(1, gt=0)
-    memory: str = Field("4Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$", description="a Kubernetes quantity")
-    gpus: int = Field(0, ge=0)
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    cpus: float = Field(1, gt=0, description="CPU cores of each pod.")
+    memory: str = Field(
+        "4Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$", description="Memory of each pod, a Kubernetes quantity."
+    )
+    gpus: int = Field(0, ge=0, description="NVIDIA GPUs of each pod.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the nodes must have.")
     tolerations: tuple[dict[str, Any], ...] = Field(
-        default=(), description="Kubernetes tolerations, for GPU nodes mostly"
+        default=(), description="Kubernetes tolerations; GPU nodes often need one."
     )
     env: dict[str, str] = Field(
-        default_factory=dict, description="plain variables; what they hold can be read by anybody"
+        default_factory=dict, description="Environment variables, in plain text. Secrets do not belong here."
     )
 
 
 class WorkerGroup(NodeGroup):
-    """Workers; ``replicas`` at the start, and between the bounds if the cluster scales itself."""
+    """A group of workers; if the cluster scales itself, their number stays between the two bounds."""
 
-    name: str = Field("workers", pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
-    replicas: int = Field(1, ge=0)
-    min_replicas: int | None = Field(None, ge=0, description="default: replicas")
-    max_replicas: int | None = Field(None, ge=0, description="default: replicas")
+    name: str = Field("workers", pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description="Name of the group.")
+    replicas: int = Field(1, ge=0, description="Number of workers at the start.")
+    min_replicas: int | None = Field(
+        None, ge=0, description="Least number of workers. If you leave it out, it is `replicas`."
+    )
+    max_replicas: int | None = Field(
+        None, ge=0, description="Largest number of workers. If you leave it out, it is `replicas`."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkerGroup:
@@ -60,17 +66,19 @@ class WorkerGroup(NodeGroup):
 
 
 class KubeRayCluster(_Part):
-    """A cluster as its author describes it."""
+    """A Ray cluster on Kubernetes, as a DAG describes it."""
 
-    name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$")
-    namespace: str = "default"
-    image: str = Field(description="with Ray; the same minor version of Python as Airflow's, for @task.ray")
-    ray_version: str = ""
-    head: NodeGroup = NodeGroup()
-    workers: tuple[WorkerGroup, ...] = (WorkerGroup(),)
-    autoscaling: bool = False
-    service_account: str | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$", description="Name of the RayCluster.")
+    namespace: str = Field("default", description="Kubernetes namespace of the RayCluster.")
+    image: str = Field(
+        description="Container image with Ray. For `@task.ray` its Python must have the same minor version as Airflow's."
+    )
+    ray_version: str = Field("", description="Version of Ray in the image, e.g. `2.60.0`. KubeRay needs it to scale.")
+    head: NodeGroup = Field(NodeGroup(), description="The pod of the head. It runs no tasks.")
+    workers: tuple[WorkerGroup, ...] = Field((WorkerGroup(),), description="The groups of workers.")
+    autoscaling: bool = Field(False, description="Whether the cluster scales its groups between their bounds.")
+    service_account: str | None = Field(None, description="Kubernetes service account of the pods.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels of the RayCluster and of its pods.")
 
 
 def manifest(cluster: KubeRayCluster, *, token_secret: str | None) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from operators.core.errors import ServiceError, TaxiwayError
 
 
 class KubeRayTrigger(BaseTrigger):
-    """Fire ``{"ready", "reason"}`` once a RayCluster is ready, cannot be, or took too long.
+    """Fire ``{"ready": …, "reason": …}`` once a RayCluster is ready, has failed for good, or took too long.
 
-    :param name: of the RayCluster
-    :param namespace: its namespace
+    :param name: name of the RayCluster
+    :param namespace: Kubernetes namespace of the RayCluster
     :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
-    :param poll_s: seconds between two looks
+    :param poll_s: seconds between two checks
     :param deadline: Unix time in seconds by which the cluster must be ready
     """
 

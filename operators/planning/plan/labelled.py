@@ -7,7 +7,8 @@ from functools import partial
 from math import ceil, inf, log, sqrt
 from random import Random
 
-from operators.core.spec_release import Labels, Release
+from operators.core.spec_judge import Labels
+from operators.core.spec_release import Release
 from operators.judge.statistics import blocks, ownership, shares
 from operators.judge.statistics.numeric import e_value
 from operators.judge.wording import Rules

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import log
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.statistics import ownership, shares
 from operators.judge.statistics.numeric import e_value
 from operators.judge.statistics.ownership import Events

@@ -35,14 +35,15 @@ class GuardPlan(_Fact):
 
 
 class PhasePlan(_Fact):
-    """One phase.
+    """What is expected of one phase: how long it lasts, whom it exposes, what it detects.
 
     :param expected_s: mean time that a version like stable takes; None: mostly it does not pass in max_wait
     :param likely_s: enough in four of five releases; None: not in max_wait
     :param exposed_units: callers that get the new version's answers in that time
-    :param harmed_requests: bad answers more than stable's until the release stops, if the version were worse by the margin,
-        by the guard that takes the longest; the fallback hides failures from the caller
-    :param dead_found_s: until a version that fails everything from this phase on has failed; None: longer than max_wait
+    :param harmed_requests: bad answers more than stable's until the release stops, if the version were worse by the
+        margin, by the guard that takes the longest; the fallback hides failures from the caller
+    :param dead_found_s: until a version that fails everything from this phase on has failed; None: longer than
+        max_wait
     :param dead_found_units: units that it had by then
     """
 
@@ -132,7 +133,7 @@ class Problem(_Fact):
 
 
 class Plan(_Fact):
-    """A whole release.
+    """What is expected of a whole release, and what is wrong with it.
 
     :param assumed: which numbers of the load nobody gave or measured
     :param exposed_units: callers that get the new version's answers until then, each counted once

@@ -12,11 +12,12 @@ from operators.judge.evidence import PairCounts, Pairs
 
 
 class Labelling(BaseModel):
-    """How labels come.
+    """How many requests get a label, when, and how often the two versions differ in being right.
 
     :param share: of the requests, those that get a label
     :param delay_s: from the request to its label
-    :param disagree: share of the pairs in which equally good versions differ in being right, half of it for either side
+    :param disagree: share of the pairs in which equally good versions differ in being right, half of it for either
+        side
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +34,7 @@ class LabelFeed:
     :param rng: numpy's generator
     :param copied_per_s: requests that both versions answer, while the shadow runs
     :param wrong: share of the pairs that the new version gets wrong on top
-    :param block_s: pairs of so long a time are a block; None: there are none
+    :param block_s: length of a block in seconds; None: each pair counts by itself
     """
 
     rng: Any

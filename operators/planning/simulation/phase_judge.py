@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
 from operators.judge.phases import judge_parts, policies
 from operators.planning.simulation.feeds import ARM_COLUMNS

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from operators.core.spec_release import Slow
+from operators.core.spec_judge import Slow
 from operators.judge.evidence import Evidence
 from operators.planning.simulation.requests import Recording, Requests
 from operators.planning.simulation.traffic_model import Load

@@ -41,13 +41,14 @@ class Spread(_Fact):
 
 
 class Summary(_Fact):
-    """One scenario.
+    """What happened in the simulated releases of one scenario.
 
     :param false_alarms: rollbacks of a version that is as good as stable; None: it is not
     :param found_s: from the moment at which it began to do harm to the rollback
     :param found_units: of the canary, seen by then
     :param exposed_units: callers that the new version answered at least once
-    :param exposed_requests: answered by the new version, before and with the rollback; its failures are hidden by the fallback
+    :param exposed_requests: answered by the new version, before and with the rollback; its failures are hidden by the
+        fallback
     :param harmed_requests: of these, failed or slow, more than stable would have had
     :param promoted_after_s: of those that were promoted
     :param ends: where and by which guard the rollbacks came, and where the others stopped

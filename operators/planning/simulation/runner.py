@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.planning.simulation.engine import Run, Simulated
 from operators.planning.simulation.feeds import STEADY, CountFeed, Feed, Pattern
 from operators.planning.simulation.label_arrivals import LabelFeed, Labelling
@@ -25,7 +26,7 @@ _WORTH_A_PROCESS = 50  # releases; fewer are done before a process has started
 
 @dataclass(frozen=True)
 class Setting:
-    """What is simulated.
+    """What is simulated: a release, its traffic and its labels.
 
     :param recording: traffic in place of what ``load`` and ``pattern`` would generate
     :param labelling: how labels come; None: they do not
@@ -72,7 +73,7 @@ class Batch:
 
 
 def simulate(setting: Setting, scenario: Scenario, *, releases: int, seed: int = 0, jobs: int = 1) -> Batch:
-    """Run releases.
+    """Run many releases of one scenario, in parallel processes.
 
     :param releases: how many
     :param jobs: processes

@@ -29,13 +29,15 @@ _ASKED = "asked"
 
 
 class ApproveOperator(StepTask, HITLOperator):
-    """Ask a person whether the release goes on; the form shows the evidence. The canary is watched meanwhile.
+    """Ask a person whether the release goes on. The form in Airflow shows the evidence, and the canary is watched
+    meanwhile.
 
-    :param spec: the model's spec
+    :param spec: spec of the model
     :param release: what `BeginReleaseOperator` returned (templated)
     :param verdict: what the step before returned (templated)
-    :param index: which of the spec's steps the canary stands at
-    :raises AirflowFailException: the answer is to roll back, or the canary turned out bad while nobody answered
+    :param index: number of the step at which the canary stands, from 0
+    :returns: ``answer`` and who gave it
+    :raises AirflowFailException: the answer is to roll back, or the canary turned out bad before there was an answer
     """
 
     template_fields: Sequence[str] = ("release", "verdict")

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from operators.core import spec_release
+from operators.core import spec_judge
 from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec, prediction_spec
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
 from operators.feedback.labels import Labels, QueryLabels
@@ -201,7 +201,7 @@ def _tallies(policy: Judge, facts: Facts) -> dict[str, PairTally]:
     return found
 
 
-def _tally(guard: spec_release.Labels | spec_release.Loss, measure: Measure, facts: Facts) -> PairTally:
+def _tally(guard: spec_judge.Labels | spec_judge.Loss, measure: Measure, facts: Facts) -> PairTally:
     return PairTally(
         measure,
         begin_us=to_us(facts.begin_s),

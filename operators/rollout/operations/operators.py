@@ -23,13 +23,15 @@ _UNDER_WAY = ["queued", "running"]
 
 
 class ScheduleRetirementOperator(TriggerDagRunOperator):
-    """Start the DAG that deletes the replaced version once it has been kept warm long enough.
+    """Start the DAG that deletes the replaced version after it has been kept warm.
 
-    A run of its own, so that the next release need not wait for it.
+    It is a run of its own, so that the next release need not wait for it.
 
-    :param model: the model (templated)
+    :param model: name of the model (templated)
     :param previous: the version that was replaced; empty after a first release (templated)
-    :param after_s: seconds to wait (templated)
+    :param after_s: seconds to wait before it is deleted (templated)
+    :param kwargs: arguments of Airflow's ``TriggerDagRunOperator``
+    :raises AirflowSkipException: no version was replaced
     """
 
     template_fields: Sequence[str] = (*TriggerDagRunOperator.template_fields, "previous")
@@ -39,18 +41,20 @@ class ScheduleRetirementOperator(TriggerDagRunOperator):
         self.previous = previous
 
     def execute(self, context: Any) -> Any:
-        """Trigger."""
+        """Trigger the DAG, if a version was replaced."""
         if not self.previous:
             raise AirflowSkipException("nothing was replaced")
         return super().execute(context)
 
 
 class ReturnToOperator(BaseOperator):
-    """Send all traffic back to an earlier version, because a person said so.
+    """Send all traffic back to an earlier version, because a person decided so.
 
-    :param model: the model (templated)
-    :param version: where the traffic goes; empty means the version before the last promotion (templated)
-    :param reason: written to the ledger (templated)
+    :param model: name of the model (templated)
+    :param version: version that gets the traffic; empty for the one before the last promotion (templated)
+    :param reason: why; the ledger keeps it (templated)
+    :returns: ``champion``, ``left`` (the version that had the traffic), ``keep_warm_s``
+    :raises AirflowFailException: there is no such version; a retry cannot help
     """
 
     template_fields: Sequence[str] = ("model", "version", "reason")
@@ -82,7 +86,7 @@ class ReturnToOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="resume", kwargs={"version": version})
 
     def resume(self, context: Any, event: Mapping[str, str], version: str) -> dict[str, Any]:
-        """Move the traffic."""
+        """Move the traffic, now that the version runs."""
         from operators.core.spec import ModelSpec
 
         require_running(version, event)
@@ -97,11 +101,13 @@ class ReturnToOperator(BaseOperator):
 
 
 class RetireOperator(BaseOperator):
-    """Delete a version that has been kept warm long enough, unless it has traffic again.
+    """Delete a version after it has been kept warm, unless it has traffic again.
 
-    :param model: the model (templated)
-    :param version: the version (templated)
+    :param model: name of the model (templated)
+    :param version: number of the version (templated)
     :param after_s: seconds to wait first (templated)
+    :returns: the version
+    :raises AirflowSkipException: the version has traffic again
     """
 
     template_fields: Sequence[str] = ("model", "version", "after_s")
@@ -113,23 +119,24 @@ class RetireOperator(BaseOperator):
         self.after_s = after_s
 
     def execute(self, context: Any) -> None:
-        """Wait."""
+        """Wait, deferred, for as long as the version is kept warm."""
         self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=float(self.after_s))), method_name="resume")
 
     def resume(self, context: Any, event: Any) -> str:
-        """Delete."""
+        """Delete the version, unless it has traffic again."""
         if not controller_of(self.model).retire(context["run_id"], self.version):
             raise AirflowSkipException(f"version {self.version} has traffic again")
         return self.version
 
 
 class ReconcileOperator(BaseOperator):
-    """Bring every model to an end after a crash: promoted or rolled back, with ledger, traffic and alias agreed.
+    """Complete what a crash left half done: every release ends promoted or rolled back, and ledger, traffic and alias
+    agree.
 
     Releases that are under way are left alone.
 
-    :param model: one model only; empty means all (templated)
-    :return: what was done, by model; models where there was nothing to do are left out
+    :param model: name of one model; empty for all (templated)
+    :returns: by model, what was done; models without anything to do are left out
     :raises AirflowFailException: something is left that only a person can mend
     """
 
@@ -140,7 +147,7 @@ class ReconcileOperator(BaseOperator):
         self.model = model
 
     def execute(self, context: Any) -> dict[str, list[str]]:
-        """Reconcile one model after another; one that fails does not keep the others waiting."""
+        """Reconcile one model after the other. A failure with one does not stop the rest."""
         from operators.core.ledger import Ledger
         from operators.core.settings import Settings
         from operators.rollout.reconcile import client

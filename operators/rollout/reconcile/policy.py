@@ -40,7 +40,7 @@ class Open(_Fact):
 
 
 class Traffic(_Fact):
-    """The edge's route."""
+    """Which versions the edge routes to."""
 
     stable: str | None
     canary: str | None = None

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Judgement
 from operators.judge.phases import Watched
 from operators.judge.tally import Counters, Tally, overdue, with_overdue

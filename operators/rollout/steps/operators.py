@@ -11,7 +11,7 @@ from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Moment
+from operators.core.spec_operations import Moment
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import (
     FROZEN,
@@ -39,7 +39,7 @@ _KIND_OF_STEP: Mapping[str, Kind] = {SHADOW: "shadow", WATCH: "control"}
 
 
 class StepTask:
-    """What tasks that watch a version with traffic share."""
+    """Base of the tasks during which a version is watched."""
 
     spec: ModelSpec
     release: Any
@@ -92,7 +92,7 @@ class StepTask:
 
 
 class StepOperator(StepTask, ReleaseOperator):
-    """Base of the tasks that the judge ends."""
+    """Base of the tasks that end with a verdict of the judge."""
 
     def wait(self, watched: Watched, *, then: str, until: float | None = None) -> None:
         """Watch without a worker slot.
@@ -119,8 +119,10 @@ class StepOperator(StepTask, ReleaseOperator):
 
 
 class ShadowOperator(StepOperator):
-    """Copy live requests to the version, and wait for the judge. Its answers go nowhere but into the log.
+    """Copy live requests to the version, and wait for the judge. No caller sees the answers; the prediction log keeps
+    them.
 
+    :returns: the verdict, with ``outcome`` and ``reason``
     :raises AirflowFailException: the verdict is not Successful
     """
 
@@ -153,11 +155,12 @@ class ShadowOperator(StepOperator):
 
 
 class CanaryStepOperator(StepOperator):
-    """Give the canary one step's share of the traffic, and wait for the judge.
+    """Give the canary the share of one step, and wait for the judge.
 
-    Killed and run again, the step goes on with what it has seen.
+    If the task is killed and runs again, it goes on with the evidence that it has.
 
-    :param index: which of the spec's steps
+    :param index: number of the step in the spec, from 0
+    :returns: the verdict, with ``outcome`` and ``reason``
     :raises AirflowFailException: the verdict is not Successful; the rollback task does the rest
     """
 
@@ -211,8 +214,10 @@ class CanaryStepOperator(StepOperator):
 
 
 class WatchOperator(StepOperator):
-    """After the promotion: the old version keeps a small control group, and takes all back if the new one is worse.
+    """Watch the promoted version. The old one keeps a small control group, and gets all traffic back if the new one
+    is worse.
 
+    :returns: the verdict, with ``outcome`` and ``reason``
     :raises AirflowFailException: the verdict is Failed; the rollback task does the rest
     """
 

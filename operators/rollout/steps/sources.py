@@ -13,7 +13,7 @@ from operators.core.errors import ServiceError
 from operators.core.http import answer, async_client, unreachable
 from operators.core.settings import setting
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Series
+from operators.core.spec_judge import Series
 from operators.judge.evidence import Evidence, Point
 from operators.judge.phases import Watched
 from operators.rollout.delayed.source import LateSource

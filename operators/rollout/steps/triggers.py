@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from operators.core.errors import ServiceError, ServiceRefusedError, TaxiwayError
 from operators.core.spec import ModelSpec
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import Watched
 from operators.rollout.steps.looker import Look, Looker

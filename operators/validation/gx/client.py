@@ -16,7 +16,7 @@ from operators.validation.validation import Checks, keep_docs, keep_result, shor
 
 @dataclass(frozen=True)
 class Judged:
-    """What was found.
+    """The result of a batch or a checkpoint.
 
     :param described: Great Expectations' own description of it, with short lists
     :param report: as of `TableReport.to_xcom`
@@ -46,7 +46,7 @@ def validate_batch(
     storage: Storage | None,
     prefix: str,
 ) -> Judged:
-    """Validate a batch.
+    """Check a batch, and keep Data Docs and the full result.
 
     :param storage: for Data Docs and the full result; None: the context keeps them itself
     """

@@ -14,15 +14,33 @@ _RUN_BATCH_PARAMETERS = "gx_batch_parameters"
 
 
 class ValidateBatchOperator(Expecting):
-    """Validate a batch of any data source that Great Expectations knows, as it reads it.
+    """Validate a batch of any data source that Great Expectations knows, in the way it reads it.
 
-    :param configure_batch_definition: takes Great Expectations' context, returns a ``BatchDefinition``
-    :param batch_parameters: choose the batch, such as ``{"year": "2026"}``; the run's param ``gx_batch_parameters`` goes
-        before them (templated)
-    :param context_type: ``ephemeral``, or ``cloud``: the results are kept in GX Cloud
-    :param conn_id: connection of GX Cloud: login, password and schema are organization, token and workspace (templated)
+    Results are kept as by `ValidateOperator`, but there is no quarantine. Give exactly one of
+    ``configure_expectations``, ``expect`` and ``suite``.
 
-    The expectations, ``fail_on``, ``storage`` and the answer are those of `ValidateOperator`; there is no quarantine.
+    :param configure_batch_definition: function that takes Great Expectations' context and returns a
+        ``BatchDefinition``
+    :param batch_parameters: values that choose the batch, e.g. ``{"year": "2026"}``. The run's param
+        ``gx_batch_parameters`` overrides them (templated)
+    :param context_type: ``ephemeral``, or ``cloud`` to keep the results in GX Cloud
+    :param conn_id: Airflow connection of GX Cloud: login, password and schema are organization, token and workspace
+        (templated)
+    :param configure_expectations: function that takes Great Expectations' context, and returns an expectation, a
+        list, or a suite
+    :param expect: an expectation, a list, or a suite. It imports Great Expectations when the DAG is parsed, which
+        takes seconds
+    :param suite: YAML file of suites; absolute, or relative to ``include/`` (templated)
+    :param suite_name: name of the suite in the file. Default: the only one (templated)
+    :param suite_parameters: values for ``{$PARAMETER: …}`` in the expectations (templated)
+    :param result_format: Great Expectations' ``result_format``. Default: ``SUMMARY``
+    :param fail_on: lowest severity that fails the task: ``critical``, ``warning``, ``info`` or ``never``
+    :param storage: where results are kept: ``s3://bucket/prefix`` or ``file:///path``. Default:
+        ``$AIRFLOW_HOME/validation`` of the worker (templated)
+    :param docs_base_url: http(s) address under which ``storage`` is served, for the link to the Data Docs (templated)
+    :param run_key: folder of this run below ``storage`` (templated)
+    :returns: as `ValidateOperator`, without ``dataset_uri``
+    :raises GXValidationFailed: the data does not meet the expectations; a retry cannot help
     """
 
     template_fields: Sequence[str] = (*Expecting.template_fields, "batch_parameters", "conn_id")
@@ -62,13 +80,23 @@ class ValidateBatchOperator(Expecting):
 class ValidateCheckpointOperator(Validating):
     """Run a checkpoint of Great Expectations, with its actions.
 
-    :param configure_checkpoint: takes Great Expectations' context, returns a ``Checkpoint``
-    :param batch_parameters: as of `ValidateBatchOperator` (templated)
-    :param context_type: ``ephemeral``, ``cloud``, or ``file``
-    :param configure_file_data_context: returns a ``FileDataContext``, or yields it once and puts it back afterwards
-    :param conn_id: connection of GX Cloud, as of `ValidateBatchOperator` (templated)
+    Data Docs are those of the checkpoint's own context.
 
-    ``fail_on`` and the answer are those of `ValidateOperator`. Data Docs are those of the checkpoint's context.
+    :param configure_checkpoint: function that takes Great Expectations' context and returns a ``Checkpoint``
+    :param batch_parameters: values that choose the batch, e.g. ``{"year": "2026"}``. The run's param
+        ``gx_batch_parameters`` overrides them (templated)
+    :param context_type: ``ephemeral``, ``cloud``, or ``file``
+    :param configure_file_data_context: function that returns a ``FileDataContext``, or yields it once and cleans up
+        afterwards; goes with ``context_type="file"``
+    :param conn_id: Airflow connection of GX Cloud: login, password and schema are organization, token and workspace
+        (templated)
+    :param fail_on: lowest severity that fails the task: ``critical``, ``warning``, ``info`` or ``never``
+    :param storage: where results are kept: ``s3://bucket/prefix`` or ``file:///path``. Default:
+        ``$AIRFLOW_HOME/validation`` of the worker (templated)
+    :param docs_base_url: http(s) address under which ``storage`` is served, for the link to the Data Docs (templated)
+    :param run_key: folder of this run below ``storage`` (templated)
+    :returns: Great Expectations' description of the result
+    :raises GXValidationFailed: the data does not meet the expectations; a retry cannot help
     """
 
     template_fields: Sequence[str] = (*Validating.template_fields, "batch_parameters", "conn_id")

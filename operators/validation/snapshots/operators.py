@@ -15,27 +15,30 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
-from operators.core.spec import PredictionSpec, Table
+from operators.core.spec import PredictionSpec
+from operators.core.spec_training import Table
 from operators.validation.links import DataDocsLink, docs_link
 
 REPORT_KEY = "report"
 
 
 class ValidateSnapshotOperator(BaseOperator):
-    """Check the raw tables with Great Expectations, build the dataset, and check that too.
+    """Check the raw tables of a snapshot with Great Expectations, build the dataset, and check the dataset, too.
 
-    The report is kept in storage as JSON, text and Data Docs, and pushed as the XCom ``report``, before a bad one raises.
+    The report is kept in storage as JSON, text and Data Docs, and pushed as the XCom ``report``, before bad data
+    fails the task.
 
-    :param model: name of the model, for the address of the report
-    :param snapshot: what `operators.core.dataset.snapshot` returned, as a dict (templated)
-    :param suite_path: YAML of the suites; absolute, or relative to ``include/`` (templated)
-    :param query_path: SQL of the dataset; absolute, or relative to ``include/`` (templated)
-    :param as_of: only labels known by then are used; ISO time without a zone; default: the end of the snapshot (templated)
-    :param run_key: names this run below ``validation/<model>/`` (templated)
-    :param storage_root: address of object storage; default: ``TAXIWAY_STORAGE_URL``
-    :param docs_base_url: http(s) address under which the storage is served, for the link to the Data Docs; default:
+    :param model: name of the model, for the address of the report (templated)
+    :param snapshot: what `SnapshotOperator` returned (templated)
+    :param suite_path: YAML file of the suites; absolute, or relative to ``include/`` (templated)
+    :param query_path: SQL file that makes the dataset; absolute, or relative to ``include/`` (templated)
+    :param as_of: use only labels that were known by this time: ISO time without a zone. Default: the end of the
+        snapshot (templated)
+    :param run_key: folder of this run below ``validation/<model>/`` (templated)
+    :param storage_root: address of object storage. Default: ``TAXIWAY_STORAGE_URL``
+    :param docs_base_url: http(s) address under which the storage is served, for the link to the Data Docs. Default:
         ``TAXIWAY_DOCS_URL`` (templated)
-    :returns: the dataset as a dict: ``uri``, ``key``, ``digest``, ``rows``, ``columns``
+    :returns: the dataset: ``uri``, ``key``, ``digest``, ``rows``, ``columns``
     :raises AirflowFailException: the data is refused, or the suites or the query are wrong; a retry cannot help
     """
 
@@ -108,13 +111,13 @@ def _included(path: str) -> Path:
 
 
 class SnapshotOperator(BaseOperator):
-    """Freeze the window of every raw table that a training run sees, so that all later tasks read the same rows.
+    """Copy the window of every raw table that a training run sees, so that all later tasks read the same rows.
 
-    :param spec: the model's spec
-    :param as_of: end of the window, ISO time (templated); empty: the run's logical date, or now, but not after
-        ``retraining.end``. Times are wall-clock times of the tables; a zone is ignored
-    :param sources: JSON, ``{table: address}``: sources in place of the spec's (templated)
-    :returns: the snapshot as a dict: ``digest``, ``window``, ``tables``
+    :param spec: spec of the model
+    :param as_of: end of the window: ISO time on the clock of the tables; a zone is ignored. Empty: the run's logical
+        date, or now, but not after ``retraining.end`` (templated)
+    :param sources: JSON object that replaces sources of the spec: ``{"<table>": "<address>"}`` (templated)
+    :returns: the snapshot: ``digest``, ``window``, ``tables``
     :raises AirflowFailException: a source is missing or has no row in the window; a retry cannot help
     """
 

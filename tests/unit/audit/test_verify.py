@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from operators.audit.verify import again, difference
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge

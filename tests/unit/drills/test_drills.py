@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.ledger_schema import Entry
 from operators.core.spec import PredictionSpec
-from operators.core.spec_release import FAULTS, Drill
+from operators.core.spec_operations import FAULTS, Drill
 from operators.drills import scene as scene_module
 from operators.drills.copies import Cast, Original, original, require_ours
 from operators.drills.load_generator import Load, single_rows

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.core.spec import Gate
+from operators.core.spec_training import Gate
 from operators.gates.policy import decide
 
 GATE = Gate.model_validate(

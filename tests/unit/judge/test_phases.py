@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from operators.audit.verify import difference
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.judge.phases import Watched
 from operators.judge.policy import judge

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from operators.core.spec_release import Series
+from operators.core.spec_judge import Series
 from operators.judge import series
 from operators.judge.evidence import Point, Reading
 

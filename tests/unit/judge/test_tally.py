@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from operators.core.spec_release import Freeze, Outage
+from operators.core.spec_operations import Freeze, Outage
 from operators.judge.evidence import Arm, Period
 from operators.judge.tally import (
     Counters,

@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.phases import alpha_share
 from operators.planning.plan import Plan, plan
 from operators.planning.simulation.engine import Run

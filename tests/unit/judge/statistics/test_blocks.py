@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Judgement, Losses, LossSums, Outcome, PairCounts, Pairs
 from operators.judge.policy import judge
 from operators.judge.statistics import blocks

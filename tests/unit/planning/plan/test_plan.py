@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from operators.core.spec_release import Release, Slow
+from operators.core.spec_judge import Slow
+from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
 from operators.judge.phases import alpha_share, policies
 from operators.judge.policy import judge

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from operators.core.errors import ConfigurationError
-from operators.core.spec_release import Failures, Judge, Release, Slow
+from operators.core.spec_judge import Failures, Judge, Slow
+from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
 from operators.planning.plan import plan

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from operators.core.errors import ConfigurationError
-from operators.core.spec import Scaling
+from operators.core.spec_training import Scaling
 from ray_jobs.trainers import lightgbm_classifier, tabular_network
 from ray_jobs.training import train
 from ray_jobs.training.contract import TrainingRun

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from operators.core.spec_release import Judge
+from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
 from operators.judge.policy import judge
 from operators.rollout.delayed.business import Value, moments
