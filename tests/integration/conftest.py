@@ -127,5 +127,5 @@ def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
     monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
     ledger = Ledger(ledger_url)
-    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())  # type: ignore[arg-type]
+    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())
     ledger.close()

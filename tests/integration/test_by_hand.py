@@ -29,7 +29,7 @@ def to(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]
     monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
     ledger = Ledger(ledger_url)
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
-    made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+    made = Controller(model, ledger=ledger, registry=registry, agent=agent)
     monkeypatch.setattr(connect, "controller", lambda _: made)
     monkeypatch.setattr("operators.traffic.client.Agent", lambda: agent)
     spec = small_spec(name=model)

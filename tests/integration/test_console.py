@@ -30,7 +30,7 @@ def to(ledger: Ledger) -> Controller:
     """Version 2 was promoted over 1; version 3 is a canary and has been looked at."""
     model = f"m_{uuid.uuid4().hex[:8]}"
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
-    made = Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+    made = Controller(model, ledger=ledger, registry=registry, agent=agent)
     spec = small_spec(name=model)
     made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
     made.promote(made.begin("second", made.find("2")).release_id, "2", "1", spec)

@@ -40,7 +40,7 @@ def spec(model: str) -> PredictionSpec:
 
 @pytest.fixture
 def controller(model: str, ledger: Ledger, agent: FakeAgent, registry: FakeRegistry) -> Controller:
-    return Controller(model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+    return Controller(model, ledger=ledger, registry=registry, agent=agent)
 
 
 def first_release(controller: Controller, spec: PredictionSpec) -> None:

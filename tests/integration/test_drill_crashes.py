@@ -105,7 +105,7 @@ class World:
         about = copies.Original.model_validate(claimed["original"])
         drill = drill_operators.drill_copies(self.ledger)[self.copy][-1]
         to = self.controller(self.copy)
-        cast = copies.register(to, self.jobs, drill, about)  # type: ignore[arg-type]
+        cast = copies.register(to, self.jobs, drill, about)
         begun = to.begin(f"{drill.drill_id}/stable", to.registry.version(self.copy, cast.stable))
         to.promote(begun.release_id, cast.stable, begun.stable, cast.spec)
         release = to.begin(drill.drill_id, to.registry.version(self.copy, cast.canary)).release_id
@@ -113,7 +113,7 @@ class World:
         to.roll_back(release, cast.canary, cast.stable, "the lease has ended", rejected=True)
         drills = Drills(to.ledger, self.model)
         drills.record(drill, passed=True, problems=[], facts={})
-        copies.clean_up(to, drills, drill, self.storage, by=drill.drill_id)  # type: ignore[arg-type]
+        copies.clean_up(to, drills, drill, self.storage, by=drill.drill_id)
 
     def reconcile(self) -> list[str]:
         found = drill_copies(self.ledger).get(self.copy, [])

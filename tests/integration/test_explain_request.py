@@ -43,7 +43,7 @@ def to(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatc
         registry.tags["2"] |= {"taxiway.dag_run": "train-1", "taxiway.data_digest": "d1e5"}
         monkeypatch.setattr(client, "Registry", lambda _: registry)
         ledger, agent = Ledger(url), FakeAgent("1", "2", model=spec.name)
-        made = Controller(spec.name, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+        made = Controller(spec.name, ledger=ledger, registry=registry, agent=agent)
         made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
         ledger.append(spec.name, "gate", {"passed": True, "reasons": []}, key=f"{spec.name}/train-1/gate/1")
         release_id = made.begin("second", made.find("2")).release_id

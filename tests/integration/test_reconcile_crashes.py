@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -38,11 +39,11 @@ class World:
         to.set_route(self.release_id, "canary", release, stable="1", version="2", weight_bp=500)
 
     def controller(self, life: Life | None = None) -> Controller:
-        services = (self.ledger, self.registry, self.agent)
+        services: tuple[Any, ...] = (self.ledger, self.registry, self.agent)
         if life is not None:
-            services = tuple(Mortal(service, life) for service in services)  # type: ignore[assignment]
+            services = tuple(Mortal(service, life) for service in services)
         ledger, registry, agent = services
-        return Controller(self.model, ledger=ledger, registry=registry, agent=agent)  # type: ignore[arg-type]
+        return Controller(self.model, ledger=ledger, registry=registry, agent=agent)
 
     def reconcile(self, life: Life | None = None, *, alive: bool = False) -> list[str]:
         later = datetime.now(UTC) + timedelta(minutes=10)
@@ -127,7 +128,7 @@ def killed(world: World, move: Move, calls: int) -> bool:
 def test_killed_anywhere_and_reconciled(ledger: Ledger, move: Move, watch_s: float | None) -> None:
     calls, endings = 0, set()
     while killed(world := World(ledger, watch_s), move, calls):
-        copy_journal(ledger, world.agent)  # type: ignore[arg-type]
+        copy_journal(ledger, world.agent)
         world.reconcile()
         world.check()
         route = world.agent.route(world.model)
@@ -195,13 +196,13 @@ def test_a_rollback_at_the_agent_alone_reaches_ledger_and_alias(ledger: Ledger) 
     world = World(ledger)
     promote(world.controller(), world)
     world.agent.roll_back(world.model, reason="wrong prices", actor="bob")
-    assert copy_journal(ledger, world.agent) >= 1  # type: ignore[arg-type]
+    assert copy_journal(ledger, world.agent) >= 1
     assert world.reconcile() == ["record_rollback"]
     world.check()
     row = ledger.entries(world.model, kind="manual_rollback")[0].payload
     assert (row["version"], row["left"], row["actor"], row["reason"]) == ("1", "2", "bob", "wrong prices")
     assert [one.version for one in world.controller().quarantine.standing()] == ["2"]
-    copy_journal(ledger, world.agent)  # type: ignore[arg-type]
+    copy_journal(ledger, world.agent)
     assert len(ledger.entries(world.model, kind="edge")) == 1
 
 
@@ -249,13 +250,13 @@ def test_an_agent_that_lost_its_journal_is_copied_anew(ledger: Ledger) -> None:
     world = World(ledger)
     for _ in range(3):
         world.agent.note("edge_restarted")
-    copy_journal(ledger, world.agent)  # type: ignore[arg-type]
+    copy_journal(ledger, world.agent)
     world.agent.entries.clear()
     world.agent.note("breaker_opened", model=world.model)
-    assert copy_journal(ledger, world.agent) == 1  # type: ignore[arg-type]
+    assert copy_journal(ledger, world.agent) == 1
     assert ledger.entries(world.model, kind="edge")[-1].payload["kind"] == "breaker_opened"
-    assert world.model in models(ledger, world.agent)  # type: ignore[arg-type]
-    assert "*" not in models(ledger, world.agent)  # type: ignore[arg-type]
+    assert world.model in models(ledger, world.agent)
+    assert "*" not in models(ledger, world.agent)
 
 
 def test_what_is_decided_is_looked_at_again_once_the_model_is_held(ledger: Ledger) -> None:

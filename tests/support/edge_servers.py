@@ -24,9 +24,14 @@ INFER = f"/v2/models/{MODEL}/infer"
 
 def split(weight_bp: int, **values: Any) -> Route:
     """Return the route of most tests: version 3, and 4 as the canary."""
-    return Route(
-        **{"model": MODEL, "stable": "3", "canary": "4", "weight_bp": weight_bp, "canary_timeout_ms": 800} | values
-    )
+    given: dict[str, Any] = {
+        "model": MODEL,
+        "stable": "3",
+        "canary": "4",
+        "weight_bp": weight_bp,
+        "canary_timeout_ms": 800,
+    }
+    return Route(**{**given, **values})
 
 
 class Versions(ThreadingHTTPServer):

@@ -56,9 +56,9 @@ def arm(point: str) -> None:
             die()
         return found
 
-    Store.set, RayJobs.submit, AsyncRayJobs.get = remember, submit, look  # type: ignore[method-assign]
+    Store.set, RayJobs.submit, AsyncRayJobs.get = remember, submit, look  # type: ignore[method-assign, assignment]
     if point == "after_the_end":
-        SubmitRayJobOperator.job_result = die  # type: ignore[method-assign]
+        SubmitRayJobOperator.job_result = die  # type: ignore[method-assign, assignment]
 
 
 def main(state: str, file: str, deferrable: str, point: str = "", seconds: str = "1") -> None:

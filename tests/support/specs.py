@@ -57,7 +57,9 @@ def small_spec(**changes: Any) -> PredictionSpec:
 
 def shipped_spec(name: str = "flight_delay") -> PredictionSpec:
     """Return a spec of ``include/models``, for the tests that are about it."""
-    return load_spec(INCLUDE / "models" / f"{name}.yaml")
+    spec = load_spec(INCLUDE / "models" / f"{name}.yaml")
+    assert isinstance(spec, PredictionSpec)
+    return spec
 
 
 def change_yaml(path: Path, changes: Mapping[str, Any], *, to: Path | None = None) -> None:

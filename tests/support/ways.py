@@ -196,11 +196,13 @@ class Way:
         told: list[str] = []
         for row in self.to.ledger.entries(self.model, release_id=self.release_of(run)):
             said = row.payload
-            about = {
-                "weight_set": lambda said=said: f"route {said['step']} {said['weight_bp']}",
-                "verdict": lambda said=said: f"verdict {said['step']} {said['judgement']['outcome']}",
-                "approval": lambda said=said: f"approval {said['answer']} by {said['by']}",
-            }.get(row.kind, lambda kind=row.kind: kind)()
+            about = row.kind
+            if row.kind == "weight_set":
+                about = f"route {said['step']} {said['weight_bp']}"
+            elif row.kind == "verdict":
+                about = f"verdict {said['step']} {said['judgement']['outcome']}"
+            elif row.kind == "approval":
+                about = f"approval {said['answer']} by {said['by']}"
             if about not in told[-1:]:
                 told.append(about)
         return told

@@ -13,7 +13,8 @@ from operators.audit.replay_text import rendered
 from operators.cli.replay import with_judge
 from operators.core.errors import ConfigurationError
 from operators.core.ledger_schema import Entry, Look, json_digest
-from operators.core.spec_release import Judge, Release
+from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.judge.phases import alpha_share, judge_parts, policies
 from tests.support.specs import small_spec
