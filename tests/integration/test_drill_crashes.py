@@ -58,7 +58,7 @@ class CopyRegistry(FakeRegistry):
         del self.tags[version]
 
 
-class World:
+class Copied:
     """A model with a champion, and what its copy lives in."""
 
     def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,11 +131,11 @@ class World:
 
 
 @pytest.fixture
-def world(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(ledger, monkeypatch)
+def world(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Copied:
+    return Copied(ledger, monkeypatch)
 
 
-def test_a_drill_leaves_its_result_and_nothing_else(world: World) -> None:
+def test_a_drill_leaves_its_result_and_nothing_else(world: Copied) -> None:
     world.play("r")
     world.check()
     (row,) = world.ledger.entries(world.model, kind="drill")
@@ -145,7 +145,7 @@ def test_a_drill_leaves_its_result_and_nothing_else(world: World) -> None:
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_who_the_spec_names_hears_of_a_drill_that_failed(
-    world: World, monkeypatch: pytest.MonkeyPatch, passed: bool
+    world: Copied, monkeypatch: pytest.MonkeyPatch, passed: bool
 ) -> None:
     heard: list[tuple[str, str]] = []
     monkeypatch.setattr(
@@ -167,7 +167,7 @@ def test_whatever_is_killed_nothing_is_left(
 ) -> None:
     calls, died = 0, True
     while died:
-        world = World(ledger, monkeypatch)
+        world = Copied(ledger, monkeypatch)
         world.life, died = Life(calls), False
         try:
             world.play("r")
@@ -189,7 +189,7 @@ def test_whatever_is_killed_nothing_is_left(
     assert calls > 30
 
 
-def test_two_drills_of_a_model_do_not_meet(world: World) -> None:
+def test_two_drills_of_a_model_do_not_meet(world: Copied) -> None:
     world.claim("first")
     world.alive = {"first"}
     with pytest.raises(

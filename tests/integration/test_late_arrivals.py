@@ -29,6 +29,7 @@ from operators.rollout.delayed.window import Facts, Span, with_late
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.late_world import CANARY, STABLE, answer, keep, spec_with
 from tests.support.specs import shipped_spec
+from tests.support.waiting import PATIENCE_S
 
 FROM, UNTIL = datetime(2013, 1, 10, tzinfo=UTC), datetime(2013, 1, 12, tzinfo=UTC)
 BEFORE = timedelta(hours=1)  # a prediction is asked for so long before the departure
@@ -201,8 +202,8 @@ def test_what_replicas_write_reaches_a_look(flights: Any, monkeypatch: pytest.Mo
         try:
             began = time.monotonic()
             found = await source.add(evidence, watched)
-            assert time.monotonic() - began < 0.05  # a look waits for nothing
-            while found == evidence and time.monotonic() - began < 20:
+            while found == evidence:
+                assert time.monotonic() - began < PATIENCE_S
                 await asyncio.sleep(0.02)
                 found = await source.add(evidence, watched)
             return found

@@ -21,7 +21,7 @@ from tests.support.specs import small_spec
 
 
 @dataclass
-class World:
+class Release:
     """A model whose version 1 has the traffic, and whose version 2 is being released."""
 
     ledger: Ledger
@@ -63,41 +63,41 @@ class World:
         assert self.reconcile() == []
 
 
-Move = Callable[[Controller, World], object]
+Move = Callable[[Controller, Release], object]
 
 
-def promote(to: Controller, world: World) -> None:
+def promote(to: Controller, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
 
 
-def roll_back(to: Controller, world: World) -> None:
+def roll_back(to: Controller, world: Release) -> None:
     to.roll_back(world.release_id, "2", "1", "bad", rejected=True)
 
 
-def return_to(to: Controller, world: World) -> None:
+def return_to(to: Controller, world: Release) -> None:
     to.return_to("hand", "1", "bad", "ada")
 
 
-def withdraw(to: Controller, world: World) -> None:
+def withdraw(to: Controller, world: Release) -> None:
     to.withdraw("ada", "obsolete")
 
 
-def supersede(to: Controller, world: World) -> None:
+def supersede(to: Controller, world: Release) -> None:
     begun = to.begin("other", to.find("3"), when_busy="supersede")
     to.promote(begun.release_id, "3", begun.stable, world.spec)
 
 
-def promote_and_watch(to: Controller, world: World) -> None:
+def promote_and_watch(to: Controller, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
     to.end_watch(world.release_id, "2", world.spec.release)
 
 
-def promote_and_regret(to: Controller, world: World) -> None:
+def promote_and_regret(to: Controller, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
     to.roll_back(world.release_id, "2", "1", "the labels say so")
 
 
-def by_the_agent(to: Controller, world: World) -> None:
+def by_the_agent(to: Controller, world: Release) -> None:
     """What `taxiway rollback` does."""
     done = to.agent.roll_back(world.model, reason="bad", actor="ada")
     to.return_to("hand", done.stable, "bad", "ada", left=done.left)
@@ -115,7 +115,7 @@ MOVES: list[tuple[Move, float | None]] = [
 ]
 
 
-def killed(world: World, move: Move, calls: int) -> bool:
+def killed(world: Release, move: Move, calls: int) -> bool:
     """Make a move with a life of so many calls; say whether it was too short."""
     try:
         move(world.controller(Life(calls)), world)
@@ -127,7 +127,7 @@ def killed(world: World, move: Move, calls: int) -> bool:
 @pytest.mark.parametrize(("move", "watch_s"), MOVES, ids=lambda value: getattr(value, "__name__", ""))
 def test_killed_anywhere_and_reconciled(ledger: Ledger, move: Move, watch_s: float | None) -> None:
     calls, endings = 0, set()
-    while killed(world := World(ledger, watch_s), move, calls):
+    while killed(world := Release(ledger, watch_s), move, calls):
         copy_journal(ledger, world.agent)
         world.reconcile()
         world.check()
@@ -147,7 +147,7 @@ def test_killed_anywhere_and_reconciled(ledger: Ledger, move: Move, watch_s: flo
 )
 def test_killed_anywhere_and_run_again(ledger: Ledger, move: Move, watch_s: float | None) -> None:
     calls = 0
-    while killed(world := World(ledger, watch_s), move, calls):
+    while killed(world := Release(ledger, watch_s), move, calls):
         move(world.controller(), world)
         world.check()
         calls += 1
@@ -156,10 +156,10 @@ def test_killed_anywhere_and_run_again(ledger: Ledger, move: Move, watch_s: floa
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_reconciliation_that_is_killed_is_ended_by_the_next(ledger: Ledger, share: float) -> None:
     whole = Life()
-    promote((world := World(ledger)).controller(whole), world)
+    promote((world := Release(ledger)).controller(whole), world)
     calls = 0
     while True:
-        world = World(ledger)
+        world = Release(ledger)
         assert killed(world, promote, int(share * len(whole.made)))
         try:
             assert world.reconcile(Life(calls)) != []
@@ -173,7 +173,7 @@ def test_a_reconciliation_that_is_killed_is_ended_by_the_next(ledger: Ledger, sh
 
 
 def test_a_task_that_comes_back_after_reconcile_changes_nothing(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     world.reconcile()
     for move in (
         promote,
@@ -185,7 +185,7 @@ def test_a_task_that_comes_back_after_reconcile_changes_nothing(ledger: Ledger) 
 
 
 def test_a_release_at_work_is_left_alone(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     world.registry.aliases["champion"] = "3"  # even so
     before = (world.agent.routes(), len(ledger.entries(world.model)))
     assert world.reconcile(alive=True) == []
@@ -193,7 +193,7 @@ def test_a_release_at_work_is_left_alone(ledger: Ledger) -> None:
 
 
 def test_a_rollback_at_the_agent_alone_reaches_ledger_and_alias(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.agent.roll_back(world.model, reason="wrong prices", actor="bob")
     assert copy_journal(ledger, world.agent) >= 1
@@ -207,7 +207,7 @@ def test_a_rollback_at_the_agent_alone_reaches_ledger_and_alias(ledger: Ledger) 
 
 
 def test_an_alias_that_was_moved_by_hand_follows_the_traffic(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.registry.aliases["champion"] = "3"
     assert world.reconcile() == ["follow"]
@@ -215,7 +215,7 @@ def test_an_alias_that_was_moved_by_hand_follows_the_traffic(ledger: Ledger) -> 
 
 
 def test_a_route_that_was_set_by_hand_is_written_down(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.agent.set_route(Route(model=world.model, stable="3", canary="2"), force=True)
     assert world.reconcile() == ["settle"]
@@ -223,7 +223,7 @@ def test_a_route_that_was_set_by_hand_is_written_down(ledger: Ledger) -> None:
 
 
 def test_an_edge_that_lost_its_routes_gets_them_again(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.agent.held.clear()
     assert world.reconcile() == ["restore"]
@@ -235,7 +235,7 @@ def test_an_edge_that_lost_its_routes_gets_them_again(ledger: Ledger) -> None:
 
 
 def test_versions_that_nobody_needs_are_deleted_when_they_are_cold(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     assert world.reconcile() == []  # version 1 is still warm; nobody knows what 3 is
     later = datetime.now(UTC) + timedelta(hours=3)
@@ -247,7 +247,7 @@ def test_versions_that_nobody_needs_are_deleted_when_they_are_cold(ledger: Ledge
 
 
 def test_an_agent_that_lost_its_journal_is_copied_anew(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     for _ in range(3):
         world.agent.note("edge_restarted")
     copy_journal(ledger, world.agent)
@@ -260,7 +260,7 @@ def test_an_agent_that_lost_its_journal_is_copied_anew(ledger: Ledger) -> None:
 
 
 def test_what_is_decided_is_looked_at_again_once_the_model_is_held(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.registry.aliases["champion"] = "3"
 

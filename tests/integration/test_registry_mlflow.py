@@ -41,6 +41,7 @@ from operators.registry.server import Server
 from operators.registry.triggers import ModelVersionTrigger
 from tests.support.ports import free_port
 from tests.support.specs import small_spec
+from tests.support.waiting import until, until_async
 
 START_TIMEOUT_S = 90.0
 SOURCE = "s3://bucket/model"
@@ -378,8 +379,7 @@ def test_watcher_tells_moves_by_hand_from_ours(mlflow_url: str, registry: Regist
                 found.append(event)
 
         collecting = asyncio.ensure_future(collect())
-        while "k" not in store:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: "k" in store)
         await asyncio.to_thread(move)
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
@@ -389,9 +389,7 @@ def test_watcher_tells_moves_by_hand_from_ours(mlflow_url: str, registry: Regist
     def settled() -> None:
         """Wait until the watcher has seen what is there: what happens between two looks is one change."""
         known = registry.model(model)
-        deadline = time.monotonic() + 20
-        while known and time.monotonic() < deadline and store["k"]["aliases"] != known.aliases:
-            time.sleep(0.02)
+        until(lambda: known is None or store["k"]["aliases"] == known.aliases)
 
     def move() -> None:
         registry.register(model, SOURCE, "", key="a", tags={})  # ours

@@ -30,6 +30,7 @@ from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.distributed import Fitted, fit, streaming
 from ray_jobs.training.worker import LoneWorker, Task, Worker, streamed
 from tests.support.training import END, KEY, spec, table, training_run, write
+from tests.support.waiting import until
 
 ROUNDS = 8
 PARAMETERS = {"rounds": ROUNDS, "max_depth": 4, "seed": 7}
@@ -207,11 +208,8 @@ def test_a_job_that_is_run_again_goes_on_from_the_last_checkpoint(cluster: str, 
     (tmp_path / "given").write_bytes(cloudpickle.dumps((run, stops_after_three, config)))
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, cluster, str(tmp_path / "given")])
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "three").exists():
-            assert driver.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: driver.poll() is not None or (tmp_path / "three").exists(), "three reports")
+        assert driver.poll() is None
     finally:
         driver.kill()
         driver.wait()

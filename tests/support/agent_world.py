@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
-class Versions:
+class AppsFile:
     """In the place of Ray Serve's controller: what is deployed is in a file."""
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class Api:
         return {edge["edge"]: edge["since"] for edge in (counters or self.counters())["edges"]}
 
 
-class Caller:
+class EdgeCaller:
     """A caller of an edge, with one connection."""
 
     def __init__(self, port: int) -> None:
@@ -151,7 +151,7 @@ class Caller:
 def answers(port: int) -> str:
     """Return the version that answers on an edge, over a new connection; ``""`` if none does."""
     try:
-        return Caller(port)()[1]
+        return EdgeCaller(port)()[1]
     except (OSError, http.client.HTTPException):
         return ""
 
@@ -163,7 +163,7 @@ class World:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.serve = Serve()
-        self.versions = Versions(folder / "apps.json")
+        self.versions = AppsFile(folder / "apps.json")
         for version in "1234":
             self.versions.put(f"{MODEL}-{version}", "RUNNING")
         self.port = free_port()
@@ -202,8 +202,8 @@ class World:
     def pid(self, name: str = "a") -> int:
         return int((self.folder / f"edge-{name}" / "haproxy.pid").read_text())
 
-    def call(self, name: str = "a") -> Caller:
-        return Caller(self.ports[name])
+    def call(self, name: str = "a") -> EdgeCaller:
+        return EdgeCaller(self.ports[name])
 
     def health(self) -> dict[str, Any]:
         return {edge["id"]: edge for edge in self.api("GET", "/v1/health")[1]["edges"]}
@@ -253,7 +253,7 @@ def world_in(folder: Path) -> Iterator[World]:
 
 
 def agent_server(folder: Path, port: int) -> Server:
-    return Server(lambda: Agent(folder / "agent", Versions(folder / "apps.json")), listen("127.0.0.1", port), TOKEN)
+    return Server(lambda: Agent(folder / "agent", AppsFile(folder / "apps.json")), listen("127.0.0.1", port), TOKEN)
 
 
 def keeper_of(edge: Edge, port: int, name: str) -> Keeper:

@@ -32,6 +32,7 @@ from operators.traffic.limits import Limits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
 from tests.support.specs import small_spec
+from tests.support.waiting import until_async
 
 SPEC = small_spec(name="flight_delay")
 GOOD = Observed(
@@ -233,12 +234,11 @@ def test_callers_count_what_they_see() -> None:
         port = server.sockets[0].getsockname()[1]
         load = Load(f"http://127.0.0.1:{port}/infer", [b"{}"], rate_per_s=500)
         async with load:
-            while len(units) < 40:
-                await asyncio.sleep(0.005)
+            await until_async(lambda: len(units) >= 40)
         server.close()
         return load
 
-    tally = asyncio.run(asyncio.wait_for(play(), 20)).tally
+    tally = asyncio.run(play()).tally
     assert tally.sent == len(units) == len(set(units))
     quarter, rest = divmod(tally.sent, 4)
     assert tally.failed == quarter

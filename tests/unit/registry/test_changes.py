@@ -21,6 +21,7 @@ from operators.registry.change_stream import Interest, Watcher
 from operators.registry.changes import MOST_AT_ONCE, Change, Watermark, changes, first_look, on, wanted
 from operators.registry.entities import KEY_TAG, ModelVersion, RegisteredModel, alias_tag
 from operators.registry.triggers import ModelEventTrigger, new_changes
+from tests.support.waiting import until_async
 
 ALL = Interest(
     model="m",
@@ -124,7 +125,7 @@ def watcher(registry: Registry, store: Store, interest: Interest = ALL) -> Watch
 
 
 async def take(events: AsyncIterator[Any], count: int) -> list[Any]:
-    return [await asyncio.wait_for(anext(events), 5) for _ in range(count)]
+    return [await asyncio.wait_for(anext(events), 60) for _ in range(count)]
 
 
 def short(events: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -280,12 +281,12 @@ def test_changes_are_reported_in_order_and_again_until_they_are_confirmed(regist
         first = watcher(registry, store)
         events = first.events()
         looking = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0.005)
+        await until_async(lambda: "k" in store.kept)
         assert not looking.done()  # the baseline is not reported
         registry.create()
         registry.create()
         registry.point("champion", "3")
-        found = [await asyncio.wait_for(looking, 5), *await take(events, 2)]
+        found = [await asyncio.wait_for(looking, 60), *await take(events, 2)]
         assert short(found) == [
             ("version_created", None, None, "2"),
             ("version_created", None, None, "3"),
@@ -321,12 +322,13 @@ def test_an_outage_loses_nothing_and_is_not_retried_in_a_rush(
         store = Store()
         events = watcher(registry, store).events()
         looking = asyncio.ensure_future(anext(events))
-        await real(0.01)
+        while "k" not in store.kept:
+            await real(0.001)
         slept.clear()
         registry.failures = 40
         registry.create()
         registry.create()
-        found = [await asyncio.wait_for(looking, 5), *await take(events, 1)]
+        found = [await asyncio.wait_for(looking, 60), *await take(events, 1)]
         assert [event["version"] for event in found] == ["1", "2"]
         return [seconds for seconds in slept if seconds != 0.001][:20]
 
@@ -343,9 +345,9 @@ def test_what_cannot_be_confirmed_now_is_confirmed_later_and_not_reported_again(
         mine = watcher(registry, store)
         events = mine.events()
         looking = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0.005)
+        await until_async(lambda: "k" in store.kept)
         registry.create()
-        first = await asyncio.wait_for(looking, 5)
+        first = await asyncio.wait_for(looking, 60)
         store.fails = 2
         await mine.confirm([first["key"]])
         assert store.mark.outbox != {}
@@ -425,18 +427,17 @@ def test_the_watermark_waits_until_airflow_has_the_event(
             key = mine.shared_stream_key()
             stream = mine.filter_shared_stream(manager.subscribe(trigger_id=1, trigger=mine, key=key))
             looking = asyncio.ensure_future(anext(stream))
-            await asyncio.sleep(0.005)
+            await until_async(lambda: "k" in store.kept)
             if not registry.rows:
                 registry.create()
-            event = await asyncio.wait_for(looking, 5)
+            event = await asyncio.wait_for(looking, 60)
             seq = manager.bind_pending_event(trigger_id=1, key=key)
             following = asyncio.ensure_future(anext(stream))  # the triggerer asks for more at once
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # it would have been confirmed by now
             assert list(store.mark.outbox) == [event.payload["key"]]
             if persisted:
                 manager.confirm_persisted([seq])
-                await asyncio.sleep(0.01)
-                assert store.mark.outbox == {}
+                await until_async(lambda: store.mark.outbox == {})
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await manager.unsubscribe(1, key)
@@ -457,12 +458,12 @@ def test_an_event_that_airflow_could_not_keep_stays_in_the_outbox(
         mine = trigger(store)
         stream = mine.filter_shared_stream(manager.subscribe(trigger_id=1, trigger=mine, key="k"))
         looking = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.005)
+        await until_async(lambda: "k" in store.kept)
         registry.create()
-        event = await asyncio.wait_for(looking, 5)
+        event = await asyncio.wait_for(looking, 60)
         assert manager.bind_pending_event(trigger_id=1, key="k") is not None
         with pytest.raises(Exception, match="did not finish"):
-            await asyncio.wait_for(anext(stream), 5)
+            await asyncio.wait_for(anext(stream), 60)
         await manager.unsubscribe(1, "k")
         assert list(store.mark.outbox) == [event.payload["key"]]
 

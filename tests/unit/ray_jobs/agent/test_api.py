@@ -42,7 +42,7 @@ class Http:
         self._runner.close()
 
 
-class Versions:
+class NothingDeployed:
     """Nothing is deployed, and Ray may be away."""
 
     away = False
@@ -63,12 +63,12 @@ class Versions:
 
 
 @pytest.fixture
-def versions() -> Versions:
-    return Versions()
+def versions() -> NothingDeployed:
+    return NothingDeployed()
 
 
 @pytest.fixture
-def http(tmp_path: Path, versions: Versions) -> Iterator[Http]:
+def http(tmp_path: Path, versions: NothingDeployed) -> Iterator[Http]:
     guarded = Guard(application(Agent(tmp_path, versions)), token="t0ken", body_bytes=10_000)
     with contextlib.closing(Http(guarded)) as client:
         yield client
@@ -95,7 +95,9 @@ def test_the_document_names_every_route_and_every_documented_route_exists(tmp_pa
     document = documented(http)
     assert document["openapi"].startswith("3.1")
     inside = {
-        (m.lower(), r.path) for r in _flat(application(Agent(tmp_path / "x", Versions()))) for m in r.methods - {"HEAD"}
+        (m.lower(), r.path)
+        for r in _flat(application(Agent(tmp_path / "x", NothingDeployed())))
+        for m in r.methods - {"HEAD"}
     }
     said = {(method, path) for path, found in document["paths"].items() for method in found}
     assert inside == said
@@ -196,7 +198,7 @@ def test_a_body_without_a_length_is_limited_too(http: Http) -> None:
     assert (answer.status_code, "larger than" in answer.text) == (413, True)
 
 
-def test_when_ray_is_away_the_answer_is_503(http: Http, versions: Versions) -> None:
+def test_when_ray_is_away_the_answer_is_503(http: Http, versions: NothingDeployed) -> None:
     versions.away = True
     answer = http.get("/v1/apps")
     assert (answer.status_code, answer.json()) == (503, {"error": "Ray Serve does not answer; try again"})

@@ -46,7 +46,7 @@ class Edge:
 
 
 @dataclass
-class World:
+class Fleet:
     folder: Path
     edges: dict[str, Edge] = field(default_factory=dict)
     now: float = 0.0
@@ -136,7 +136,7 @@ def _at_once() -> object:
 
 
 async def _gained(before: list[Step], after: list[Step], folder: Path) -> None:
-    world = World(folder)
+    world = Fleet(folder)
     await world.join("a")
     for step in before:
         await world.play(step)
