@@ -82,7 +82,7 @@ class ClaimDrillOperator(BaseOperator):
             copy = controller_of(name)
             copies.require_ours(copy)
             if fault == "dead_agent":
-                _require_quiet(controller, name)
+                require_quiet(controller, name)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
         run = {"dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
@@ -265,7 +265,7 @@ def clean_up_after_drills(ledger: Ledger, drills: Sequence[Drill], context: Any)
     return done
 
 
-def _require_quiet(controller: Controller, copy_name: str) -> None:
+def require_quiet(controller: Controller, copy_name: str) -> None:
     """Keep the one agent alive that a release of some model needs now.
 
     :raises RejectedError: one is under way

@@ -50,7 +50,7 @@ def parse(path: Path, include: Path | None = None) -> dict[str, Any]:
     if include is not None:
         env["TAXIWAY_INCLUDE"] = str(include)
     done = subprocess.run(
-        [sys.executable, "-c", _PARSE, str(path)], env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", _PARSE, str(path)], env=env, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))

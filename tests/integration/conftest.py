@@ -68,7 +68,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         process.wait(timeout=20)
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 40) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:

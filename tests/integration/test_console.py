@@ -123,7 +123,7 @@ def test_rollback_takes_the_canary_then_goes_back(client: TestClient, to: Contro
     first = order(user, to)
     assert first.status_code == 200
     assert (first.json()["stable"], first.json()["left"]) == ("2", "3")
-    assert first.json()["traffic_s"] < 1
+    assert 0 <= first.json()["traffic_s"] < 30
     assert order(user, to).json()["stable"] == "1"
     assert traffic(to) == ("1", None)
     rows = to.ledger.entries(to.model, kind="manual_rollback")

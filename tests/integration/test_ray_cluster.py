@@ -116,7 +116,7 @@ def test_whatever_is_killed_the_job_runs_once(to_cluster: dict[str, Any], tmp_pa
             (place / "ran.end").touch()
         given = [str(place / "state"), str(place / "ran"), deferrable, point, "600"]
         command = [sys.executable, "-m", "tests.support.killed_task", *given]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     def one(deferrable: str) -> None:
         place = tmp_path / deferrable

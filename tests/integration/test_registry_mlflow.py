@@ -319,7 +319,7 @@ def fired(sensor: RegistrySensor, context: dict[str, Any]) -> tuple[BaseTrigger,
 
 
 async def next_event(trigger: BaseTrigger) -> Any:
-    return (await asyncio.wait_for(anext(aiter(trigger.run())), 10)).payload
+    return (await asyncio.wait_for(anext(aiter(trigger.run())), 60)).payload
 
 
 def test_version_sensor_waits_for_a_newer_one(connection: None, registry: Registry, model: str) -> None:

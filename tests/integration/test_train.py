@@ -40,11 +40,12 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Four CPUs in name: two workers, and Ray Data beside them."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Four CPUs in name: two workers, and Ray Data beside them. What a worker that is killed leaves is pytest's."""
     context = ray.init(
-        address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False
-    )
+        address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"TMPDIR": str(tmp_path_factory.mktemp("workers"))}},
+    )  # fmt: skip
     yield context.address_info["gcs_address"]
     ray.shutdown()
 

@@ -240,14 +240,14 @@ for how in ("timeout", "kill"):
     try:
         execute(how)
     except (AirflowTaskTimeout, AirflowException) as error:
-        print(how, type(error).__name__, list(Path(sys.argv[1]).iterdir()), time.monotonic() - began < 5)
+        print(how, type(error).__name__, list(Path(sys.argv[1]).iterdir()), time.monotonic() - began < 60)
 """
 
 
 def test_a_time_out_or_a_kill_ends_the_query_and_leaves_no_files(tmp_path: Path) -> None:
     arguments = [str(tmp_path / "tmp"), str(tmp_path / "one.parquet"), f"file://{tmp_path}/store"]
     done = subprocess.run(
-        [sys.executable, "-c", SLOW, *arguments], cwd=PROJECT_ROOT, timeout=100, capture_output=True, text=True
+        [sys.executable, "-c", SLOW, *arguments], cwd=PROJECT_ROOT, timeout=300, capture_output=True, text=True
     )
     assert "timeout AirflowTaskTimeout [] True" in done.stdout, done.stderr[-3000:]
     assert "kill AirflowException [] True" in done.stdout, done.stderr[-3000:]

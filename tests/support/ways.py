@@ -151,7 +151,7 @@ class Way:
     def tries(self, run: str, task: str) -> int:
         """Return how often a task was begun."""
         path = f"/api/v2/dags/{self.dag}/dagRuns/{quote(run)}/taskInstances/{task}"
-        return int(self.airflow._call("GET", path)["try_number"])
+        return int(self.airflow.call("GET", path)["try_number"])
 
     def answer(self, run: str, task: str, option: str, *, deferred: bool = False) -> str:
         """Answer a form in the very instant in which it is there; return the state that the task had then.
@@ -162,7 +162,7 @@ class Way:
         until(lambda: self.airflow._http.get(form).status_code == 200, f"{task} asks", 150, every_s=0.02)
         if deferred:
             until(lambda: self.airflow.tasks(self.dag, run)[task] == "deferred", f"{task} is deferred", every_s=0.02)
-        self.airflow._call("PATCH", form, {"chosen_options": [option], "params_input": {}})
+        self.airflow.call("PATCH", form, {"chosen_options": [option], "params_input": {}})
         return str(self.airflow.tasks(self.dag, run)[task])
 
     def write_labels(self) -> None:

@@ -66,11 +66,11 @@ def train_and_release(play: Any, as_of: str) -> tuple[str, str]:
 def print_lost_tries(play: Any, dag_id: str, run_id: str) -> None:
     """Show why a task needed more than one try: that is no failure, and yet nobody should have to guess."""
     tasks = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
-    for task in play.airflow._call("GET", tasks)["task_instances"]:
+    for task in play.airflow.call("GET", tasks)["task_instances"]:
         for number in range(1, task["try_number"]):
             print(task["task_id"], "try", number)
             try:
-                log = play.airflow._call("GET", f"{tasks}/{task['task_id']}/logs/{number}?full_content=true")
+                log = play.airflow.call("GET", f"{tasks}/{task['task_id']}/logs/{number}?full_content=true")
             except ServiceRefusedError as error:  # a try that Airflow lost before it began may have no log
                 print("   ", error)
                 continue
@@ -120,9 +120,9 @@ def test_first_version_gets_all_traffic(system: Any) -> None:
 
 def test_data_docs_open_in_a_browser(system: Any) -> None:
     airflow = system.play.airflow
-    (run,) = airflow._call("GET", f"/api/v2/dags/{MODEL}.train/dagRuns")["dag_runs"]
+    (run,) = airflow.call("GET", f"/api/v2/dags/{MODEL}.train/dagRuns")["dag_runs"]
     path = f"/api/v2/dags/{MODEL}.train/dagRuns/{run['dag_run_id']}/taskInstances/validate/links"
-    link = airflow._call("GET", path)["extra_links"]["Data Docs"]
+    link = airflow.call("GET", path)["extra_links"]["Data Docs"]
     page = httpx.get(link, timeout=10)
     assert page.status_code == 200, link
     assert "Data Docs" in page.text
@@ -226,7 +226,7 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
     change_yaml(path, {"release.approval": asked, "release.judge.max_wait": "4s"})
     airflow, dag = system.play.airflow, f"/api/v2/dags/{MODEL}.release"
     try:
-        until(lambda: "ask_at_5_pct" in json.dumps(airflow._call("GET", f"{dag}/tasks")), "the DAG asks")
+        until(lambda: "ask_at_5_pct" in json.dumps(airflow.call("GET", f"{dag}/tasks")), "the DAG asks")
         version = system.play.faulty_versions()["slow"]
         run_id = airflow.trigger(f"{MODEL}.release", {"version": version})
         form = f"{dag}/dagRuns/{quote(run_id)}/taskInstances/ask_at_5_pct/-1/hitlDetails"
@@ -241,7 +241,7 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
         assert system.play.controller.agent.route(MODEL).weight_now_bp == 500
         until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", "the task waits")
         time.sleep(5)  # nobody answers within the moment that Airflow needs to take note of the deferral
-        airflow._call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})
+        airflow.call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})
         try:
             state, tasks = airflow.follow(f"{MODEL}.release", run_id, timeout_s=60, on_change=print)
         finally:
@@ -291,14 +291,14 @@ def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
     try:
 
         def shown() -> str:
-            return json.dumps(system.play.airflow._call("GET", "/api/v2/importErrors"))
+            return json.dumps(system.play.airflow.call("GET", "/api/v2/importErrors"))
 
         until(lambda: "is not a duration" in shown(), "Airflow shows the error")
         errors = shown()
         assert f"{path}:" in errors
         assert "release.steps.0.bake: 3 is not a duration" in errors
         for name in ("train", "release"):  # the good model lives on
-            assert system.play.airflow._call("GET", f"/api/v2/dags/{MODEL}.{name}")["is_stale"] is False
+            assert system.play.airflow.call("GET", f"/api/v2/dags/{MODEL}.{name}")["is_stale"] is False
     finally:
         path.unlink()
 

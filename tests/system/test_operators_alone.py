@@ -32,7 +32,7 @@ class Ended:
             {"connection_id": KUBERNETES, "conn_type": "kubernetes", "extra": extra},
             {"connection_id": RAY, "conn_type": "ray", "host": "unused", "password": "a-token-of-some-length"},
         ):
-            airflow._call("POST", "/api/v2/connections", connection)
+            airflow.call("POST", "/api/v2/connections", connection)
         for dag_id in (*DAGS, "mlflow_watched"):
             airflow.wait_for_dag(dag_id)
         self.runs = {dag_id: airflow.trigger(dag_id, self._conf(dag_id)) for dag_id in DAGS}
@@ -83,7 +83,7 @@ def test_what_somebody_does_in_mlflow_starts_a_run(ended: Ended, system: Any) ->
         mlflow.post("/api/2.0/mlflow/registered-models/alias", json=body).raise_for_status()
 
     def runs() -> list[dict[str, Any]]:
-        found = ended.airflow._call("GET", "/api/v2/dags/mlflow_watched/dagRuns?limit=10")["dag_runs"]
+        found = ended.airflow.call("GET", "/api/v2/dags/mlflow_watched/dagRuns?limit=10")["dag_runs"]
         return [run for run in found if run["state"] == "success"]
 
     (run,) = until(runs, "the watcher's run ended")

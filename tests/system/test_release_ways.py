@@ -235,7 +235,7 @@ def play_drill(way: Way, began: Future[None]) -> dict[str, Any]:
     until(at_step, "the drill has a canary", 150, every_s=0.1)
     time.sleep(1)
     tasks = f"/api/v2/dags/{dag}/dagRuns/{quote(run)}/taskInstances"
-    os.kill(way.airflow._call("GET", f"{tasks}/drill")["pid"], signal.SIGKILL)
+    os.kill(way.airflow.call("GET", f"{tasks}/drill")["pid"], signal.SIGKILL)
     killed = way.airflow.follow(dag, run, timeout_s=120, on_change=lambda *_: None)
     after_kill = left_of(copy)
     body = {
@@ -245,13 +245,13 @@ def play_drill(way: Way, began: Future[None]) -> dict[str, Any]:
         "only_failed": False,
         "include_downstream": True,
     }
-    way.airflow._call("POST", f"/api/v2/dags/{dag}/clearTaskInstances", {**body, "reset_dag_runs": True})
+    way.airflow.call("POST", f"/api/v2/dags/{dag}/clearTaskInstances", {**body, "reset_dag_runs": True})
     again = way.airflow.follow(dag, run, timeout_s=150, on_change=lambda *_: None)
     return {"run": run, "killed": killed, "after_kill": after_kill, "again": again, "after": left_of(copy)}
 
 
 def runs_of(airflow: Airflow, dag: str) -> list[str]:
-    found = airflow._call("GET", f"/api/v2/dags/{dag}/dagRuns?limit=10")["dag_runs"]
+    found = airflow.call("GET", f"/api/v2/dags/{dag}/dagRuns?limit=10")["dag_runs"]
     return [run["dag_run_id"] for run in found if run["run_type"] == "scheduled"]
 
 

@@ -21,7 +21,7 @@ from operators.core.spec_operations import FAULTS, Drill
 from operators.drills import scene as scene_module
 from operators.drills.copies import Cast, Original, original, require_ours
 from operators.drills.load_generator import Load, single_rows
-from operators.drills.operators import _require_quiet
+from operators.drills.operators import require_quiet
 from operators.drills.policy import Observed, copy_name, copy_spec, limits, longest_ago, problems
 from operators.drills.record import unfinished
 from operators.drills.scene import Scene
@@ -158,10 +158,10 @@ def test_the_agent_is_not_killed_while_a_release_needs_it() -> None:
         return SimpleNamespace(agent=SimpleNamespace(routes=lambda: found))
 
     quiet, moving = {"weight_now_bp": 0, "shadow": None}, {"weight_now_bp": 500, "shadow": None}
-    _require_quiet(controller(other=quiet, m_drill=moving), "m_drill")
+    require_quiet(controller(other=quiet, m_drill=moving), "m_drill")
     for busy in (moving, {"weight_now_bp": 0, "shadow": "2"}):
         with pytest.raises(RejectedError, match="a release of other is under way"):
-            _require_quiet(controller(other=busy), "m_drill")
+            require_quiet(controller(other=busy), "m_drill")
 
 
 def test_only_a_copys_replicas_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:

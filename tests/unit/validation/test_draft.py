@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from operators.cli.main import EXIT_CONFIGURATION, main
 from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
-from operators.validation.draft import Column, Table, _rounded, sketch
+from operators.validation.draft import Column, Table, rounded, sketch
 from operators.validation.operators import ValidateOperator
 from operators.validation.policy import Expectation
 from operators.validation.suites import load_suites
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said(
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e15, max_value=1e15))
 def test_rounding_leaves_what_was_seen_inside(value: float) -> None:
-    assert _rounded(value, up=False) <= value <= _rounded(value, up=True)
+    assert rounded(value, up=False) <= value <= rounded(value, up=True)
 
 
 @given(rows=st.integers(1, 10**6), nulls=st.floats(0, 1), margin=st.floats(0, 100))

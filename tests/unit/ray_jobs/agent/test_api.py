@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from operators.core.errors import ConfigurationError, ServiceError
-from ray_jobs.agent.actors import Settings, _bind
+from ray_jobs.agent.actors import Settings, bind_of
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
 from ray_jobs.agent.auth import Guard
@@ -220,11 +220,11 @@ def test_an_empty_token_lets_nobody_start() -> None:
 
 def test_nothing_listens_beyond_this_machine_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAXIWAY_AGENT_BIND", raising=False)
-    assert _bind("TAXIWAY_AGENT_BIND", "http://127.0.0.1:8300") == "127.0.0.1:8300"
+    assert bind_of("TAXIWAY_AGENT_BIND", "http://127.0.0.1:8300") == "127.0.0.1:8300"
     with pytest.raises(ConfigurationError, match="Set TAXIWAY_AGENT_BIND=host:port"):
-        _bind("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300")
+        bind_of("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300")
     monkeypatch.setenv("TAXIWAY_AGENT_BIND", "0.0.0.0:8300")
-    assert _bind("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300") == "0.0.0.0:8300"
+    assert bind_of("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300") == "0.0.0.0:8300"
 
 
 def test_an_edge_is_set_up_by_variables_that_are_checked_at_once(

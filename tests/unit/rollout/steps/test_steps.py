@@ -158,7 +158,7 @@ def event_of(step: TaskDeferred) -> Any:
             return event.payload
         raise AssertionError("no event")
 
-    return asyncio.run(asyncio.wait_for(first(), 10))
+    return asyncio.run(asyncio.wait_for(first(), 60))
 
 
 def end(operator: Any, step: TaskDeferred) -> Any:
