@@ -6,7 +6,8 @@ import secrets
 import socket
 
 # Below what a system gives to outgoing connections (from 32768), so that no client takes the port before its server does.
-_FIRST, _LAST = 20_000, 32_000
+# And below 30000, from where the replicas of a stack that `taxiway up` starts have theirs.
+_FIRST, _LAST = 20_000, 30_000
 _given: set[int] = set()
 
 
