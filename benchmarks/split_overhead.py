@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.edge import Edge, EdgeConfig, Route
+from operators.core.traffic import Route
+from ray_jobs.edge import Edge, EdgeConfig
 
 MODEL, WEIGHT_BP = "demo", 1_000
 INFER = f"/v2/models/{MODEL}/infer"
@@ -242,7 +243,17 @@ def main(rounds: int, seconds: float) -> dict[str, Any]:
             edge = Edge(EdgeConfig(f"127.0.0.1:{free_ports(1)[0]}", f"127.0.0.1:{port}", folder / "edge"))
             edge.start()
             try:
-                edge.set_route(Route(MODEL, "3", "4", WEIGHT_BP, slow_us=35_000, max_in_flight=2000, lease_s=3600.0))
+                edge.set_route(
+                    Route(
+                        model=MODEL,
+                        stable="3",
+                        canary="4",
+                        weight_bp=WEIGHT_BP,
+                        slow_us=35_000,
+                        max_in_flight=2000,
+                        lease_s=3600.0,
+                    )
+                )
                 serve, front = f"http://127.0.0.1:{port}", f"http://{edge.config.bind}"
                 found = run(
                     {

@@ -9,9 +9,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger import Entry
+from operators.core.traffic import Route
 from operators.rollout.model_traffic import MOVED, route_of
 from operators.traffic.assignment import bucket, in_canary
-from operators.traffic.client import Route
 
 _ENDED_BY = ("lease_expired", "rolled_back", "breaker_opened")
 

@@ -147,7 +147,8 @@ def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
 
 def _measured(model: str) -> dict[str, float]:
     """Look at the edge twice; what it cannot say is left out."""
-    from operators.judge.tally import Row, Tally
+    from operators.core.traffic import Row
+    from operators.judge.tally import Tally
     from operators.traffic.client import Agent
 
     if not os.environ.get("TAXIWAY_AGENT_URL"):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from operators.core.durations import DurationS
 from operators.core.spec_judge import Judge
 from operators.core.spec_operations import Approval, Drill, Freeze, Notify, Outage
+from operators.core.traffic import Unit
 
 
 class _Part(BaseModel):
@@ -53,27 +54,6 @@ class Shadow(_Part):
         description="With `true` the shadow lasts until `judge.labels` or `judge.loss` has passed the version, or "
         "`judge.max_wait` is over. No caller meets the version before.",
     )
-
-
-class Unit(_Part):
-    """What a caller is assigned by: a header or a field of the body. Give one of the two."""
-
-    header: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
-        description="Name of the request header with the caller's id, e.g. `X-Customer-Id`.",
-    )
-    field: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){0,5}$",
-        description="Path of the field with the caller's id in the JSON body, e.g. `parameters.customer`.",
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> Unit:
-        if (self.header is None) == (self.field is None):
-            raise ValueError("give either `header` or `field`")
-        return self
 
 
 class Release(_Part):

@@ -270,9 +270,8 @@ def require_quiet(controller: Controller, copy_name: str) -> None:
 
     :raises RejectedError: one is under way
     """
-    busy = [
-        r.model for r in controller.agent.routes().values() if (r.weight_now_bp or r.shadow) and r.model != copy_name
-    ]
+    routes = controller.agent.routes()
+    busy = [model for model, route in routes.items() if (route.weight_now_bp or route.shadow) and model != copy_name]
     if busy:
         raise RejectedError(
             f"a release of {busy[0]} is under way, and all models have one agent; drill dead_agent after it"

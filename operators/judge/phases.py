@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Outcome, Period
 from operators.judge.policy import judge
-from operators.judge.tally import Counters, Tally, added, control_period, shadow_period
+from operators.judge.tally import Tally, added, control_period, shadow_period
 from operators.traffic.routes import CONTROL_BP
 
 Kind = Literal["shadow", "canary", "control"]

@@ -2,108 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from operators.core.traffic import Counters, EdgeReading, Key, Row
 from operators.judge.evidence import Arm, Period
-
-_COUNTS = (
-    "requests",
-    "failures",
-    "fallbacks",
-    "slow",
-    "units",
-    "failed_units",
-    "slow_units",
-    "failed_first",
-    "slow_first",
-)
-_EVIDENCE = ("stable", "canary", "shadow")
-Key = tuple[str, str, int]
-"""(version, arm, weight in basis points)"""
-Latency = tuple[tuple[float | None, int], ...]
-"""(upper bound in ms, answers in that bucket), bounds rising; the last bound is None: infinite."""
-
-
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Row(_Fact):
-    """What one version did on one arm while the canary's weight was this."""
-
-    version: str
-    arm: str
-    weight_bp: int = 0
-    requests: int = 0
-    failures: int = 0
-    fallbacks: int = 0
-    slow: int = 0
-    units: int = 0
-    failed_units: int = 0
-    slow_units: int = 0
-    failed_first: int = 0
-    slow_first: int = 0
-    latency: Latency = ()
-
-    @property
-    def key(self) -> Key:
-        """What names the row."""
-        return self.version, self.arm, self.weight_bp
-
-    def plus(self, other: Row) -> Row:
-        """Add another row's counts."""
-        return self._with(other, 1)
-
-    def gain(self, before: Row | None) -> Row:
-        """Return what was counted since the same count stood at ``before``. One that has gone back has begun anew."""
-        if before is None or any(getattr(self, name) < getattr(before, name) for name in _COUNTS):
-            return self
-        return self._with(before, -1)
-
-    def _with(self, other: Row, sign: int) -> Row:
-        sums = {name: getattr(self, name) + sign * getattr(other, name) for name in _COUNTS}
-        return self.model_copy(update={**sums, "latency": ()})
-
-
-class EdgeReading(_Fact):
-    """What one edge counted.
-
-    :param since: names its counting, which begins anew with its HAProxy; None: the edge could not be asked
-    :param new: it had counted nothing when it joined
-    :param rows: without latency
-    :param in_flight: requests under way, by version
-    """
-
-    edge: str
-    since: str | None = None
-    new: bool = False
-    rows: tuple[Row, ...] = ()
-    in_flight: dict[str, int] = Field(default_factory=dict)
-
-    def of(self, versions: Collection[str]) -> EdgeReading:
-        """Return what is evidence for these versions."""
-        rows = tuple(row for row in self.rows if row.version in versions and row.arm in _EVIDENCE)
-        return self.model_copy(update={"rows": rows, "in_flight": {}})
-
-
-class Counters(_Fact):
-    """All rows of a model at one moment.
-
-    :param rows: sums over the edges; of one that is away, the last that it said. They fall when an edge begins anew or leaves
-    :param in_flight: requests under way, by version
-    :param edges: every edge that is known, for differences
-    """
-
-    rows: tuple[Row, ...] = ()
-    in_flight: dict[str, int] = Field(default_factory=dict)
-    edges: tuple[EdgeReading, ...] = ()
-
-    def of(self, *versions: str) -> Counters:
-        """Return what is needed to take differences for these versions; it travels in a trigger's arguments."""
-        return Counters(edges=tuple(edge.of(versions) for edge in self.edges))
 
 
 @dataclass(frozen=True)
@@ -274,25 +177,3 @@ def _arm(row: Row | None, in_flight: int = 0) -> Arm:
         # A failure that the fallback mended is among the units already.
         unanswered=in_flight + max(0, row.fallbacks - row.failures),
     )
-
-
-def quantile_ms(rows: Iterable[Row], q: float) -> float | None:
-    """Return the upper bound of the bucket that holds the quantile of all rows' answers; None without answers.
-
-    :param q: above 0 and below 1
-    """
-    counts: dict[float, int] = {}
-    for row in rows:
-        for bound, count in row.latency:
-            upper = float("inf") if bound is None else bound
-            counts[upper] = counts.get(upper, 0) + count
-    return _quantile(counts, q)
-
-
-def _quantile(counts: Mapping[float, int], q: float) -> float | None:
-    total, seen = sum(counts.values()), 0
-    for bound in sorted(counts):
-        seen += counts[bound]
-        if total and seen >= q * total:
-            return bound
-    return None

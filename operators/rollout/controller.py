@@ -11,6 +11,7 @@ from operators.core.ledger import Entry
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
+from operators.core.traffic import RouteState
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
@@ -18,8 +19,7 @@ from operators.rollout.manual_moves import ByHand
 from operators.rollout.model_traffic import Move, route_of
 from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
 from operators.traffic import routes
-from operators.traffic.client import Route
-from operators.traffic.limits import USUAL, Limits
+from operators.traffic.limits import USUAL, AnswerLimits
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Controller(ByHand):
         if route is not None and route.stable == version.version and champion and champion.version == route.stable:
             raise RejectedError(f"version {route.stable} of {self.model} has all the traffic already")
 
-    def _clear(self, left: Route, *, keep: str) -> None:
+    def _clear(self, left: RouteState, *, keep: str) -> None:
         """Delete what the release before has left without traffic, but for the old version that a watch has kept."""
         for version in {left.shadow, None if left.from_top else left.canary} - {None, left.stable, keep}:
             self.delete_unless_used(str(version))
 
     def start_shadow(
-        self, release_id: str, release: Release, *, stable: str, version: str, limits: Limits = USUAL
+        self, release_id: str, release: Release, *, stable: str, version: str, limits: AnswerLimits = USUAL
     ) -> Move:
         """Copy requests to the version, whose answers nobody sees."""
         route = routes.shadow(self.model, release, stable=stable, version=version, limits=limits, holder=release_id)
@@ -108,7 +108,7 @@ class Controller(ByHand):
         stable: str,
         version: str,
         weight_bp: int,
-        limits: Limits = USUAL,
+        limits: AnswerLimits = USUAL,
     ) -> Move:
         """Give the canary a share of the traffic.
 
@@ -201,7 +201,7 @@ class Controller(ByHand):
         return entry.payload if entry else None
 
     def promote(
-        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: Limits = USUAL
+        self, release_id: str, version: str, previous: str | None, spec: ModelSpec, *, limits: AnswerLimits = USUAL
     ) -> bool:
         """Make a version stable: the traffic first, then the alias, then the row.
 

@@ -15,10 +15,11 @@ from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
 from operators.core.settings import Settings
+from operators.core.traffic import Route
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.rollout.quarantine import Quarantine
 from operators.traffic import routes
-from operators.traffic.client import Agent, Route
+from operators.traffic.client import Agent
 
 MOVED = "weight_set"
 _LONGEST_RUN = 150
@@ -37,9 +38,8 @@ class Move:
 
 
 def route_of(entry: Entry) -> Route:
-    """Read the route that a row of the kind `weight_set` says."""
-    said = {key: value for key, value in entry.payload.items() if key in Route.model_fields}
-    return Route.model_validate({**said, "model": entry.model})
+    """Read the route of a row of the kind `weight_set`."""
+    return Route.recorded(entry.model, entry.payload)
 
 
 class Moves:

@@ -206,10 +206,10 @@ class PromoteOperator(ReleaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Move the traffic, then the alias, then notify."""
         from operators.rollout.model_traffic import route_of
-        from operators.traffic.limits import USUAL, Limits
+        from operators.traffic.limits import USUAL, AnswerLimits
 
         controller, release = self.controller(), self.release
-        limits = [Limits.of(route_of(entry)) for entry in controller.moves_of(release["release_id"])]
+        limits = [AnswerLimits.of(route_of(entry)) for entry in controller.moves_of(release["release_id"])]
         version, stable = release["version"], release["stable"]
         controller.promote(release["release_id"], version, stable, self.spec, limits=limits[-1] if limits else USUAL)
         text = f"version {version} has all traffic; before it, {stable or 'nothing'}"

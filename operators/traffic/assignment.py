@@ -1,10 +1,9 @@
-"""Which callers a canary gets: the same arithmetic as the edge's, to say afterwards why a request went where it did. Pure."""
+"""Which units a canary gets: the edge's arithmetic, to explain afterwards why a request went where it did. Pure."""
 
 from __future__ import annotations
 
-from operators.traffic.client import Route
+from operators.core.traffic import ALL_BP, Route
 
-ALL_BP = 10_000
 _PRIMES = (2654435761, 2246822519, 3266489917, 668265263, 374761393)
 _MASK = 0xFFFFFFFF
 
@@ -15,7 +14,7 @@ def bucket(model: str, unit: str) -> int:
 
 
 def in_canary(route: Route, place: int) -> bool:
-    """Say whether the canary has a bucket, by a route whose lease has not ended.
+    """Tell whether the canary has a bucket, by a route whose lease has not ended.
 
     :param place: the bucket
     """
@@ -35,15 +34,15 @@ def xxh32(data: bytes) -> int:
             lanes[index] = _turned(lanes[index] + word * two, 13) * one & _MASK
         at += 16
     whole = sum(_turned(lane, by) for lane, by in zip(lanes, (1, 7, 12, 18), strict=True)) if size >= 16 else five
-    found = (whole + size) & _MASK
+    state = (whole + size) & _MASK
     while at + 4 <= size:
-        found = _turned(found + int.from_bytes(data[at : at + 4], "little") * three, 17) * four & _MASK
+        state = _turned(state + int.from_bytes(data[at : at + 4], "little") * three, 17) * four & _MASK
         at += 4
     for byte in data[at:]:
-        found = _turned(found + byte * five, 11) * one & _MASK
-    found = (found ^ found >> 15) * two & _MASK
-    found = (found ^ found >> 13) * three & _MASK
-    return found ^ found >> 16
+        state = _turned(state + byte * five, 11) * one & _MASK
+    state = (state ^ state >> 15) * two & _MASK
+    state = (state ^ state >> 13) * three & _MASK
+    return state ^ state >> 16
 
 
 def _turned(value: int, by: int) -> int:

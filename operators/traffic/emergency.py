@@ -1,4 +1,4 @@
-"""Move a model's traffic back through the agent alone. Imports little: in an emergency the traffic comes first."""
+"""Move a model's traffic back through the agent alone. It imports little: in an emergency the traffic comes first."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.traffic.client import Agent, Route
+from operators.core.traffic import Route
+from operators.traffic.client import Agent
 
 
 @dataclass(frozen=True)
 class Returned:
     """A rollback that a person asked for.
 
-    :param run: names the wish
+    :param run: id of this rollback
     :param stable: the version that has the traffic now
     :param left: the version that lost it
-    :param traffic_s: seconds until the edge had it
-    :param unwritten: why ledger or alias do not say so; empty: they do. `reconcile` makes up for it
+    :param traffic_s: seconds until the edge had the new route
+    :param unwritten: why the rollback is missing in the ledger, or the alias has not moved; empty: both are done. `reconcile`
+        does it later
     """
 
     run: str

@@ -1,14 +1,14 @@
-"""How long an answer may take in a release. Pure: from the spec, and from what stable's own answers took."""
+"""How long an answer may take in a release. Pure: from the spec, and from the times of stable's own answers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from operators.core.spec_judge import Slow
 from operators.core.spec_release import Release
-from operators.judge.tally import Counters, Row, quantile_ms
-from operators.traffic.client import Route
+from operators.core.traffic import Counters, Route, Row
 
 _UNKNOWN_TIMEOUT_MS = 2000
 _LEAST_TIMEOUT_MS = 250
@@ -17,8 +17,8 @@ _TIMEOUT_QUANTILE, _TIMEOUT_RATIO = 0.99, 4
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What is too long for an answer.
+class AnswerLimits:
+    """How long an answer may take.
 
     :param slow_us: an answer that took longer counts as slow, on both arms; None: none does
     :param canary_timeout_ms: a canary or shadow that takes longer has failed
@@ -28,22 +28,22 @@ class Limits:
     canary_timeout_ms: int = _UNKNOWN_TIMEOUT_MS
 
     @classmethod
-    def of(cls, route: Route) -> Limits:
-        """Return those of a route."""
+    def of(cls, route: Route) -> AnswerLimits:
+        """Return a route's limits."""
         return cls(slow_us=route.slow_us, canary_timeout_ms=route.canary_timeout_ms)
 
 
-USUAL = Limits()
+USUAL = AnswerLimits()
 
 
-def limits_from(release: Release, counters: Counters, stable: str) -> Limits:
-    """Return a release's limits as they are before its first step.
+def limits_from(release: Release, counters: Counters, stable: str) -> AnswerLimits:
+    """Return a release's limits, which are set before its first step.
 
     :param stable: the version whose answers show what is usual
     """
     rows = [row for row in counters.rows if (row.version, row.arm) == (stable, "stable")]
     slow = release.judge.slow
-    return Limits(
+    return AnswerLimits(
         slow_us=None if slow is None else _slow_us(slow, rows),
         canary_timeout_ms=_timeout_ms(release.canary_timeout_s, rows),
     )
@@ -54,7 +54,7 @@ def _slow_us(slow: Slow, stable: list[Row]) -> int | None:
         return round(slow.limit_s * 1e6)
     usual_ms = quantile_ms(stable, slow.quantile)
     if usual_ms is None or not math.isfinite(usual_ms):
-        return None  # stable has not shown what is usual; the guard has no evidence then, and is not passed by silence
+        return None  # no answers of stable to compare with: the guard has no evidence, so it does not pass
     return round(1000 * max(usual_ms * slow.ratio, usual_ms + slow.increase_s * 1000))
 
 
@@ -65,3 +65,21 @@ def _timeout_ms(canary_timeout_s: float | None, stable: list[Row]) -> int:
     if usual_ms is None or not math.isfinite(usual_ms):
         return _UNKNOWN_TIMEOUT_MS
     return round(min(_MOST_TIMEOUT_MS, max(_LEAST_TIMEOUT_MS, usual_ms * _TIMEOUT_RATIO)))
+
+
+def quantile_ms(rows: Iterable[Row], q: float) -> float | None:
+    """Return the upper bound of the bucket that holds the quantile of all rows' answers; None without answers.
+
+    :param q: above 0 and below 1
+    """
+    counts: dict[float, int] = {}
+    for row in rows:
+        for bound, count in row.latency:
+            upper = float("inf") if bound is None else bound
+            counts[upper] = counts.get(upper, 0) + count
+    total, seen = sum(counts.values()), 0
+    for bound in sorted(counts):
+        seen += counts[bound]
+        if total and seen >= q * total:
+            return bound
+    return None

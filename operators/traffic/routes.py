@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from operators.core.spec_release import Release, Unit
-from operators.traffic.client import Route
-from operators.traffic.limits import Limits
+from typing import Any
+
+from pydantic import ValidationError
+
+from operators.core.errors import ConfigurationError
+from operators.core.spec_release import Release
+from operators.core.traffic import Route, Unit
+from operators.traffic.limits import AnswerLimits
 
 CONTROL_BP = 100  # the old version's share after a promotion: 1 %
 
 
 def only(model: str, stable: str | None, *, unit: Unit | None = None, holder: str | None = None) -> Route:
-    """Return the route that gives one version everything."""
-    return Route(model=model, stable=stable, unit=_unit(unit), holder=holder)
+    """Return the route that gives one version all of the traffic."""
+    return Route(model=model, stable=stable, unit=unit, holder=holder)
 
 
 def canary(
-    model: str, release: Release, *, stable: str, version: str, weight_bp: int, limits: Limits, holder: str
+    model: str, release: Release, *, stable: str, version: str, weight_bp: int, limits: AnswerLimits, holder: str
 ) -> Route:
     """Return the route of a canary's step.
 
     :param weight_bp: the canary's share in basis points; 0: it waits
     """
-    return Route(
+    return _route(
         model=model,
         stable=stable,
         canary=version,
         weight_bp=weight_bp,
         holdout_bp=round(release.holdout_pct * 100),
-        unit=_unit(release.unit),
+        unit=release.unit,
         testers=release.testers,
         slow_us=limits.slow_us,
         canary_timeout_ms=limits.canary_timeout_ms,
@@ -37,20 +42,20 @@ def canary(
     )
 
 
-def shadow(model: str, release: Release, *, stable: str, version: str, limits: Limits, holder: str) -> Route:
+def shadow(model: str, release: Release, *, stable: str, version: str, limits: AnswerLimits, holder: str) -> Route:
     """Return the route that copies requests to a version, whose answers nobody sees.
 
     :raises ValueError: the spec has no shadow
     """
     if release.shadow is None:
         raise ValueError(f"the spec of {model} has no `release.shadow`")
-    return Route(
+    return _route(
         model=model,
         stable=stable,
         shadow=version,
         shadow_bp=round(release.shadow.sample_pct * 100),
         shadow_max_in_flight=release.shadow.max_in_flight,
-        unit=_unit(release.unit),
+        unit=release.unit,
         testers=release.testers,
         slow_us=limits.slow_us,
         canary_timeout_ms=limits.canary_timeout_ms,
@@ -58,19 +63,19 @@ def shadow(model: str, release: Release, *, stable: str, version: str, limits: L
     )
 
 
-def control(model: str, release: Release, *, stable: str, previous: str, limits: Limits, holder: str) -> Route:
-    """Return the route after a promotion that is still watched: the old version keeps the units that would move last.
+def control(model: str, release: Release, *, stable: str, previous: str, limits: AnswerLimits, holder: str) -> Route:
+    """Return the route during the watch after a promotion: the old version keeps a share, as the control.
 
-    They have never met the new version, so nobody moves back. The lease is on the control: if nobody watches any more, the
-    promoted version has everything.
+    The control has the units that would move last. They have never met the new version, so none moves back. When nobody
+    renews the lease, the promoted version gets all of the traffic.
     """
-    return Route(
+    return _route(
         model=model,
         stable=stable,
         canary=previous,
         weight_bp=CONTROL_BP,
         from_top=True,
-        unit=_unit(release.unit),
+        unit=release.unit,
         slow_us=limits.slow_us,
         canary_timeout_ms=limits.canary_timeout_ms,
         max_in_flight=release.max_in_flight,
@@ -79,5 +84,15 @@ def control(model: str, release: Release, *, stable: str, previous: str, limits:
     )
 
 
-def _unit(unit: Unit | None) -> dict[str, str] | None:
-    return unit.model_dump(exclude_none=True) if unit else None
+def _route(**values: Any) -> Route:
+    """Return a route that is made of a spec.
+
+    :raises ConfigurationError: a value of the spec is more than an edge takes
+    """
+    try:
+        return Route(**values)
+    except ValidationError as error:
+        problems = "; ".join(": ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())
+        raise ConfigurationError(
+            f"no edge takes this route of {values['model']}; change its spec: {problems}"
+        ) from error

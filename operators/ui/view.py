@@ -12,13 +12,14 @@ from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
+from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, Reading
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
 from operators.rollout.quarantine import LIFTED, QUARANTINED, Quarantined, standing
 from operators.rollout.reconcile.client import models
-from operators.traffic.client import Agent, RouteState
+from operators.traffic.client import Agent
 
 _DECISIONS = 8
 _TOLD = (

@@ -1,4 +1,4 @@
-"""The agent deploys versions and decides what every edge does; one keeper on each Serve node keeps that node's HAProxy.
+"""The agent deploys versions and sets the routes of every edge. A keeper on each node of Serve runs that node's HAProxy.
 
-Callers' traffic never passes here. HAProxy goes on without its keeper, and the keepers go on without the agent.
+No request of a caller passes through agent or keeper. HAProxy runs on when its keeper dies, and keepers when the agent dies.
 """

@@ -1,7 +1,7 @@
 """``python -m ray_jobs.agent`` starts Serve and the agent on the cluster that ``RAY_ADDRESS`` names.
 
-It ends once both the API and an edge answer. Running it again replaces the code of the agent and the keepers, and leaves
-HAProxy and the applications alone.
+The command ends once the API and an edge answer. Run it again to replace the code of the agent and the keepers; HAProxy
+and the applications are not touched.
 """
 
 import os

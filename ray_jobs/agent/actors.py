@@ -1,7 +1,7 @@
-"""The agent and the keepers as Ray actors. All that the agent needs of Ray is here and in the deployer.
+"""The agent and the keepers as Ray actors. Only this file and the deployer use Ray.
 
-The agent is one detached actor; it puts a keeper, another detached actor, on every node that has a proxy of Serve.
-Ray restarts both. HAProxy and the applications do not notice.
+The agent is one detached actor. It starts a keeper, another detached actor, on every node that has a proxy of Serve.
+Ray restarts both; HAProxy and the applications run on meanwhile.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """What agent and keepers are made of; without a repr, as it holds the token.
+    """Settings of agent and keepers. There is no repr, because it would show the token.
 
     :param agent_url: where the agent is reached, by the keepers too
     :param agent_bind: where it listens, ``host:port``
     :param edge_bind: where each edge listens, ``host:port``
-    :param edge: what else is said of every edge: fields of its config
+    :param edge: further fields of each edge's config
     :param state_dir: folder for their files, on each node
     :param runtime_env: what brings the code to the replicas; empty where they have it
     """
@@ -62,7 +62,7 @@ class Settings:
         """
         agent_url = setting("TAXIWAY_AGENT_URL", "address of the agent's admin API")
         edge_url = setting("TAXIWAY_EDGE_URL", "address of the edge that callers use")
-        found = cls(
+        settings = cls(
             agent_url=agent_url,
             agent_bind=bind_of("TAXIWAY_AGENT_BIND", agent_url),
             edge_url=edge_url,
@@ -73,8 +73,8 @@ class Settings:
             runtime_env=json.loads(os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}")),
             edge={name: read for name, kind in _EDGE.items() if (read := _read(name, kind)) is not None},
         )
-        found.edge_config()  # what is wrong is said here, and not in a log on some node
-        return found
+        settings.edge_config()  # a wrong value is reported here, not in a log on some node
+        return settings
 
     def edge_config(self) -> EdgeConfig:
         """Return the config of each edge.
@@ -85,7 +85,7 @@ class Settings:
         return EdgeConfig(bind=self.edge_bind, upstream=upstream, state_dir=Path(self.state_dir), **self.edge)
 
 
-# Each may be set for all edges, as TAXIWAY_EDGE_<NAME>; `EdgeConfig` says what it means.
+# Each may be set for all edges, as TAXIWAY_EDGE_<NAME>; `EdgeConfig` explains it.
 _EDGE: Mapping[str, Callable[[str], Any]] = {
     "stable_timeout_s": float,
     "fallback_body_bytes": int,
@@ -109,10 +109,10 @@ def _read(name: str, kind: Callable[[str], Any]) -> Any:
 
 
 def bind_of(variable: str, url: str) -> str:
-    """Return where to listen: what the variable says, else loopback at the address's port."""
+    """Return where to listen: the variable's value, else loopback at the address's port."""
     at = urlsplit(url)
-    if said := os.environ.get(variable):
-        return said
+    if bind := os.environ.get(variable):
+        return bind
     if at.hostname in _LOOPBACK and at.port:
         return at.netloc
     raise ConfigurationError(
@@ -142,19 +142,19 @@ class AgentActor:
         host, _, port = settings.agent_bind.rpartition(":")
         Server(make, listen(host.strip("[]"), int(port)), settings.token).start()
         held = made[0].store.state.held
-        deployer.restore({(model, version) for model, h in held.items() for version in h.route.versions()})
+        deployer.restore({(model, version) for model, h in held.items() for version in h.route.versions})
         self._look_for_nodes()
         threading.Thread(target=self._look_on, name="nodes", daemon=True).start()
 
     def ping(self) -> None:
-        """Answer once the constructor is through."""
+        """Answer once the constructor has returned."""
 
     def _look_on(self) -> None:
         while True:
             time.sleep(_LOOK_S)
             try:
                 self._look_for_nodes()
-            except Exception as error:  # noqa: BLE001 - Ray's control plane may be away; the next look finds it again
+            except Exception as error:  # noqa: BLE001 - Ray's control plane may be away; it is tried again
                 _log.warning("the nodes could not be looked at: %s", error)
 
     def _look_for_nodes(self) -> None:
@@ -187,7 +187,7 @@ class KeeperActor:
         Keeper(Edge(settings.edge_config()), link, url=_url_of(settings, edge_id)).start()
 
     def ping(self) -> None:
-        """Answer once the constructor is through."""
+        """Answer once the constructor has returned."""
 
 
 def _url_of(settings: Settings, edge_id: str) -> str:
@@ -242,12 +242,13 @@ def main() -> int:
 def _wait_for_edge(settings: Settings) -> None:
     from operators.core.http import answer, client
 
-    deadline, said = time.monotonic() + _READY_S, "it has not been heard of"
+    deadline, problem = time.monotonic() + _READY_S, "no keeper has reported"
     with client(settings.agent_url, token=settings.token) as http:
         while time.monotonic() < deadline:
             health = answer(http.get("/v1/health"), "the agent")
             if health["edge"]:
                 return
-            said = "; ".join(edge["error"] or "it does not reach Serve's proxy" for edge in health["edges"]) or said
+            reports = [edge["error"] or "it does not reach Serve's proxy" for edge in health["edges"]]
+            problem = "; ".join(reports) or problem
             time.sleep(0.1)
-    raise ServiceError(f"the edge at {settings.edge_url} did not come up: {said}")
+    raise ServiceError(f"the edge at {settings.edge_url} did not come up: {problem}")

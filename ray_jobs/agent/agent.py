@@ -1,4 +1,4 @@
-"""The agent as a whole, without Ray: its parts, and what it looks after by itself."""
+"""The agent without Ray: its parts, and the chores that it repeats."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ray_jobs.agent.apps import Apps, Deployer
 from ray_jobs.agent.edges import Edges
 from ray_jobs.agent.journal import Journal
 from ray_jobs.agent.state import Store
-from ray_jobs.agent.traffic import Control
+from ray_jobs.agent.traffic import TrafficControl
 
 _TICK_S = 0.25
 _log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Made on the event loop that it lives on.
+    """The parts of one agent. Create it on the event loop that serves it.
 
     :param folder: its files
-    :param deployer: what brings versions up and down
+    :param deployer: deploys and deletes versions
     :param lost: returns the ids of edges whose nodes have gone; may block
     """
 
@@ -33,7 +33,7 @@ class Agent:
         self._lost = lost
         self.edges = Edges(self.store, self._journal)
         self.apps = Apps(self.store, self.edges, deployer)
-        self.control = Control(self.store, self._journal, self.edges, self.apps)
+        self.traffic = TrafficControl(self.store, self._journal, self.edges, self.apps)
 
     async def entries(self, after: int, limit: int) -> list[dict[str, Any]]:
         """Return entries of the journal."""
@@ -50,12 +50,12 @@ class Agent:
                 await chore()
             except (TaxiwayError, OSError) as error:
                 _log.error("%s; it is tried again", error)
-            except Exception:  # noqa: BLE001 - a chore that dies would leave leases and drains to nobody
+            except Exception:  # noqa: BLE001 - nothing else ends leases and drains versions
                 _log.exception("%s failed; it is tried again", chore.__name__)
             await asyncio.sleep(every_s)
 
     async def _leases(self) -> None:
-        await self.control.end_leases()
+        await self.traffic.end_leases()
 
     async def _drains(self) -> None:
         await self.apps.drain()

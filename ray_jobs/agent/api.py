@@ -12,28 +12,20 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from operators.core.errors import ConfigurationError, TaxiwayError
-from ray_jobs.agent import metrics
-from ray_jobs.agent.agent import Agent
-from ray_jobs.agent.rules import RefusedError, UnknownError
-from ray_jobs.agent.wire import (
+from operators.core.traffic import (
     MODEL_PATTERN,
     VERSION_PATTERN,
     AppState,
     Counters,
-    Deploy,
-    Entry,
-    Health,
-    Live,
-    Orders,
-    Problem,
-    Renewal,
-    Report,
-    Rollback,
+    JournalEntry,
     RolledBack,
     RouteBody,
-    RouteNow,
-    RouteSet,
+    RouteState,
 )
+from ray_jobs.agent import metrics
+from ray_jobs.agent.agent import Agent
+from ray_jobs.agent.rules import RefusedError, UnknownError
+from ray_jobs.agent.wire import Deploy, Health, Live, Orders, Problem, Renewal, Report, Rollback, RouteUpdate
 
 _Model = Annotated[str, Path(pattern=MODEL_PATTERN)]
 _Version = Annotated[str, Path(pattern=VERSION_PATTERN)]
@@ -76,35 +68,35 @@ def _routes(agent: Agent) -> APIRouter:
     api = APIRouter(tags=["traffic"])
 
     @api.get("/v1/routes")
-    async def routes() -> dict[str, RouteNow]:
+    async def routes() -> dict[str, RouteState]:
         """Return where every model's traffic goes."""
-        return agent.control.routes()
+        return agent.traffic.routes()
 
     @api.put("/v1/routes/{model}")
-    async def set_route(model: _Model, body: RouteBody, holder: _Caller = None, force: _Force = False) -> RouteSet:
+    async def set_route(model: _Model, body: RouteBody, holder: _Caller = None, force: _Force = False) -> RouteUpdate:
         """Move traffic, all of the route at once. 409: a version does not run, or another holder has the route."""
-        return await agent.control.set_route(model, body, caller=holder, force=force)
+        return await agent.traffic.set_route(model, body, caller=holder, force=force)
 
     @api.delete("/v1/routes/{model}")
     async def remove_route(model: _Model, holder: _Caller = None, force: _Force = False) -> dict[str, str]:
-        """Forget a model: its callers get 404. 409: another holder than the one that is named has the route."""
-        await agent.control.remove_route(model, caller=holder, force=force)
+        """Forget a model: its callers get 404. 409: `holder` is given, and another one has the route."""
+        await agent.traffic.remove_route(model, caller=holder, force=force)
         return {}
 
     @api.post("/v1/routes/{model}/renew")
-    async def renew(model: _Model, body: Renewal) -> RouteSet:
-        """Let a lease begin anew. 409: somebody else holds it, or it has ended."""
-        return await agent.control.renew(model, body)
+    async def renew(model: _Model, body: Renewal) -> RouteUpdate:
+        """Renew a lease. 409: somebody else holds it, or it has ended."""
+        return await agent.traffic.renew(model, body)
 
     @api.get("/v1/counters/{model}")
     async def counters(model: _Model) -> Counters:
-        """Return what every arm did, on each edge and in all. It renews no lease."""
+        """Return the counters of every arm, on each edge and in sum. This renews no lease."""
         return agent.edges.counters(model, await agent.edges.read(model))
 
     @api.post("/v1/rollback/{model}")
     async def roll_back(model: _Model, body: Rollback) -> RolledBack:
         """Take the canary's weight; without a canary, go back to the version before. 409: it is not deployed any more."""
-        return await agent.control.roll_back(model, body)
+        return await agent.traffic.roll_back(model, body)
 
     return api
 
@@ -121,7 +113,7 @@ def _others(agent: Agent) -> APIRouter:
     @api.get("/v1/health", tags=["health"])
     async def health() -> Health:
         """Return whether callers are answered."""
-        return agent.control.health()
+        return agent.traffic.health()
 
     @api.get("/v1/apps", tags=["versions"])
     async def apps() -> dict[str, AppState]:
@@ -148,22 +140,22 @@ def _others(agent: Agent) -> APIRouter:
     @api.get("/v1/journal", tags=["journal"])
     async def journal(
         after: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
-    ) -> list[Entry]:
-        """Return what the agent and the edges did by themselves, after an entry, the oldest first."""
-        return [Entry.model_validate(entry) for entry in await agent.entries(after, limit)]
+    ) -> list[JournalEntry]:
+        """Return what the agent and the edges did by themselves, oldest first; `after`: number of the last known entry."""
+        return [JournalEntry.model_validate(entry) for entry in await agent.entries(after, limit)]
 
     @api.get("/metrics", tags=["metrics"], response_class=Response)
     async def prometheus() -> Response:
         """Return the counters as Prometheus text."""
-        routes = agent.control.routes()
+        routes = agent.traffic.routes()
         await agent.edges.read(*routes)
-        found = {model: agent.edges.readings(model) for model in routes}
-        text = metrics.exposition(found, routes, agent.edges.states(), time.time())
+        readings = {model: agent.edges.readings(model) for model in routes}
+        text = metrics.exposition(readings, routes, agent.edges.states(), time.time())
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     @api.post("/v1/edges/{edge}/sync", tags=["edges"])
     async def sync(edge: Annotated[str, Path(pattern=r"^[A-Za-z0-9_.:\[\]-]{1,100}$")], body: Report) -> Orders:
-        """Take a keeper's report; answer when its edge should have or tell something, and after a second anyway."""
+        """Take a keeper's report. Answer when there are new orders for it, at the latest after a second."""
         return await agent.edges.sync(edge, body)
 
     return api
@@ -175,7 +167,7 @@ _PROBLEMS = {
     400: "the request is not valid",
     401: "no token, or not the right one",
     404: "there is no such thing",
-    409: "it is understood, and may not be done now",
+    409: "the request is understood, and may not be carried out now",
     413: "the body is too large",
     503: "Ray, Serve or HAProxy is away; try again",
 }
@@ -183,27 +175,28 @@ _PROBLEMS = {
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    said = "; ".join(_words(one) for one in error.errors()[:5])
-    return _problem(400, f"{said}. GET /v1/openapi.json describes what is taken")
+    problems = "; ".join(_words(one) for one in error.errors()[:5])
+    return _problem(400, f"{problems}. GET /v1/openapi.json describes every field")
 
 
 def _words(error: Any) -> str:
     kind, *where = error["loc"]
     place = ".".join(map(str, where)) or "the whole"
+    problem = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{kind}: {place} is not known here; leave it out, or mend its spelling"
     given = "" if isinstance(error.get("input"), dict | list) else f", not {str(error.get('input'))[:80]!r}"
-    return f"{kind}: {place}: {error['msg']}{given}"
+    return f"{kind}: {place}: {problem}{given}"
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     known = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not allowed here"}
-    said = known.get(error.status_code, str(error.detail))
-    return _problem(error.status_code, f"{said}; GET /v1/openapi.json lists every path")
+    problem = known.get(error.status_code, str(error.detail))
+    return _problem(error.status_code, f"{problem}; GET /v1/openapi.json lists every path")
 
 
-def _said(status: int) -> Any:
+def _as(status: int) -> Any:
     def handler(_: Request, error: Exception) -> JSONResponse:
         return _problem(status, str(error))
 
@@ -212,7 +205,7 @@ def _said(status: int) -> Any:
 
 def _failed(request: Request, error: Exception) -> JSONResponse:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _problem(500, f"the agent failed with {type(error).__name__}; its log says more")
+    return _problem(500, f"the agent failed with {type(error).__name__}; see its log")
 
 
 def _problem(status: int, text: str) -> JSONResponse:
@@ -222,17 +215,17 @@ def _problem(status: int, text: str) -> JSONResponse:
 _HANDLERS: dict[Any, Any] = {
     RequestValidationError: _invalid,
     HTTPException: _http,
-    RefusedError: _said(409),
-    UnknownError: _said(404),
-    ConfigurationError: _said(400),
-    TaxiwayError: _said(503),
-    OSError: _said(503),
+    RefusedError: _as(409),
+    UnknownError: _as(404),
+    ConfigurationError: _as(400),
+    TaxiwayError: _as(503),
+    OSError: _as(503),
     Exception: _failed,
 }
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document: with the token, and without the 422 that is a 400 here."""
+    """Return the OpenAPI document: with the token, and without status 422, in whose place this API answers 400."""
     document = app.openapi()
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"token": []}]

@@ -1,4 +1,4 @@
-"""The versions: deployed on the deployer's word, deleted once their last request is through."""
+"""The versions: deployed on request, deleted once their last request has been answered."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from operators.core.errors import TaxiwayError
+from operators.core.traffic import AppState
 from ray_jobs.agent.edges import Edges
 from ray_jobs.agent.rules import RefusedError
 from ray_jobs.agent.state import Retirement, Store
-from ray_jobs.agent.wire import AppState
 
 _PROBE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
 class Deployer(Protocol):
-    """What brings versions up and down. Every call may block."""
+    """Deploys and deletes versions. Every call may block."""
 
     def deploy(self, model: str, version: str, spec_json: str, model_uri: str) -> None:
-        """Start deploying a version; a second call finds the first."""
+        """Start deploying a version. A second call while it is being deployed does nothing."""
 
     def states(self) -> dict[str, AppState]:
         """Return the state of every version that is there, by ``<model>-<version>``."""
 
     def answers(self, model: str, version: str, timeout_s: float) -> bool:
-        """Tell whether a version answers through Serve's proxy, which hears of it some time after it runs."""
+        """Tell whether a version answers through Serve's proxy, which learns of it some time after it runs."""
 
     def delete(self, model: str, version: str) -> None:
-        """Delete a version, and wait until its replicas have gone. One that is not there is as good as deleted."""
+        """Delete a version, and wait until its replicas have gone. Do nothing if it is not there."""
 
 
 class Apps:
-    """Lives on one event loop.
+    """The deployments. For one event loop.
 
     :param clock: unix seconds
     """
@@ -46,19 +46,19 @@ class Apps:
 
     async def states(self) -> dict[str, AppState]:
         """Return every version that is there, by ``<model>-<version>``."""
-        found = await asyncio.to_thread(self._deployer.states)
-        return found | {name: _DELETING for name in self._store.state.retiring}
+        states = await asyncio.to_thread(self._deployer.states)
+        return states | {name: _DELETING for name in self._store.state.retiring}
 
     async def state(self, model: str, version: str) -> AppState:
         """Return where a version stands. RUNNING means that the edge reaches it."""
         if _name(model, version) in self._store.state.retiring:
             return _DELETING
-        found = (await asyncio.to_thread(self._deployer.states)).get(_name(model, version))
-        if found is None:
+        state = (await asyncio.to_thread(self._deployer.states)).get(_name(model, version))
+        if state is None:
             return AppState(status="NOT_STARTED")
-        if found.status == "RUNNING" and not await self.answers(model, version, timeout_s=_PROBE_S):
+        if state.status == "RUNNING" and not await self.answers(model, version, timeout_s=_PROBE_S):
             return AppState(status="DEPLOYING", message="it runs; Serve's proxy does not know it yet")
-        return found
+        return state
 
     async def answers(self, model: str, version: str, *, timeout_s: float) -> bool:
         """Tell whether a version can have traffic."""
@@ -72,14 +72,14 @@ class Apps:
         """
         state = await self.state(model, version)
         if state.status != "RUNNING":
-            said = f" ({state.message})" if state.message else ""
+            detail = f" ({state.message})" if state.message else ""
             raise RefusedError(
-                f"{model}/{version} is {state.status}{said}; it cannot have traffic. "
+                f"{model}/{version} is {state.status}{detail}; it cannot have traffic. "
                 f"Deploy it with PUT /v1/apps/{model}/{version} and wait until it is RUNNING"
             )
 
     def require_kept(self, model: str, versions: Iterable[str]) -> None:
-        """Check that no version is being retired; quick, for the moment in which a route is moved.
+        """Check that no version is being retired. This is quick, so it can be called while a route is moved.
 
         :raises RefusedError: one is
         """
@@ -88,7 +88,7 @@ class Apps:
                 raise RefusedError(f"{model}/{version} is being deleted; it cannot have traffic")
 
     async def deploy(self, model: str, version: str, spec_json: str, model_uri: str) -> AppState:
-        """Start deploying a version; asking again is harmless. One that waits for its last requests is kept after all."""
+        """Start deploying a version; asking again is harmless. If it was about to be deleted, it is kept."""
         name = _name(model, version)
         async with self._store.moving:
             if name in self._deleting:
@@ -100,9 +100,9 @@ class Apps:
         return await self.state(model, version)
 
     async def retire(self, model: str, version: str, drain_s: float) -> AppState:
-        """Delete a version once its requests are through. It goes on when the agent is restarted.
+        """Delete a version once its requests are answered. A restart of the agent does not interrupt this.
 
-        :param drain_s: it is deleted after this time, whatever it still has to do
+        :param drain_s: it is deleted after this time, even if it still has requests
         :raises RefusedError: it has traffic
         """
         name = _name(model, version)
@@ -110,7 +110,7 @@ class Apps:
         async with self._store.moving:
             state = self._store.state
             held = state.held.get(model)
-            if held is not None and version in held.route.versions():
+            if held is not None and version in held.route.versions:
                 raise RefusedError(
                     f"{model}/{version} is in the route; take it out with PUT /v1/routes/{model} before you delete it"
                 )
@@ -125,7 +125,7 @@ class Apps:
         return _DELETING
 
     async def drain(self) -> None:
-        """Delete what is to be retired and has nothing left to do."""
+        """Delete the versions that are to be retired and have no requests left."""
         waiting = {n: r for n, r in self._store.state.retiring.items() if n not in self._deleting}
         if not waiting:
             return
@@ -140,7 +140,7 @@ class Apps:
 
     async def _delete(self, name: str, order: Retirement, idle: bool) -> None:
         if not idle:
-            _log.warning("%s still has requests, or an edge is away; its time to drain is over", name)
+            _log.warning("%s may still have requests, or an edge is away, but its time to drain is over", name)
         try:
             await asyncio.to_thread(self._deployer.delete, order.model, order.version)
             self._store.state.retiring.pop(name, None)

@@ -1,4 +1,4 @@
-"""What stands before every route: the token, the size of the body, the time that an answer may take. Plain ASGI."""
+"""Admission to the API: the token, the size of the body, the time that an answer may take. Plain ASGI."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class _TooLargeError(Exception):
     pass
 
 
-class Guard:
-    """Lets in who has the token.
+class Admission:
+    """Passes requests with the right token on, and refuses all others.
 
-    :param app: what is guarded
-    :param token: the only one that is right
+    :param app: the application behind it
+    :param token: the API's only token
     :param body_bytes: a larger body is refused
-    :param answer_s: reading the body included
-    :raises ValueError: the token is empty, which would let everybody in
+    :param answer_s: a request that takes longer, with the reading of its body, is refused
+    :raises ValueError: the token is empty, so everybody would be let in
     """
 
     def __init__(self, app: _App, *, token: str, body_bytes: int = BODY_BYTES, answer_s: float = ANSWER_S) -> None:
@@ -46,19 +46,19 @@ class Guard:
             return
         headers = dict(scope["headers"])
         if scope["path"] not in OPEN_PATHS and not self._knows(headers.get(b"authorization", b"")):
-            said = "a valid token is required: send the header `Authorization: Bearer $TAXIWAY_AGENT_TOKEN`"
-            await _answer(send, 401, said, [(b"www-authenticate", b"Bearer")])
+            problem = "a valid token is required: send the header `Authorization: Bearer $TAXIWAY_AGENT_TOKEN`"
+            await _answer(send, 401, problem, [(b"www-authenticate", b"Bearer")])
             return
-        said = f"the body is larger than {self._body_bytes} bytes, which is all that is read here"
+        too_large = f"the body is larger than {self._body_bytes} bytes, which is the limit"
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._body_bytes:
-            await _answer(send, 413, said, [(b"connection", b"close")])
+            await _answer(send, 413, too_large, [(b"connection", b"close")])
             return
         answer = _OneAnswer(send)
         try:
-            await asyncio.wait_for(self._app(scope, self._limited(receive, answer, said), answer), self._answer_s)
+            await asyncio.wait_for(self._app(scope, self._limited(receive, answer, too_large), answer), self._answer_s)
         except _TooLargeError:
-            await answer.refuse(413, said)
+            await answer.refuse(413, too_large)
         except TimeoutError:
             slow = f"{scope['path']} took longer than {self._answer_s:g} s: Ray or an edge is slow; try again"
             await answer.refuse(503, slow)
@@ -67,7 +67,7 @@ class Guard:
         scheme, _, given = header.partition(b" ")
         return hmac.compare_digest(given, self._token) and scheme.lower() == b"bearer"
 
-    def _limited(self, receive: _Receive, answer: _OneAnswer, said: str) -> _Receive:
+    def _limited(self, receive: _Receive, answer: _OneAnswer, problem: str) -> _Receive:
         taken = 0
 
         async def limited() -> MutableMapping[str, Any]:
@@ -75,7 +75,7 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._body_bytes:
-                await answer.refuse(413, said)  # whoever reads the body may hide the exception
+                await answer.refuse(413, problem)  # the code that reads the body may swallow the exception
                 raise _TooLargeError
             return message
 

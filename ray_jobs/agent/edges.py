@@ -1,7 +1,7 @@
-"""The edges as the agent knows them: what each has, what each counts.
+"""The edges as the agent knows them: which routes each has, and what each counts.
 
-Keepers ask; the agent answers as soon as something is new, and after a second anyway. So a change is everywhere in
-milliseconds, an edge that was away learns all of it with its first question, and no node needs an open port.
+Keepers call the agent, which answers as soon as it has something new, at the latest after a second. So a change is
+everywhere in milliseconds, an edge that was away gets all of it with its first call, and no node needs an open port.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from operators.core.traffic import Counters, EdgeReading, LeasedRoute, ModelCounters
 from ray_jobs.agent.journal import Journal
-from ray_jobs.agent.state import Held, Store
+from ray_jobs.agent.state import HeldRoute, Store
 from ray_jobs.agent.sums import add_rows
-from ray_jobs.agent.wire import Counters, EdgeReading, EdgeState, Gone, Leased, Orders, Reading, Report
+from ray_jobs.agent.wire import DeletedVersion, EdgeState, Orders, Report
 
 POLL_S = 1.0
 LIVE_S = 3.0
@@ -26,20 +27,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Seen:
-    """One edge: its last report, and the last readings of its counters, which stand for it while it is away.
+class _KnownEdge:
+    """One edge: its last report, and its last counters, which are used while it is away.
 
+    :param at: when the report came
     :param new: it joined without routes and without a HAProxy, so it had counted nothing
     """
 
     report: Report
     at: float
     new: bool
-    readings: dict[str, Reading] = field(default_factory=dict)
+    readings: dict[str, ModelCounters] = field(default_factory=dict)
 
 
 class Edges:
-    """Lives on one event loop.
+    """All edges. For one event loop.
 
     :param clock: monotonic seconds
     """
@@ -48,18 +50,18 @@ class Edges:
         self._store = store
         self._journal = journal
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _KnownEdge] = {}
         self._began = clock()
-        # Above every number that an agent before this one gave out.
+        # A reading's number; greater than all that an agent before this one gave out.
         self._ask = time.time_ns() // 1_000_000
-        self._asked: dict[str, int] = {}  # model → the newest wish for its counters
-        self._gone: dict[str, set[Gone]] = {}  # edge → whose counters it still has
+        self._asked: dict[str, int] = {}  # model → number of the newest reading that was asked for
+        self._gone: dict[str, set[DeletedVersion]] = {}  # edge → deleted versions whose counters it still has
         self._news = asyncio.Event()
 
     # ------------------------------------------------------------------ the keepers' side
 
     async def sync(self, edge: str, report: Report) -> Orders:
-        """Take a keeper's report, and answer once there is something that it does not know, or after a second.
+        """Take a keeper's report, and answer once there is something new for it, at the latest after a second.
 
         :param edge: its id
         """
@@ -71,7 +73,7 @@ class Edges:
                 return self._orders(report, heard)
             await self._adopt(edge, report, report.leased)
         new = known.new if known is not None else not report.since and not report.lineage
-        seen = _Seen(report, self._clock(), new, dict(report.readings))
+        seen = _KnownEdge(report, self._clock(), new, dict(report.readings))
         if known is not None and known.report.since == report.since:
             seen.readings = known.readings | report.readings
         self._seen[edge] = seen
@@ -88,7 +90,7 @@ class Edges:
     def _has_news(self, edge: str, report: Report) -> bool:
         return not self._has_all(report) or bool(self._wanted(report.answered)) or bool(self._gone.get(edge))
 
-    def _orders(self, report: Report, heard: list[str], gone: Iterable[Gone] = ()) -> Orders:
+    def _orders(self, report: Report, heard: list[str], gone: Iterable[DeletedVersion] = ()) -> Orders:
         state, ahead = self._store.state, self._ahead(report)
         return Orders(
             lineage=state.lineage,
@@ -106,7 +108,7 @@ class Edges:
         return sorted(model for model, ask in self._asked.items() if ask > answered)
 
     def _note(self, edge: str, report: Report) -> None:
-        """Write what an edge tells into the journal, once: a keeper repeats itself until it has been heard."""
+        """Write an edge's events into the journal, each once: a keeper repeats them until they are confirmed."""
         for event in report.events:
             if not self._journal.has(event.id):
                 self._journal.append(
@@ -114,17 +116,19 @@ class Edges:
                 )
 
     def _ahead(self, report: Report) -> bool:
-        """Tell whether the agent has lost its routes: generations are on its disk before an edge hears of them."""
+        """Tell whether the agent has lost its routes: it saves each generation before an edge gets it."""
         state = self._store.state
         if report.lineage == state.lineage:
             return report.generation > state.generation
         return state.generation == 0 and report.generation > 0
 
-    async def _adopt(self, edge: str, report: Report, leased: dict[str, Leased]) -> None:
-        """Take over an edge's routes: callers must not notice that the agent has lost its own."""
+    async def _adopt(self, edge: str, report: Report, leased: dict[str, LeasedRoute]) -> None:
+        """Take over an edge's routes, as the agent has lost its own. Callers notice nothing."""
         state = self._store.state
         state.lineage, state.generation = report.lineage, report.generation
-        state.held = {model: Held(route=found.route, expires_at=found.expires_at) for model, found in leased.items()}
+        state.held = {
+            model: HeldRoute(route=lease.route, expires_at=lease.expires_at) for model, lease in leased.items()
+        }
         await self._store.save()
         await asyncio.to_thread(self._journal.append, "routes_adopted", edge=edge, models=sorted(leased))
         _log.warning("the agent's state was lost or old; it has taken over the routes of edge %s", edge)
@@ -136,7 +140,7 @@ class Edges:
     # ------------------------------------------------------------------ the agent's side
 
     def tell(self) -> None:
-        """Wake everybody who waits: something has changed."""
+        """Wake every call that waits for a change."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -166,7 +170,7 @@ class Edges:
         return seen is not None and self._clock() - seen.at < LIVE_S
 
     async def read(self, *models: str, timeout_s: float = SETTLE_S) -> int:
-        """Get counters that are younger than this call, from every live edge, and return the number of the wish.
+        """Ask every live edge for its counters of now, and return the number of this reading.
 
         :param timeout_s: an edge that needs longer is not waited for
         """
@@ -188,18 +192,18 @@ class Edges:
                 await asyncio.wait_for(self._news.wait(), left_s)
 
     def forget(self, model: str, version: str) -> None:
-        """Let every edge remove the counters of a version that has been deleted; the room in its table is limited."""
+        """Let every edge remove the counters of a deleted version, as the room in its table is limited."""
         for edge in self._store.state.edges:
-            self._gone.setdefault(edge, set()).add(Gone(model=model, version=version))
+            self._gone.setdefault(edge, set()).add(DeletedVersion(model=model, version=version))
         self.tell()
 
     def count_anew(self, model: str, version: str) -> None:
-        """Remove no counters of a version that comes again."""
+        """Keep the counters of a version that is deployed again."""
         for gone in self._gone.values():
-            gone.discard(Gone(model=model, version=version))
+            gone.discard(DeletedVersion(model=model, version=version))
 
     def forget_lost(self, gone: set[str] | None = None) -> bool:
-        """Stop waiting for edges whose node has gone, or that have been away for a quarter of an hour.
+        """Forget edges whose node has gone, or that have been away for a quarter of an hour.
 
         :param gone: ids of edges whose nodes are known to have gone
         :returns: whether any was forgotten
@@ -217,43 +221,43 @@ class Edges:
 
     def states(self) -> list[EdgeState]:
         """Return where each edge stands."""
-        found = []
+        states = []
         for edge, url in sorted(self._store.state.edges.items()):
             seen, live = self._seen.get(edge), self._live(edge)
-            found.append(
+            states.append(
                 EdgeState(
                     id=edge,
                     url=url,
                     ready=live and seen is not None and seen.report.ready,
                     generation=seen.report.generation if seen else 0,
                     behind=not live or not self._has(edge, self._store.state.generation),
-                    error=seen.report.error if seen and live else "its keeper has not been heard of lately",
+                    error=seen.report.error if seen and live else "its keeper has not reported lately",
                 )
             )
-        return found
+        return states
 
     def counters(self, model: str, ask: int) -> Counters:
-        """Return a model's counters: of each edge, and summed; of an edge that is away, the sums have the last that it said.
+        """Return a model's counters: of each edge, and summed. Of an edge that is away, the sums have its last counters.
 
-        :param ask: number of the wish that an edge must have answered, or it could not be asked
+        :param ask: number of a reading; an edge that has not answered it could not be asked
         """
         return Counters(
-            rows=add_rows(row for reading in self.readings(model).values() for row in reading.rows),
+            rows=tuple(add_rows(row for reading in self.readings(model).values() for row in reading.rows)),
             in_flight=self.in_flight(model),
-            edges=[self._reading(edge, model, ask) for edge in sorted({*self._seen, *self._store.state.edges})],
+            edges=tuple(self._reading(edge, model, ask) for edge in sorted({*self._seen, *self._store.state.edges})),
         )
 
-    def readings(self, model: str) -> dict[str, Reading]:
-        """Return the last that each edge said of a model."""
+    def readings(self, model: str) -> dict[str, ModelCounters]:
+        """Return each edge's last counters of a model."""
         return {edge: seen.readings[model] for edge, seen in self._seen.items() if model in seen.readings}
 
     def _reading(self, edge: str, model: str, ask: int) -> EdgeReading:
         seen = self._seen.get(edge)
         if seen is None or model not in seen.readings or not self._has_read(edge, ask):
             return EdgeReading(edge=edge, since=None, new=seen is not None and seen.new)
-        found = seen.readings[model]
-        rows = [row.model_copy(update={"latency": []}) for row in found.rows]
-        return EdgeReading(edge=edge, since=seen.report.since, new=seen.new, rows=rows, in_flight=found.in_flight)
+        counters = seen.readings[model]
+        rows = tuple(row.model_copy(update={"latency": ()}) for row in counters.rows)
+        return EdgeReading(edge=edge, since=seen.report.since, new=seen.new, rows=rows, in_flight=counters.in_flight)
 
     def in_flight(self, model: str) -> dict[str, int]:
         """Return the requests of a model that are under way, by version."""
@@ -264,7 +268,7 @@ class Edges:
         return total
 
     def idle(self, model: str, version: str, *, generation: int, ask: int) -> bool:
-        """Tell whether no edge gives a version anything, and none waits for it.
+        """Tell whether no edge sends requests to a version any more, and none waits for its answers.
 
         :param generation: of the routes that no longer name it
         :param ask: number of a reading that began after that

@@ -16,10 +16,10 @@ _IDS = 10_000
 
 
 class Journal:
-    """Append-only JSON lines in a file and, once that is full, the one before. Safe for several threads of one process.
+    """Append-only JSON lines in two files, the current and the one before. Safe for several threads of one process.
 
     :param folder: where the files are
-    :param file_bytes: a file that is larger is put aside, and the one that was put aside before is removed
+    :param file_bytes: a current file that is larger replaces the one before, and a new one is begun
     """
 
     def __init__(self, folder: Path, file_bytes: int = _FILE_BYTES, clock: Callable[[], float] = time.time) -> None:
@@ -36,7 +36,7 @@ class Journal:
             self._ids.append(entry.get("id", ""))
 
     def append(self, kind: str, *, model: str | None = None, at: float | None = None, **facts: Any) -> int:
-        """Write an entry and return its number; it is on disk then.
+        """Write an entry, and return its number once it is on disk.
 
         :param at: unix seconds; now, if it is not given
         """
@@ -75,7 +75,7 @@ class Journal:
             self._now.replace(self._before)
 
     def _mend(self) -> None:
-        """Cut off half a line, which a kill may have left; nobody has been told of it."""
+        """Cut off half a line that a kill may have left. Its number has not been returned to anybody."""
         if not self._now.exists():
             return
         with self._now.open("rb+") as file:

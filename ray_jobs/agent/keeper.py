@@ -1,6 +1,6 @@
-"""The keeper of one node's edge: HAProxy runs, has the routes that the agent wants, and its counters are known.
+"""The keeper of one node's edge: it keeps HAProxy running, gives it the agent's routes, and reports its counters.
 
-HAProxy goes on without its keeper. The keeper goes on without the agent.
+HAProxy runs on without its keeper, and the keeper without the agent.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from operators.core.errors import ServiceError, TaxiwayError
+from operators.core.traffic import LeasedRoute, ModelCounters, Route
 from ray_jobs.agent.link import Link
-from ray_jobs.agent.wire import Event, Gone, Leased, Orders, Reading, Report, RouteBody, Row
-from ray_jobs.edge import LATENCY_BOUNDS_MS, Edge
+from ray_jobs.agent.wire import DeletedVersion, Event, Orders, Report
+from ray_jobs.edge import Edge
 from ray_jobs.edge.files import write
 from ray_jobs.edge.process import recorded_pid
 
 _WATCH_S = 0.25
 _PAUSE_S = 0.2
 _REFRESH_S = 5.0
-# So long an edge that does not run waits for the agent's routes. Then those that it had are better than nothing.
+# An edge that does not run waits this long for the agent's routes. Then it starts with the routes that it had.
 _PATIENCE_S = 3.0
 _EVENTS = 500
 _log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Keeper:
     """Two threads: one watches HAProxy, one talks to the agent.
 
-    :param edge: what is kept
-    :param link: the line to the agent
+    :param edge: the edge to keep
+    :param link: the connection to the agent
     :param url: where callers reach the edge
     """
 
@@ -43,12 +44,12 @@ class Keeper:
         self._edge, self._link, self._url = edge, link, url
         self._folder = Path(edge.config.state_dir).absolute()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._has = _Has.read(self._folder / "keeper.json")
+        self._kept = _KeptRoutes.read(self._folder / "keeper.json")
         self._events: list[Event] = []
         self._open: set[tuple[str, str]] = set()  # (model, canary) whose breaker is open
         self._answered = 0
-        self._forgotten: list[Gone] = []  # what the agent shall hear of next
-        self._problems: dict[str, str] = {}  # thread → what keeps it from its work
+        self._forgotten: list[DeletedVersion] = []  # to be reported next
+        self._problems: dict[str, str] = {}  # thread → why its work fails
         self._stopping = threading.Event()
         self._started = threading.Event()
         self._threads = [
@@ -57,14 +58,14 @@ class Keeper:
         ]
 
     def start(self) -> None:
-        """Begin; an edge that runs is adopted, and its callers notice nothing."""
+        """Start both threads. An edge that runs is taken over, and its callers notice nothing."""
         if self._edge.since() is not None:
             self._started.set()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End the keeper. HAProxy goes on."""
+        """End the keeper. HAProxy runs on."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(10)
@@ -74,13 +75,13 @@ class Keeper:
             try:
                 loop()
             except TaxiwayError as error:
-                self._say(str(error))
-            except Exception as error:  # noqa: BLE001 - a keeper that dies leaves its edge to nobody
-                _log.exception("the keeper failed, and goes on")
-                self._say(f"{type(error).__name__}: {error}")
+                self._note_problem(str(error))
+            except Exception as error:  # noqa: BLE001 - nothing else keeps this edge
+                _log.exception("the keeper failed, and tries again")
+                self._note_problem(f"{type(error).__name__}: {error}")
             self._stopping.wait(_PAUSE_S)
 
-    def _say(self, problem: str) -> None:
+    def _note_problem(self, problem: str) -> None:
         name = threading.current_thread().name
         if problem != self._problems.get(name):
             _log.error("%s", problem)
@@ -93,8 +94,8 @@ class Keeper:
 
     def _watch(self) -> None:
         """Bring HAProxy up, and again whenever it ends."""
-        if not self._started.wait(_PATIENCE_S) and not self._has.models:
-            return  # it would only say 404
+        if not self._started.wait(_PATIENCE_S) and not self._kept.models:
+            return  # without routes it could only answer 404
         refresh_at = 0.0
         while not self._stopping.is_set():
             pid = recorded_pid(self._folder)
@@ -112,7 +113,7 @@ class Keeper:
         except TaxiwayError as error:
             if pid is None:
                 raise
-            self._say(str(error))  # what runs serves as it did
+            self._note_problem(str(error))  # the HAProxy that runs serves as before
             return
         if pid is None and known:
             self._note("edge_restarted")
@@ -143,7 +144,7 @@ class Keeper:
     # ------------------------------------------------------------------ the agent
 
     def _talk(self) -> None:
-        self._answered = 0  # the last answer may not have arrived
+        self._answered = 0  # the last report may not have arrived
         report = self._report()
         while not self._stopping.is_set():
             orders = self._link.sync(report)
@@ -157,12 +158,12 @@ class Keeper:
             self._is_well()
 
     def _report(self, orders: Orders | None = None) -> Report:
-        """Return what the agent should know.
+        """Return the report to the agent.
 
-        :raises ServiceError: HAProxy is away or was replaced, and the agent wants to know something that only it knows
+        :raises ServiceError: the agent asks for counters or routes, and HAProxy is away or was replaced meanwhile
         """
         since = self._edge.since() or ""
-        lineage, generation = self._has.lineage, self._has.generation
+        lineage, generation = self._kept.lineage, self._kept.generation
         readings = {}
         if orders is not None and since:
             readings = {model: self._read(model) for model in orders.models}
@@ -184,11 +185,11 @@ class Keeper:
             error="; ".join(list(self._problems.values())) or None,
         )
 
-    def _take(self, orders: Orders, wanted: dict[str, Leased]) -> None:
-        """Give the edge all routes in one step; before HAProxy's first start, they are only saved for it."""
+    def _take(self, orders: Orders, wanted: dict[str, LeasedRoute]) -> None:
+        """Give the edge all routes in one step. Before HAProxy's first start they are only saved."""
         ahead_s = time.time() - orders.now  # this node's clock against the agent's
         routes = [
-            (leased.route.for_edge(model), None if leased.expires_at is None else leased.expires_at + ahead_s)
+            (Route.of(model, leased.route), None if leased.expires_at is None else leased.expires_at + ahead_s)
             for model, leased in wanted.items()
         ]
         try:
@@ -196,55 +197,33 @@ class Keeper:
         except ServiceError:
             if self._started.is_set():
                 raise
-        self._has = _Has(orders.lineage, orders.generation, wanted)
-        self._has.write(self._folder / "keeper.json")
+        self._kept = _KeptRoutes(orders.lineage, orders.generation, wanted)
+        self._kept.write(self._folder / "keeper.json")
 
-    def _forget(self, versions: list[Gone]) -> None:
+    def _forget(self, versions: list[DeletedVersion]) -> None:
         self._forgotten = []
         for gone in versions:
             try:
                 self._edge.forget(gone.model, gone.version)
-            except ServiceError as error:  # a last request is under way; the agent asks again
+            except ServiceError as error:  # a last request is under way; the agent will ask again
                 _log.info("the counters of %s/%s stay for now: %s", gone.model, gone.version, error)
             else:
                 self._forgotten.append(gone)
 
-    def _leased(self) -> dict[str, Leased]:
-        routes, ends = self._edge.routes(), self._edge.leases()
-        return {
-            model: Leased(route=RouteBody.model_validate(route.to_json()), expires_at=ends.get(model))
-            for model, route in routes.items()
-        }
+    def _leased(self) -> dict[str, LeasedRoute]:
+        live = self._edge.live()
+        return {model: LeasedRoute(route=one.route, expires_at=one.lease_expires_at) for model, one in live.items()}
 
     # ------------------------------------------------------------------ what it sees
 
-    def _read(self, model: str) -> Reading:
-        rows = [
-            Row(
-                version=row.version,
-                arm=row.arm,
-                weight_bp=row.weight_bp,
-                requests=row.requests,
-                failures=row.failures,
-                fallbacks=row.fallbacks,
-                slow=row.slow,
-                units=row.units,
-                failed_units=row.failed_units,
-                slow_units=row.slow_units,
-                failed_first=row.failed_first,
-                slow_first=row.slow_first,
-                dropped=row.dropped,
-                latency=list(zip(_BOUNDS, row.latency, strict=True)) if row.latency else [],
-            )
-            for row in self._edge.counters(model)
-        ]
-        return Reading(rows=rows, in_flight=self._edge.in_flight(model))
+    def _read(self, model: str) -> ModelCounters:
+        return ModelCounters(rows=tuple(self._edge.counters(model)), in_flight=self._edge.in_flight(model))
 
     def _breakers(self) -> list[str]:
         """Return the models whose canary is taken out, and note what has changed."""
         canaries = {
             (model, leased.route.canary)
-            for model, leased in self._has.models.items()
+            for model, leased in self._kept.models.items()
             if leased.route.canary is not None and leased.route.weight_bp
         }
         now = {(model, canary) for model, canary in canaries if self._edge.breaker(model) == "open"}
@@ -256,30 +235,27 @@ class Keeper:
         return sorted(model for model, _ in now)
 
 
-_BOUNDS = tuple(None if bound == float("inf") else bound for bound in LATENCY_BOUNDS_MS)
-
-
-class _Has:
-    """Which of the agent's routes the edge has, also after a restart.
+class _KeptRoutes:
+    """Which of the agent's routes the edge has, also after a restart of the keeper.
 
     :param lineage: empty: none
     """
 
-    def __init__(self, lineage: str, generation: int, models: dict[str, Leased]) -> None:
+    def __init__(self, lineage: str, generation: int, models: dict[str, LeasedRoute]) -> None:
         self.lineage, self.generation, self.models = lineage, generation, models
 
     @classmethod
-    def read(cls, path: Path) -> _Has:
+    def read(cls, path: Path) -> _KeptRoutes:
         """Return what :meth:`write` wrote; nothing, if that cannot be read."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            models = {model: Leased.model_validate(leased) for model, leased in found["models"].items()}
-            return cls(str(found["lineage"]), int(found["generation"]), models)
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            models = {model: LeasedRoute.model_validate(leased) for model, leased in kept["models"].items()}
+            return cls(str(kept["lineage"]), int(kept["generation"]), models)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls("", 0, {})
 
     def write(self, path: Path) -> None:
-        """Remember; a power cut may take it back, which costs no more than being told again."""
+        """Write them to a file. If a power cut loses it, the agent sends the routes again."""
         models = {model: leased.model_dump() for model, leased in self.models.items()}
         text = json.dumps({"lineage": self.lineage, "generation": self.generation, "models": models})
         write(path, text, durable=False)

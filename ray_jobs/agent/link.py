@@ -1,4 +1,4 @@
-"""The keeper's line to the agent."""
+"""The keeper's connection to the agent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TIMEOUT_S = 5.0
 
 
 class Link:
-    """One connection that is kept. For one thread.
+    """One connection that is kept open. For one thread.
 
     :param url: where the agent listens
     :param token: of its API
-    :param edge: id of the edge that this speaks for
+    :param edge: id of the keeper's edge
     """
 
     def __init__(self, url: str, token: str, edge: str) -> None:
@@ -30,9 +30,9 @@ class Link:
         self._url = url
 
     def sync(self, report: Report) -> Orders:
-        """Tell the agent how the edge is, and hear what it should have.
+        """Report the edge's state to the agent, and return what the edge should have.
 
-        :raises ServiceRefusedError: the agent does not want to hear it
+        :raises ServiceRefusedError: the agent refuses the report
         :raises ServiceError: the agent does not answer
         """
         try:

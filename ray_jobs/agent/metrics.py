@@ -1,4 +1,4 @@
-"""The edges' counters as Prometheus text: one series for each edge, so that the restart of one is no gain of the others."""
+"""The edges' counters as Prometheus text: one series for each edge, so that a restart of one changes no other series."""
 
 from __future__ import annotations
 
@@ -8,23 +8,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from operators.core.traffic import ModelCounters, RouteState, Row
 from ray_jobs.agent.sums import over_weights
-from ray_jobs.agent.wire import EdgeState, Reading, RouteNow, Row
+from ray_jobs.agent.wire import EdgeState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_COUNTED = {
-    "requests": "requests that a version answered, or failed to",
-    "failures": "of which failed, also where the fallback mended it",
-    "fallbacks": "of which stable answered in the canary's place",
-    "slow": "of which took longer than the route's slow_us",
-    "dropped": "copies for the shadow that were not made",
-}
+_COUNTED = ("requests", "failures", "fallbacks", "slow", "dropped")
 _ARM = ["edge", "model", "version", "arm"]
 
 
 def exposition(
-    readings: Mapping[str, Mapping[str, Reading]],
-    routes: Mapping[str, RouteNow],
+    readings: Mapping[str, Mapping[str, ModelCounters]],
+    routes: Mapping[str, RouteState],
     edges: Iterable[EdgeState],
     now: float,
 ) -> bytes:
@@ -46,40 +41,42 @@ class _Once(Collector):
         return self._families
 
 
-def _arms(readings: Mapping[str, Mapping[str, Reading]]) -> Iterable[Metric]:
-    found = [(edge, model, reading) for model, edges in readings.items() for edge, reading in edges.items()]
+def _arms(readings: Mapping[str, Mapping[str, ModelCounters]]) -> Iterable[Metric]:
+    read = [(edge, model, counters) for model, edges in readings.items() for edge, counters in edges.items()]
     rows = [
-        ((edge, model, row.version, row.arm), row) for edge, model, said in found for row in over_weights(said.rows)
+        ((edge, model, row.version, row.arm), row)
+        for edge, model, counters in read
+        for row in over_weights(counters.rows)
     ]
-    for name, meaning in _COUNTED.items():
-        family = CounterMetricFamily(f"taxiway_{name}", meaning, labels=_ARM)
+    for name in _COUNTED:
+        family = CounterMetricFamily(f"taxiway_{name}", str(Row.model_fields[name].description), labels=_ARM)
         for labels, row in rows:
             family.add_metric(labels, getattr(row, name))
         yield family
     latency = HistogramMetricFamily("taxiway_latency_seconds", "time until a version had answered", labels=_ARM)
     for labels, row in rows:
-        # The edge keeps no sum; without one Prometheus has no mean, and every quantile.
+        # The edge keeps no sum: Prometheus can compute quantiles, and no mean.
         latency.add_metric(labels, _buckets(row), sum_value=None)
     yield latency
     in_flight = GaugeMetricFamily("taxiway_in_flight", "requests that are under way", labels=_ARM[:3])
-    for edge, model, said in found:
-        for version, count in said.in_flight.items():
+    for edge, model, counters in read:
+        for version, count in counters.in_flight.items():
             in_flight.add_metric([edge, model, version], count)
     yield in_flight
 
 
 def _buckets(row: Row) -> list[tuple[str, float]]:
     """Return cumulative counts by upper bound in seconds."""
-    total, found = 0, []
+    total, buckets = 0, []
     for bound_ms, count in row.latency:
         total += count
-        found.append(("+Inf" if bound_ms is None else repr(bound_ms / 1000), float(total)))
-    if not found or found[-1][0] != "+Inf":
-        found.append(("+Inf", float(total)))
-    return found
+        buckets.append(("+Inf" if bound_ms is None else repr(bound_ms / 1000), float(total)))
+    if not buckets or buckets[-1][0] != "+Inf":
+        buckets.append(("+Inf", float(total)))
+    return buckets
 
 
-def _routes(routes: Mapping[str, RouteNow], now: float) -> Iterable[Metric]:
+def _routes(routes: Mapping[str, RouteState], now: float) -> Iterable[Metric]:
     weight = GaugeMetricFamily("taxiway_weight_bp", "the canary's weight in force, in 0.01 %", labels=["model"])
     lease = GaugeMetricFamily("taxiway_lease_seconds", "until the lease ends", labels=["model"])
     breaker = GaugeMetricFamily("taxiway_breaker_open", "1: the canary is taken out", labels=["model"])

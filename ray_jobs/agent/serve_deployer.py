@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.core.spec import PredictionSpec
-from ray_jobs.agent.wire import AppState
+from operators.core.traffic import AppState
 from ray_jobs.edge.files import write
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _BUILDING = threading.Lock()
 
 
 class Deployer:
-    """Runs in a process that stays warm: importing Serve anew for every deployment costs more than deploying.
+    """Deploys through Ray Serve. Keep one: importing Serve costs more than a deployment.
 
     :param serve_url: Serve's proxy
     :param folder: where the deployments that were asked for are kept, so that a new cluster can be filled again
@@ -45,7 +45,7 @@ class Deployer:
         self._failed: dict[str, str] = {}  # application → why its deployment failed
 
     def deploy(self, model: str, version: str, spec_json: str, model_uri: str) -> None:
-        """Start deploying a version; a second call finds the first.
+        """Start deploying a version. A second call while it is being deployed does nothing.
 
         :raises ConfigurationError: the spec is not valid, or another model's
         """
@@ -74,11 +74,11 @@ class Deployer:
             with _BUILDING:
                 bound = application(spec, version, model_uri, self._runtime_env)
                 target = serve.RunTarget(bound, name=name, route_prefix=f"/{spec.name}/{version}")
-                # Nobody waits here: a version that never comes up must not keep others waiting. Serve has the states.
+                # Do not wait: a version that never comes up must not hold up others. Serve keeps the states.
                 serve.run_many(
                     [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
                 )
-        except Exception as error:  # noqa: BLE001 - the state that callers read says what happened
+        except Exception as error:  # noqa: BLE001 - it becomes the version's state
             _log.exception("deploying %s failed", name)
             with self._lock:
                 self._failed[name] = f"{type(error).__name__}: {error}"
@@ -95,21 +95,21 @@ class Deployer:
 
         with _asking_ray():
             applications = serve.status().applications
-        found = {}
+        states = {}
         for name, app in applications.items():
             replicas = [m.message for m in app.deployments.values() if m.message]
             message = "; ".join([app.message, *replicas]).strip("; ")
-            found[name] = AppState.model_validate({"status": str(app.status.value), "message": message})
+            states[name] = AppState.model_validate({"status": str(app.status.value), "message": message})
         with self._lock:
             for name in self._deploying:
-                if name not in found or found[name].status != "RUNNING":
-                    found[name] = AppState(status="DEPLOYING")  # whatever an earlier try has left
-            for name, said in self._failed.items():
-                found.setdefault(name, AppState(status="DEPLOY_FAILED", message=said))
-        return found
+                if name not in states or states[name].status != "RUNNING":
+                    states[name] = AppState(status="DEPLOYING")  # an earlier try may have left another state
+            for name, problem in self._failed.items():
+                states.setdefault(name, AppState(status="DEPLOY_FAILED", message=problem))
+        return states
 
     def answers(self, model: str, version: str, timeout_s: float) -> bool:
-        """Tell whether a version answers through Serve's proxy, which hears of it some time after it runs."""
+        """Tell whether a version answers through Serve's proxy, which learns of it some time after it runs."""
         url = f"{self._serve_url}/{model}/{version}/v2/models/{model}/ready"
         try:
             with urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - our own Serve, from the settings
@@ -118,7 +118,7 @@ class Deployer:
             return False
 
     def delete(self, model: str, version: str) -> None:
-        """Delete an application and wait until its replicas have gone; one that is not there is as good as deleted.
+        """Delete an application, and wait until its replicas have gone. Do nothing if it is not there.
 
         :raises ServiceError: Ray does not answer
         """
@@ -134,7 +134,7 @@ class Deployer:
                 self._keep_orders()
 
     def restore(self, routed: set[tuple[str, str]]) -> None:
-        """Deploy what has traffic and is not there: after a stop, Ray comes back empty and the edge does not.
+        """Deploy what has traffic and is missing: a new Ray cluster is empty, while the edge kept its routes.
 
         :param routed: model and version
         """

@@ -1,4 +1,4 @@
-"""The agent's HTTP server, in a thread of its own: HTTP, event loop and agent live and end together."""
+"""The agent's HTTP server, in a thread of its own: HTTP, event loop and agent start and stop together."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import uvicorn
 from operators.core.errors import ServiceError
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
-from ray_jobs.agent.auth import Guard
+from ray_jobs.agent.auth import Admission
 
 _LISTEN_S = 30.0
 _log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int, patience_s: float = _LISTEN_S) -> socket.socket:
-    """Return a socket that listens. The agent before this one may hold the port for a moment.
+    """Return a socket that listens. Wait if the agent before this one still has the port.
 
-    :raises ServiceError: it could not be had
+    :raises ServiceError: the port stays taken
     """
     deadline = time.monotonic() + patience_s
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind((host, port))
-            found.listen(128)
-            return found
+            listener.bind((host, port))
+            listener.listen(128)
+            return listener
         except OSError as error:
-            found.close()
+            listener.close()
             if time.monotonic() > deadline:
                 raise ServiceError(f"the agent could not listen on {host}:{port}: {error}") from error
             time.sleep(0.1)
@@ -44,8 +44,8 @@ def listen(host: str, port: int, patience_s: float = _LISTEN_S) -> socket.socket
 class Server:
     """Serves one agent until it is stopped.
 
-    :param make: makes the agent, on the server's event loop
-    :param at: a socket that listens
+    :param make: creates the agent, on the server's event loop
+    :param at: a listening socket
     :param token: the API's token
     """
 
@@ -59,7 +59,7 @@ class Server:
     def start(self) -> None:
         """Return once it answers.
 
-        :raises ServiceError: it does not come up
+        :raises ServiceError: it does not answer in time
         """
         self._thread.start()
         if not self._up.wait(_LISTEN_S) or self._failed is not None:
@@ -75,7 +75,7 @@ class Server:
         try:
             agent = self._make()
             config = uvicorn.Config(
-                Guard(application(agent), token=self._token),
+                Admission(application(agent), token=self._token),
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -9,56 +9,40 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from operators.core.errors import ConfigurationError
-from ray_jobs.agent.wire import Leased, RouteBody
+from operators.core.traffic import Closed, LeasedRoute
 from ray_jobs.edge.files import write
 
 
-class Bar(BaseModel):
+class Bar(Closed):
     """A holder that was overruled: it cannot give this version traffic again.
 
     :param reason: who overruled it, and why
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     holder: str | None
     version: str
     reason: str
 
 
-class Held(BaseModel):
+class HeldRoute(LeasedRoute):
     """A route and what the agent knows of it.
 
-    :param expires_at: when the weight's lease ends, unix seconds
     :param ended: the lease has ended; nobody can renew it
     :param before: the version that was stable before the last promotion
     :param bar: set by a rollback
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    route: RouteBody
-    expires_at: float | None = None
     ended: bool = False
     before: str | None = None
     bar: Bar | None = None
 
-    def weight_now_bp(self, now: float) -> int:
-        """Return the weight in force.
 
-        :param now: unix seconds
-        """
-        return 0 if self.expires_at is not None and self.expires_at <= now else self.route.weight_bp
+class Retirement(Closed):
+    """A version that is to be deleted once it has no more requests.
 
-
-class Retirement(BaseModel):
-    """A version that is to be deleted once it has nothing left to do.
-
-    :param by: unix seconds; it is deleted then, whatever it still has to do
+    :param by: unix seconds; it is deleted then, even if it still has requests
     :param generation: of the routes that no longer name it
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     version: str
@@ -67,9 +51,9 @@ class Retirement(BaseModel):
 
 
 class State(BaseModel):
-    """All of it. Every change of what the edges should have is a new generation.
+    """The agent's state. Every change of the routes is a new generation.
 
-    :param lineage: tells this agent's generations from those of another, whose files a machine may still have
+    :param lineage: tells this agent's generations from those of another agent, whose files a machine may still have
     :param edges: id → address of every edge that may have callers
     :param retiring: application → what is to be deleted
     """
@@ -78,17 +62,19 @@ class State(BaseModel):
 
     lineage: str = Field(default_factory=lambda: secrets.token_hex(8))
     generation: int = 0
-    held: dict[str, Held] = Field(default_factory=dict)
+    held: dict[str, HeldRoute] = Field(default_factory=dict)
     edges: dict[str, str] = Field(default_factory=dict)
     retiring: dict[str, Retirement] = Field(default_factory=dict)
 
-    def leased(self) -> dict[str, Leased]:
+    def leased(self) -> dict[str, LeasedRoute]:
         """Return what the edges should have."""
-        return {model: Leased(route=held.route, expires_at=held.expires_at) for model, held in self.held.items()}
+        return {model: LeasedRoute(route=held.route, expires_at=held.expires_at) for model, held in self.held.items()}
 
 
 class Store:
-    """The state in one file, and the lock that whoever changes routes holds between looking and acting.
+    """The state, kept in one file.
+
+    ``moving`` is the lock for changes of routes: hold it from reading the state until the change is saved.
 
     :param path: the file
     :raises ConfigurationError: the file is not one that this class writes

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from operators.core.errors import ConfigurationError
-from ray_jobs.edge.admin_socket import Runtime
+from ray_jobs.edge.admin_socket import RuntimeSocket
 from ray_jobs.edge.files import write
 
 _TOKENS, _CERTIFICATE = "tokens.map", "certificate.sha256"
@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"([0-9a-f]{64})\s+([A-Za-z0-9_.@-]{1,63})")
 
 
 class Access:
-    """Tokens and certificate of one edge.
+    """The callers' tokens and the certificate of one edge.
 
     :param folder: the edge's state directory
     :param tokens: file with a line ``<SHA-256 of the token, hex> <caller's name>`` for each caller; None: none are needed
@@ -28,7 +28,7 @@ class Access:
         self._certificate = certificate
 
     def prepare(self) -> None:
-        """Write what HAProxy reads when it starts.
+        """Write the files that HAProxy reads when it starts.
 
         :raises ConfigurationError: if the file of tokens is not valid
         """
@@ -37,8 +37,8 @@ class Access:
         if self._certificate is not None:
             self._remember(self._certificate.read_bytes())
 
-    def refresh(self, runtime: Runtime) -> None:
-        """Give a HAProxy that runs what has changed in the files.
+    def refresh(self, runtime: RuntimeSocket) -> None:
+        """Load the tokens and the certificate into a running HAProxy, if their files have changed.
 
         :raises ConfigurationError: if the file of tokens is not valid
         :raises ServiceError: if HAProxy does not take it

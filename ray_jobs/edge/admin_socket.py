@@ -13,7 +13,7 @@ from operators.core.errors import ServiceError
 _TIMEOUT_S = 5.0
 
 
-class Runtime:
+class RuntimeSocket:
     """The runtime socket of one HAProxy. Each command is a connection of its own.
 
     :param socket_path: where HAProxy listens
@@ -30,7 +30,7 @@ class Runtime:
         deadline = time.monotonic() + _TIMEOUT_S
         folder = None
         try:
-            # A socket's path may have 107 bytes. Through /proc the length of the folder does not count.
+            # A socket's path has at most 107 bytes. A path through /proc is short, whatever the folder's length.
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
                 client.settimeout(_TIMEOUT_S)
@@ -44,9 +44,9 @@ class Runtime:
                 os.close(folder)
 
     def tell(self, command: str) -> None:
-        """Send a command that is silent if all went well.
+        """Send a command that has no answer when it succeeds.
 
-        :raises ServiceError: if HAProxy says anything, or does not answer
+        :raises ServiceError: if there is an answer, or HAProxy cannot be reached
         """
         answer = self.ask(command).strip()
         if answer:
@@ -84,7 +84,7 @@ class Runtime:
         self.tell(f"commit map @{match[1]} {name}")
 
     def replace_certificate(self, name: str, pem: str) -> None:
-        """Replace a certificate and its key. Connections that are open keep the old one.
+        """Replace a certificate and its key. Open connections keep the old one.
 
         :raises ServiceError: if HAProxy does not take it
         """
@@ -96,7 +96,7 @@ class Runtime:
 
 
 def _read_all(client: socket.socket, deadline: float) -> str:
-    """Read until the other side closes, up to a deadline for the whole."""
+    """Read until the other side closes. The deadline holds for all of it."""
     chunks = []
     while chunk := client.recv(65_536):
         chunks.append(chunk)

@@ -1,4 +1,4 @@
-"""What one edge is made of."""
+"""The settings of one edge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operators.core.errors import ConfigurationError
 
 _TEMPLATE = Path(__file__).with_name("haproxy.cfg")
 _ADDRESS = re.compile(r"(\*|[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
-# Beside the body, the buffer holds HTTP headers and what HAProxy reserves for rewriting them.
+# The buffer holds the body, the HTTP headers, and the space that HAProxy reserves for rewriting them.
 _HEADER_BYTES = 16_384
 _LIMITS = (
     ("fallback_body_bytes", 16_384, 16_777_216),
@@ -24,20 +24,20 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class EdgeConfig:
-    """What one edge is made of.
+    """The settings of one edge.
 
     :param bind: address that callers use, ``host:port``
     :param upstream: address of Ray Serve's proxy, where a version answers below ``/<model>/<version>``
     :param state_dir: folder for the routes, the runtime socket and the pid file; one edge owns it
     :param stable_timeout_s: a stable version that is slower costs the caller a 504
-    :param fallback_body_bytes: a request with a larger body is never a canary's, as it could not be sent again
+    :param fallback_body_bytes: a request with a larger body never goes to a canary, as it could not be sent again
     :param max_body_bytes: a request with a larger body is refused with 413
     :param units: how many units are told apart at one time; a unit takes 0.2 KB
-    :param breaker_failures: failures of a canary in a row that open its breaker: then stable answers at once
-    :param breaker_s: seconds until one request tries the canary again
+    :param breaker_failures: this many failures of a canary in a row open its breaker: stable answers at once
+    :param breaker_s: how long a breaker stays open; then one request tries the canary again
     :param certificate: PEM file with a certificate and its key; callers then use TLS
     :param tokens: file with a line ``<SHA-256 of the token, hex> <caller's name>`` for each caller; others get 401
-    :param requests_per_s: of one caller, or one address where there are no tokens; what is over it gets 429
+    :param requests_per_s: of one caller, or of one address where there are no tokens; requests beyond it get 429
     :param template: HAProxy's config; edge.lua lies beside it
     :raises ConfigurationError: if a value is not valid
     """

@@ -1,5 +1,5 @@
--- What HAProxy's own rules cannot say: a unit whose name is in the route, and copies for the shadow.
--- The default path calls none of it.
+-- What HAProxy's own rules cannot do: read a unit whose name is in the route, copy requests to the shadow, and limit the
+-- size of bodies that are sent in chunks. Most requests call none of it.
 
 -- The route's field 10: "h=X-Customer" or "f=customer.id".
 core.register_fetches("unit", function(txn)
@@ -27,7 +27,7 @@ local function field(route, wanted)
     end
 end
 
--- Copy a request to the shadow. It never fails and never waits: what cannot be sent now is dropped and counted.
+-- Copy a request to the shadow. It never fails and never waits: a copy that cannot be sent now is dropped and counted.
 core.register_action("mirror", { "http-req" }, function(txn)
     local model, route = txn:get_var("req.model"), txn:get_var("txn.route")
     local busy = under_way[model] or 0
@@ -63,7 +63,7 @@ core.register_action("mirror", { "http-req" }, function(txn)
     end)
 end)
 
--- End a request whose body turns out too large: one that is sent in chunks does not say so beforehand.
+-- End a request whose body is too large. If it is sent in chunks, its size is not known beforehand.
 local most_bytes = tonumber(os.getenv("TAXIWAY_EDGE_MAX_BODY_BYTES"))
 local Limit = { flags = filter.FLT_CFG_FL_HTX }
 Limit.__index = Limit
@@ -81,7 +81,7 @@ end
 function Limit:http_payload(_, message)
     self.bytes = self.bytes + message:input()
     if self.bytes > most_bytes + 1 then -- HAProxy counts the end of the message as a byte
-        error("too large") -- the only way to end it: HAProxy makes a 400 of it, and the backend a 413
+        error("too large") -- the only way to end it: HAProxy answers 400, which the listener turns into 413
     end
 end
 

@@ -1,7 +1,7 @@
 """The edge: one HAProxy in front of every model version. It splits the traffic, falls back and counts.
 
-HAProxy outlives this process. Its config never changes at run time. What changes is one map, kept in the state directory
-and put into HAProxy over its runtime socket in one step.
+HAProxy outlives this process. Its config never changes at run time. Only one map changes: it is saved in the state
+directory, and given to HAProxy over its runtime socket in one step.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from operators.core.errors import RejectedError, ServiceError
+from operators.core.traffic import Route, Row
 from ray_jobs.edge import process
 from ray_jobs.edge.access import Access
 from ray_jobs.edge.config import EdgeConfig
-from ray_jobs.edge.counters import Counters, read_counters, read_in_flight
+from ray_jobs.edge.counters import key_of, read_counters, read_in_flight
 from ray_jobs.edge.files import locked, write
 from ray_jobs.edge.map_line import LiveRoute
-from ray_jobs.edge.route import Route
 from ray_jobs.edge.succession import STOP_TIMEOUT_S, Daemons
 
 _MAP, _SETTINGS, _LOCK = "routes.map", "settings.json", "lock"
@@ -36,7 +36,7 @@ _READY_TIMEOUT_S = 5.0
 class Edge:
     """Owner of one HAProxy and its routes. Safe for several threads, and for several processes with one ``state_dir``.
 
-    :param config: what the edge is made of
+    :param config: the edge's settings
     """
 
     def __init__(self, config: EdgeConfig) -> None:
@@ -50,10 +50,10 @@ class Edge:
     def start(self) -> None:
         """Start HAProxy, or attach to the one that runs with this state directory, and give it the saved routes.
 
-        One that runs with other settings or another haproxy.cfg is replaced, and no caller notices; the counters begin
-        anew. Tokens and a certificate that have changed are taken over, too.
+        A HAProxy that runs with other settings or another haproxy.cfg is replaced. No caller notices; the counters begin
+        anew. Tokens and a certificate that have changed are loaded, too.
 
-        :raises ServiceError: if HAProxy does not start; the message has its own words. One that ran goes on as it was
+        :raises ServiceError: if HAProxy does not start; the message is HAProxy's. One that ran before goes on
         """
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
@@ -81,7 +81,10 @@ class Edge:
         connection = http.client.HTTPConnection(host, int(port), timeout=_READY_TIMEOUT_S)
         if self.config.certificate is not None:
             context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether it answers is asked
+            context.check_hostname, context.verify_mode = (
+                False,
+                ssl.CERT_NONE,
+            )  # the only question is whether it answers
             connection = http.client.HTTPSConnection(host, int(port), timeout=_READY_TIMEOUT_S, context=context)
         try:
             connection.request("GET", "/v2/health/ready")
@@ -92,7 +95,7 @@ class Edge:
             connection.close()
 
     def since(self) -> str | None:
-        """Return an id of the HAProxy that runs: another one means that the counters began anew. None: none runs."""
+        """Return an id of the HAProxy that runs; None: none runs. When the id changes, the counters began anew."""
         try:
             match = re.search(r"TAXIWAY_EDGE_ID=(\w+)", self._runtime.ask("show env TAXIWAY_EDGE_ID"))
         except ServiceError:
@@ -102,7 +105,7 @@ class Edge:
     # ------------------------------------------------------------------ routes
 
     def live(self) -> dict[str, LiveRoute]:
-        """Return the routes that HAProxy uses now, and how long they do.
+        """Return the routes that HAProxy uses now, with the ends of their leases.
 
         :raises ServiceError: if HAProxy does not answer
         """
@@ -115,21 +118,13 @@ class Edge:
         """
         return {model: live.route for model, live in self.live().items()}
 
-    def leases(self) -> dict[str, float]:
-        """Return when each lease ends or ended, in unix seconds, of the routes that need one.
-
-        :raises ServiceError: if HAProxy does not answer
-        """
-        ends = {model: live.lease_expires_at for model, live in self.live().items()}
-        return {model: end for model, end in ends.items() if end is not None}
-
     def set_route(self, route: Route, *, lease_expires_at: float | None = None) -> Route:
-        """Save a route and put it into HAProxy. No request sees half of the change.
+        """Save a route and give it to HAProxy. No request sees half of the change.
 
-        A breaker that is open closes, unless only the lease is another one.
+        An open breaker closes, unless only the end of the lease has changed.
 
         :param lease_expires_at: unix seconds; None: ``lease_s`` from now. Ignored if the route needs no lease
-        :raises ServiceError: if HAProxy does not take it; it is saved, and the next try or start brings it in
+        :raises ServiceError: if HAProxy does not take it; it is saved, and the next try or start will give it
         """
         with self._locked():
             saved = self._saved()
@@ -140,14 +135,14 @@ class Edge:
         """Replace all routes in one step; a model that is not among them is forgotten.
 
         :param routes: each with the end of its lease in unix seconds; None: ``lease_s`` from now
-        :raises ServiceError: if HAProxy does not take them; they are saved, and the next try or start brings them in
+        :raises ServiceError: if HAProxy does not take them; they are saved, and the next try or start will give them
         """
         with self._locked():
             saved = self._saved()
             self._replace({route.model: _placed(saved.get(route.model), route, end) for route, end in routes})
 
     def renew(self, model: str, expires_at: float) -> None:
-        """Let the canary and the shadow of a model go on until ``expires_at``. One cheap command.
+        """Renew the lease of a model: its canary and shadow go on until ``expires_at``. One cheap command.
 
         :param expires_at: unix seconds
         :raises RejectedError: if the model has no lease, or it has ended: only a new route brings the canary back
@@ -159,7 +154,7 @@ class Edge:
             if live is None or live.lease_expires_at is None:
                 raise RejectedError(f"model {model!r} has no lease that could be renewed")
             if live.lease_expires_at <= time.time():
-                raise RejectedError(f"the lease of {model} has ended; set the route again if the canary shall go on")
+                raise RejectedError(f"the lease of {model} has ended; set the route again to go on with the canary")
             routes[model] = live.renewed(expires_at)
             self._runtime.tell(f"set map {_MAP} {routes[model].line()}")
             self._save(routes, durable=False)
@@ -167,14 +162,14 @@ class Edge:
     def remove(self, model: str) -> None:
         """Forget a model: its requests get a 404. Its counters stay.
 
-        :raises ServiceError: if HAProxy does not take it; it is saved, and the next try or start brings it in
+        :raises ServiceError: if HAProxy does not take it; it is saved, and the next try or start will give it
         """
         with self._locked():
             self._replace({name: live for name, live in self._saved().items() if name != model})
 
-    # ------------------------------------------------------------------ what happened
+    # ------------------------------------------------------------------ counters
 
-    def counters(self, model: str) -> list[Counters]:
+    def counters(self, model: str) -> list[Row]:
         """Return a row for each version, arm and weight of a model that had traffic, and one for its callers.
 
         :raises ServiceError: if HAProxy does not answer
@@ -182,7 +177,7 @@ class Edge:
         return read_counters(self._runtime.ask("show table counters"), model)
 
     def in_flight(self, model: str) -> dict[str, int]:
-        """Return how many requests each version works on now, on all arms. A version without any may be missing.
+        """Return how many requests each version is answering now, on all arms. A version without any may be missing.
 
         :raises ServiceError: if HAProxy does not answer
         """
@@ -193,9 +188,9 @@ class Edge:
         return dict(total)
 
     def breaker(self, model: str) -> Literal["closed", "open"]:
-        """Tell whether stable answers in the place of a canary that failed again and again.
+        """Tell whether stable answers in place of a canary that failed again and again.
 
-        It is open until the canary has answered again, also while nobody asks.
+        The breaker is open until the canary has answered a request, even if none arrives.
 
         :raises ServiceError: if HAProxy does not answer
         """
@@ -207,13 +202,13 @@ class Edge:
         return "open" if open_until is not None and int(open_until[1]) else "closed"
 
     def forget(self, model: str, version: str) -> None:
-        """Remove the counters of a version that is gone. Its units leave by themselves, 20 days after their last request.
+        """Remove the counters of a deleted version. HAProxy drops its units 20 days after their last request.
 
-        :raises ServiceError: if HAProxy does not answer, or the version has requests under way
+        :raises ServiceError: if HAProxy does not answer, or the version still has requests
         """
         for row in self.counters(model):
             if row.version == version:
-                self._runtime.tell(f"clear table counters key {row.key}")
+                self._runtime.tell(f"clear table counters key {key_of(model, row)}")
 
     # ------------------------------------------------------------------ inside
 
@@ -231,7 +226,7 @@ class Edge:
         self._saved()  # a map that cannot be read is reported before HAProxy sees it
         (self._dir / _MAP).touch(mode=0o600)
         self._access.prepare()
-        # Who is killed in between has left it undone, and it is done anew.
+        # Without the file, the next start launches again: this process may be killed before the end.
         (self._dir / _SETTINGS).unlink(missing_ok=True)
         launch()
         write(self._dir / _SETTINGS, json.dumps(settings, indent=1))
@@ -252,7 +247,7 @@ class Edge:
 
     def _push(self, routes: dict[str, LiveRoute]) -> None:
         self._runtime.replace_map(_MAP, _lines(routes))
-        for replaced in self._daemons.replaced():  # its connections get one more answer
+        for replaced in self._daemons.replaced():  # its open connections get one more answer
             with contextlib.suppress(ServiceError):  # it has just ended
                 replaced.replace_map(_MAP, _lines(routes))
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from operators.core.errors import ServiceError
+
+_POLL_S = 0.01
 
 
 def write(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file in one step.
+    """Replace a file in one step: a reader sees the old text or the new one, never half of it.
 
     :param durable: whether it must survive a power cut, which takes milliseconds
     """
@@ -37,16 +39,14 @@ def write(path: Path, text: str, *, durable: bool = True) -> None:
 def locked(path: Path, patience_s: float) -> Iterator[None]:
     """Keep other processes out.
 
-    :raises ServiceError: if another one holds the lock for longer than ``patience_s``
+    :raises ServiceError: if another process holds the lock for longer than ``patience_s``
     """
-    deadline = time.monotonic() + patience_s
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ServiceError(f"another process has held {path} for too long") from None
-                time.sleep(0.01)
-        yield  # closing the file releases the lock
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=patience_s, poll_interval=_POLL_S)
+    except Timeout:
+        raise ServiceError(f"another process has held {path} for more than {patience_s:g} s") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,14 +1,14 @@
-"""Routes as HAProxy has them: one line of a map for each model."""
+"""Routes as HAProxy has them: one line of its map for each model. The only place that numbers the fields, with haproxy.cfg."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import quote, unquote
 
 from operators.core.errors import ConfigurationError
-from ray_jobs.edge.route import Route, Unit
-
-_NONE = "none"
+from operators.core.traffic import Route, Unit
 
 
 @dataclass(frozen=True)
@@ -16,49 +16,21 @@ class LiveRoute:
     """A route that has been set.
 
     :param lease_expires_at: unix seconds; None: nothing in it expires
-    :param generation: another one for each route that is set; the breaker's failures belong to it
+    :param generation: changes with each route that is set; a breaker belongs to one generation
     """
 
     route: Route
     lease_expires_at: float | None
     generation: int
 
-    def weight_bp(self, now: float) -> int:
-        """Return the weight that is in force: 0 after the lease has ended.
-
-        :param now: unix seconds
-        """
-        ended = self.lease_expires_at is not None and self.lease_expires_at <= now
-        return 0 if ended else self.route.weight_bp
-
     def renewed(self, expires_at: float) -> LiveRoute:
-        """Return the same with another end of the lease."""
+        """Return the same route with another end of the lease."""
         return replace(self, lease_expires_at=expires_at)
 
     def line(self) -> str:
-        """Return ``model value``. haproxy.cfg numbers the value's fields."""
-        route = self.route
-        unit = "-" if route.unit is None else f"h={route.unit.header}" if route.unit.header else f"f={route.unit.field}"
-        fields = (
-            route.stable or _NONE,
-            route.canary or _NONE,
-            route.weight_bp,
-            0 if self.lease_expires_at is None else round(self.lease_expires_at * 1000),
-            int(route.from_top),
-            route.holdout_bp,
-            route.shadow or _NONE,
-            route.shadow_bp,
-            route.shadow_max_in_flight,
-            unit,
-            int(route.testers),
-            route.slow_us or 0,
-            route.canary_timeout_ms,
-            route.max_in_flight,
-            self.generation,
-            "-" if route.holder is None else "=" + quote(route.holder, safe=""),
-            "-" if route.lease_s is None else repr(route.lease_s),
-        )
-        return f"{route.model} {':'.join(map(str, fields))}"
+        """Return ``model value``."""
+        values = dict(self.route) | {"lease_expires_at": self.lease_expires_at, "generation": self.generation}
+        return f"{self.route.model} {':'.join(write(values[name]) for name, (write, _) in FIELDS.items())}"
 
     @classmethod
     def parse(cls, line: str) -> LiveRoute:
@@ -68,30 +40,52 @@ class LiveRoute:
         """
         try:
             model, value = line.split()
-            part = value.split(":")
-            kind, name = part[9][:2], part[9][2:]
-            route = Route(
-                model,
-                stable=_version(part[0]),
-                canary=_version(part[1]),
-                weight_bp=int(part[2]),
-                from_top=part[4] == "1",
-                holdout_bp=int(part[5]),
-                shadow=_version(part[6]),
-                shadow_bp=int(part[7]),
-                shadow_max_in_flight=int(part[8]),
-                unit=None if not name else Unit(header=name) if kind == "h=" else Unit(field=name),
-                testers=part[10] == "1",
-                slow_us=int(part[11]) or None,
-                canary_timeout_ms=int(part[12]),
-                max_in_flight=int(part[13]),
-                holder=None if part[15] == "-" else unquote(part[15][1:]),
-                lease_s=None if part[16] == "-" else float(part[16]),
-            )
-            return cls(route, int(part[3]) / 1000 or None, int(part[14]))
-        except (ValueError, IndexError) as error:
+            fields = zip(FIELDS.items(), value.split(":"), strict=True)
+            values = {name: read(text) for (name, (_, read)), text in fields}
+            expires_at, generation = values.pop("lease_expires_at"), values.pop("generation")
+            return cls(Route(model=model, **values), expires_at, generation)
+        except ValueError as error:
             raise ConfigurationError(f"{line!r} is not a route") from error
 
 
-def _version(text: str) -> str | None:
-    return None if text == _NONE else text
+def _write_unit(unit: Unit | None) -> str:
+    return "-" if unit is None else f"h={unit.header}" if unit.header else f"f={unit.field}"
+
+
+def _read_unit(text: str) -> Unit | None:
+    if text == "-":
+        return None
+    return Unit(header=text[2:]) if text.startswith("h=") else Unit(field=text[2:])
+
+
+_Codec = tuple[Callable[[Any], str], Callable[[str], Any]]
+_VERSION: _Codec = (lambda version: version or "none", lambda text: None if text == "none" else text)
+_NUMBER: _Codec = (str, int)
+_FLAG: _Codec = (lambda flag: str(int(flag)), lambda text: text == "1")
+
+# The fields of a line in the order of their numbers in haproxy.cfg, which begin at 1: how each is written and read.
+FIELDS: dict[str, _Codec] = {
+    "stable": _VERSION,
+    "canary": _VERSION,
+    "weight_bp": _NUMBER,
+    "lease_expires_at": (lambda at: str(round((at or 0) * 1000)), lambda text: int(text) / 1000 or None),
+    "from_top": _FLAG,
+    "holdout_bp": _NUMBER,
+    "shadow": _VERSION,
+    "shadow_bp": _NUMBER,
+    "shadow_max_in_flight": _NUMBER,
+    "unit": (_write_unit, _read_unit),
+    "testers": _FLAG,
+    "slow_us": (lambda us: str(us or 0), lambda text: int(text) or None),
+    "canary_timeout_ms": _NUMBER,
+    "max_in_flight": _NUMBER,
+    "generation": _NUMBER,
+    "holder": (
+        lambda holder: "-" if holder is None else "=" + quote(holder, safe=""),
+        lambda text: None if text == "-" else unquote(text[1:]),
+    ),
+    "lease_s": (
+        lambda seconds: "-" if seconds is None else repr(seconds),
+        lambda text: None if text == "-" else float(text),
+    ),
+}

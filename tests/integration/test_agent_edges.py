@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from operators.judge.tally import Counters, Tally
+from operators.core.traffic import Counters
+from operators.judge.tally import Tally
 from tests.support.agent_world import MODEL, World, answers, world_in
 from tests.support.waiting import seconds_until, until
 

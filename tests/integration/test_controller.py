@@ -9,11 +9,11 @@ import pytest
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import BusyError, Ledger
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.rollout.controller import Controller
 from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
-from operators.traffic.client import RouteState
-from operators.traffic.limits import Limits
+from operators.traffic.limits import AnswerLimits
 from tests.support.release_world import FakeAgent, FakeRegistry
 from tests.support.specs import small_spec
 
@@ -105,7 +105,7 @@ def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Cont
 
     def step(name: str, weight_bp: int, slow_us: int) -> int | None:
         move = controller.set_route(
-            release_id, name, spec.release, stable="1", version="2", weight_bp=weight_bp, limits=Limits(slow_us)
+            release_id, name, spec.release, stable="1", version="2", weight_bp=weight_bp, limits=AnswerLimits(slow_us)
         )
         return move.route.slow_us
 

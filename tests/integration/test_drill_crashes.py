@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.ledger import Ledger
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import AppState
 from operators.drills import copies
 from operators.drills import operators as drill_operators
 from operators.drills.operators import (
@@ -24,7 +25,6 @@ from operators.drills.record import Drills
 from operators.registry.client import ModelVersion
 from operators.rollout.controller import Controller
 from operators.rollout.quarantine import DIGEST_TAG
-from operators.traffic.client import AppState
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.specs import small_spec
 from tests.support.tasks import TaskInstance, context

@@ -12,10 +12,10 @@ import pytest
 
 from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
+from operators.core.traffic import Route
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import Reconciler, copy_journal, models, recorded
 from operators.rollout.reconcile.policy import Facts
-from operators.traffic.client import Route
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.specs import small_spec
 

@@ -24,7 +24,7 @@ from operators.judge.phases import Watched, alpha_share, canary_step
 from operators.rollout.controller import Controller
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
-from operators.traffic.limits import Limits
+from operators.traffic.limits import AnswerLimits
 from tests.support.agent_world import MODEL, World
 from tests.support.specs import small_spec
 from tests.support.waiting import until
@@ -80,7 +80,7 @@ def released(to: Controller, spec: PredictionSpec, version: str) -> tuple[str, O
     begun = to.begin(f"of {version}", to.find(version))
     before = to.agent.counters(MODEL)
     move = to.set_route(
-        begun.release_id, "canary_50", release, stable="1", version=version, weight_bp=5000, limits=Limits(30_000)
+        begun.release_id, "canary_50", release, stable="1", version=version, weight_bp=5000, limits=AnswerLimits(30_000)
     )
     watched = Watched(
         model=MODEL,

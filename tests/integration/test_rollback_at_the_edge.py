@@ -12,7 +12,7 @@ import pytest
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import Reconciler, copy_journal
-from operators.traffic.limits import Limits
+from operators.traffic.limits import AnswerLimits
 from tests.support.agent_world import MODEL, World, answers
 from tests.support.specs import small_spec
 from tests.support.waiting import seconds_until
@@ -30,7 +30,7 @@ def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: Worl
     assert answers(port) == "1"
 
     release_id = to.begin("second", to.find("2")).release_id
-    to.set_route(release_id, "canary_50", release, stable="1", version="2", weight_bp=5000, limits=Limits(30_000))
+    to.set_route(release_id, "canary_50", release, stable="1", version="2", weight_bp=5000, limits=AnswerLimits(30_000))
     call = world.call()
     assert {call(f"u{n}")[1] for n in range(60)} == {"1", "2"}
     assert to.promote(release_id, "2", "1", spec) is True

@@ -18,11 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from operators.core.traffic import AppState
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.keeper import Keeper
 from ray_jobs.agent.link import Link
 from ray_jobs.agent.server import Server, listen
-from ray_jobs.agent.wire import AppState
 from ray_jobs.edge import Edge, EdgeConfig
 from ray_jobs.edge.files import write
 from tests.support.ports import free_port

@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.edge import Counters, Edge, Route
+from operators.core.traffic import Route, Row
+from ray_jobs.edge import Edge
 
 CANARY_TIMEOUT_S = 0.8  # long enough for a machine that stalls, short enough to wait for
 SLOW_S = 0.25
@@ -24,14 +25,8 @@ INFER = f"/v2/models/{MODEL}/infer"
 
 def split(weight_bp: int, **values: Any) -> Route:
     """Return the route of most tests: version 3, and 4 as the canary."""
-    given: dict[str, Any] = {
-        "model": MODEL,
-        "stable": "3",
-        "canary": "4",
-        "weight_bp": weight_bp,
-        "canary_timeout_ms": 800,
-    }
-    return Route(**{**given, **values})
+    usual: dict[str, Any] = {"model": MODEL, "stable": "3", "canary": "4", "canary_timeout_ms": 800, "lease_s": 60.0}
+    return Route(**{**usual, "weight_bp": weight_bp, **values})
 
 
 class Versions(ThreadingHTTPServer):
@@ -157,8 +152,8 @@ def pid_of(edge: Edge) -> int:
     return int((Path(edge.config.state_dir) / "haproxy.pid").read_text())
 
 
-def counted(edge: Edge, arm: str, model: str = "flight_delay") -> Counters:
-    return next(counters for counters in edge.counters(model) if counters.arm == arm)
+def counted(edge: Edge, arm: str, model: str = "flight_delay") -> Row:
+    return next(row for row in edge.counters(model) if row.arm == arm)
 
 
 def xxh32(data: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from operators.judge.tally import Counters, EdgeReading, Row
+from operators.core.traffic import Counters, EdgeReading, Row
 
 
 def counted(*rows: Row, since: str = "one", in_flight: dict[str, int] | None = None) -> Counters:

@@ -8,11 +8,12 @@ from typing import Any
 from typing_extensions import override
 
 from operators.core.errors import ServiceRefusedError
+from operators.core.traffic import AppState, JournalEntry, RolledBack, Route, RouteBody, RouteState
 from operators.registry.client import ModelVersion, RegisteredModel, Registry
-from operators.traffic.client import Agent, AppState, JournalEntry, RolledBack, Route, RouteState
+from operators.traffic.client import Agent
 from ray_jobs.agent import rules
-from ray_jobs.agent.state import Held
-from ray_jobs.agent.wire import Rollback, RouteBody
+from ray_jobs.agent.state import HeldRoute
+from ray_jobs.agent.wire import Rollback
 
 
 class KilledError(BaseException):
@@ -30,7 +31,7 @@ class FakeAgent(Agent):
     def __init__(self, *running: str, model: str = "m") -> None:
         self.model = model
         self.deployed = set(running)
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, HeldRoute] = {}
         self.entries: list[JournalEntry] = []
 
     @override
@@ -38,7 +39,7 @@ class FakeAgent(Agent):
         found = {}
         for model, held in self.held.items():
             now = {"lease_expires_at": held.expires_at, "weight_now_bp": held.weight_now_bp(0.0)}
-            found[model] = RouteState(model=model, **held.route.model_dump(), **now)
+            found[model] = RouteState(**dict(held.route), **now)
         return found
 
     @override
@@ -47,11 +48,10 @@ class FakeAgent(Agent):
 
     @override
     def set_route(self, route: Route, *, force: bool = False) -> None:
-        body = RouteBody(**route.model_dump(exclude={"model"}))
-        body.for_edge(route.model)
+        body = RouteBody.model_validate(route.model_dump(exclude={"model"}))
         held = self.held.get(route.model)
-        for version in body.versions():
-            if version not in self.deployed and (held is None or version not in held.route.versions()):
+        for version in body.versions:
+            if version not in self.deployed and (held is None or version not in held.route.versions):
                 raise ServiceRefusedError(f"409: {version} does not run")
         try:
             self.held[route.model] = rules.set_to(
@@ -71,7 +71,7 @@ class FakeAgent(Agent):
     @override
     def retire(self, model: str, version: str, *, drain_s: float = 30.0) -> None:
         held = self.held.get(model)
-        if held and version in held.route.versions():
+        if held and version in held.route.versions:
             raise ServiceRefusedError(f"409: {version} has traffic")
         self.deployed.discard(version)
 

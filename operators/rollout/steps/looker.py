@@ -12,9 +12,10 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_judge import Judge
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement
 from operators.judge.phases import Watched
-from operators.judge.tally import Counters, Tally, overdue, with_overdue
+from operators.judge.tally import Tally, overdue, with_overdue
 from operators.traffic.client import AsyncAgent
 
 # Looks are written down when something has changed, at first each second and later more rarely: a release that lasts a day

@@ -29,7 +29,7 @@ from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, controller_of
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import JudgeTrigger, opened, outcome_of, write_verdict
-from operators.traffic.limits import Limits, limits_from
+from operators.traffic.limits import AnswerLimits, limits_from
 
 if TYPE_CHECKING:
     from operators.rollout.controller import Controller
@@ -241,7 +241,7 @@ class WatchOperator(StepOperator):
         return {"step": self.task_id, "outcome": str(judgement.outcome), "reason": judgement.reason}
 
 
-def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> Limits:
+def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) -> AnswerLimits:
     """Return what is too long for an answer in this release: by the spec, or by what stable's own answers took.
 
     The first step decides, for all of the release: a limit that moves would compare different things.
@@ -252,5 +252,5 @@ def limits(spec: ModelSpec, controller: Controller, release: Mapping[str, Any]) 
     for entry in controller.moves_of(release["release_id"]):
         route = route_of(entry)
         if route.slow_us or (judge.slow is None and (route.canary or route.shadow)):
-            return Limits.of(route)
+            return AnswerLimits.of(route)
     return limits_from(spec.release, controller.agent.counters(spec.name), release["stable"])

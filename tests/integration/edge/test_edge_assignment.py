@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.edge import Edge, Unit
+from operators.core.traffic import Unit
+from ray_jobs.edge import Edge
 from tests.support.edge_servers import Caller, Versions, bucket, split, xxh32
 
 

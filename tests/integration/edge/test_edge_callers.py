@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from operators.core.errors import ConfigurationError
-from ray_jobs.edge import Edge, EdgeConfig, Route
+from operators.core.traffic import Route
+from ray_jobs.edge import Edge, EdgeConfig
 from tests.support.edge_servers import INFER, MODEL, Answer, Caller, pid_of
 
 Start = Callable[..., Edge]
@@ -30,7 +31,7 @@ def start(config: EdgeConfig) -> Iterator[Start]:
     def start(**changes: Any) -> Edge:
         edges.append(Edge(replace(config, **changes)))
         edges[-1].start()
-        edges[-1].set_route(Route(MODEL, "3"))
+        edges[-1].set_route(Route(model=MODEL, stable="3"))
         return edges[-1]
 
     yield start

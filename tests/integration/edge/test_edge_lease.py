@@ -7,7 +7,8 @@ import time
 import pytest
 
 from operators.core.errors import RejectedError
-from ray_jobs.edge import Edge, EdgeConfig, Route
+from operators.core.traffic import Route
+from ray_jobs.edge import Edge, EdgeConfig
 from tests.support.edge_servers import MODEL, Caller, split
 from tests.support.waiting import until
 
@@ -17,7 +18,9 @@ def test_a_lease_ends_by_itself(edge: Edge, call: Caller, config: EdgeConfig) ->
     assert call().arm == "canary"
     until(lambda: (call().arm, call().version) == ("stable", "3"))
     live = edge.live()[MODEL]
-    assert (live.route.weight_bp, live.weight_bp(time.time())) == (10_000, 0)
+    assert live.route.weight_bp == 10_000
+    assert live.lease_expires_at is not None
+    assert live.lease_expires_at <= time.time()
     with pytest.raises(RejectedError, match="has ended"):
         edge.renew(MODEL, time.time() + 60)
     Edge(config).start()  # whoever comes later brings nothing back
@@ -32,7 +35,7 @@ def test_a_lease_that_is_renewed_goes_on_also_after_a_restart(edge: Edge, call: 
     edge.renew(MODEL, end)
     time.sleep(1.1)
     assert call().arm == "canary"
-    assert edge.leases()[MODEL] == pytest.approx(end, abs=0.001)
+    assert edge.live()[MODEL].lease_expires_at == pytest.approx(end, abs=0.001)
     edge.stop()
     edge.start()
     assert Caller(edge)().arm == "canary"
@@ -48,8 +51,8 @@ def test_a_renewal_is_cheap(edge: Edge) -> None:
 
 def test_without_a_weight_nothing_expires(edge: Edge) -> None:
     edge.set_route(split(0, lease_s=0.1))
-    edge.set_route(Route("other", "1"))
-    assert edge.leases() == {}
+    edge.set_route(Route(model="other", stable="1"))
+    assert {live.lease_expires_at for live in edge.live().values()} == {None}
     for model in (MODEL, "other", "nobody"):
         with pytest.raises(RejectedError, match="no lease"):
             edge.renew(model, time.time() + 1)
@@ -57,6 +60,6 @@ def test_without_a_weight_nothing_expires(edge: Edge) -> None:
 
 def test_the_end_may_be_told(edge: Edge, call: Caller) -> None:
     """Several edges get the same one."""
-    edge.set_routes([(split(10_000), time.time() - 1), (Route("other", "1"), None)])
+    edge.set_routes([(split(10_000), time.time() - 1), (Route(model="other", stable="1"), None)])
     assert call().arm == "stable"
     assert set(edge.routes()) == {MODEL, "other"}

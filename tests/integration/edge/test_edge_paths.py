@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ray_jobs.edge import Edge, Route
+from operators.core.traffic import Route
+from ray_jobs.edge import Edge
 from tests.support.edge_servers import INFER, Caller, counted
 
 
@@ -24,7 +25,7 @@ class TestPaths:
         assert answer.json["headers"]["x-request-id"] == answer.request_id
 
     def test_what_the_edge_answers_itself(self, edge: Edge, call: Caller) -> None:
-        edge.set_route(Route("empty", None, None, 0))
+        edge.set_route(Route(model="empty", stable=None))
         assert call("GET", "/v2/health/live").json == {"live": True}
         assert call("GET", "/v2/health/ready").json == {"ready": True}
         assert call("GET", "/v2").json == {"name": "taxiway", "version": "0.1.0", "extensions": []}

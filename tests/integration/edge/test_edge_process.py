@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from operators.core.errors import ConfigurationError, ServiceError
-from ray_jobs.edge import Edge, EdgeConfig, LiveRoute, Route
+from operators.core.traffic import Route
+from ray_jobs.edge import Edge, EdgeConfig, LiveRoute
 from tests.support.edge_servers import Caller, Versions, pid_of, split
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -29,7 +31,7 @@ class TestProcess:
         os.kill(pid_of(edge), signal.SIGKILL)
         until(lambda: not edge.ready())
         with pytest.raises(ServiceError):
-            edge.set_route(Route("late", "1", None, 0))
+            edge.set_route(Route(model="late", stable="1"))
         edge.start()
         assert Caller(edge)().version == "3"
         assert set(edge.routes()) == {"flight_delay", "late"}
@@ -37,12 +39,32 @@ class TestProcess:
     def test_a_second_edge_attaches(self, edge: Edge, call: Caller, config: EdgeConfig) -> None:
         pid = pid_of(edge)
         # As if the agent had died between the disk and the socket.
-        (config.state_dir / "routes.map").write_text(LiveRoute(Route("flight_delay", "7"), None, 1).line() + "\n")
+        (config.state_dir / "routes.map").write_text(
+            LiveRoute(Route(model="flight_delay", stable="7"), None, 1).line() + "\n"
+        )
         second = Edge(config)
         second.start()
         second.start()
         assert pid_of(second) == pid
         assert call().version == "7"
+
+    def test_whoever_reads_the_pid_file_sees_a_whole_pid(self, edge: Edge, config: EdgeConfig) -> None:
+        path, seen, done = config.state_dir / "haproxy.pid", {str(pid_of(edge))}, threading.Event()
+
+        def read_on() -> None:
+            while not done.is_set():
+                seen.add(path.read_text().strip())
+
+        reader = threading.Thread(target=read_on)
+        reader.start()
+        pids = {str(pid_of(edge))}
+        for breaker_s in (2, 3, 4):
+            Edge(replace(config, breaker_s=breaker_s)).start()
+            pids.add(str(pid_of(edge)))
+        done.set()
+        reader.join()
+        assert len(pids) == 4
+        assert seen == pids
 
     def test_two_edges_stand_side_by_side(
         self, edge: Edge, call: Caller, config: EdgeConfig, versions: Versions, tmp_path: Path
@@ -52,7 +74,7 @@ class TestProcess:
         other = Edge(replace(config, bind=f"127.0.0.1:{free_port()}", state_dir=tmp_path / "other"))
         other.start()
         try:
-            other.set_route(Route("flight_delay", "5", "6", 10_000))
+            other.set_route(Route(model="flight_delay", stable="5", canary="6", weight_bp=10_000, lease_s=60))
             caller = Caller(other)
             for _ in range(5):
                 assert (call().version, caller().version) == ("3", "6")

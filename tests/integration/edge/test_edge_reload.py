@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from operators.core.errors import ServiceError
-from ray_jobs.edge import Edge, EdgeConfig, Route
+from operators.core.traffic import Route
+from ray_jobs.edge import Edge, EdgeConfig
 from ray_jobs.edge.process import recorded_pid
 from ray_jobs.edge.succession import Daemons
 from tests.support.edge_servers import INFER, MODEL, Caller, Versions, counted, pid_of, split
@@ -142,7 +143,7 @@ class TestReload:
                     other(**change).start()
             assert (recorded_pid(config.state_dir), edge.since()) == (pid, since)
             assert call().version == "3"
-            edge.set_route(Route(MODEL, "5"))
+            edge.set_route(Route(model=MODEL, stable="5"))
             assert (call().version, Caller(edge)().version) == ("5", "5")
             edge.set_route(split(0))
         taken.close()
@@ -166,7 +167,7 @@ class TestReload:
         assert call().version == "3"
         after = other(stable_timeout_s=6.0)
         after.start()
-        after.set_route(Route(MODEL, "5"))
+        after.set_route(Route(model=MODEL, stable="5"))
         assert call().version == "5"
         assert after.counters(MODEL) == []
         assert Caller(after)().version == "5"
@@ -224,7 +225,7 @@ class TestReload:
         edge.start()  # of the old settings, or of the new ones: whoever comes next
         assert listeners(port) == {str(pid_of(edge))}
         assert (call().version, Caller(edge)().version) == ("3", "3")
-        edge.set_route(Route(MODEL, "5"))
+        edge.set_route(Route(model=MODEL, stable="5"))
         assert Caller(edge)().version == "5"
 
     def test_one_that_was_half_started_does_not_stand_in_the_way(

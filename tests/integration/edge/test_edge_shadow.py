@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.edge import Counters, Edge
+from operators.core.traffic import Row
+from ray_jobs.edge import Edge
 from tests.support.edge_servers import CANARY_TIMEOUT_S, MODEL, SLOW_S, Answer, Caller, Versions, bucket, split
 from tests.support.waiting import until
 
@@ -18,14 +19,14 @@ def mirror(edge: Edge, **values: Any) -> None:
     edge.set_route(split(**{"weight_bp": 0, "shadow": "5", "shadow_bp": 10_000} | values))
 
 
-def shadow(edge: Edge, requests: int) -> Counters:
+def shadow(edge: Edge, requests: int) -> Row:
     """Return the shadow's row once it has so many requests."""
 
-    def row() -> Counters | None:
+    def row() -> Row | None:
         rows = (row for row in edge.counters(MODEL) if row.arm == "shadow")
         return next((row for row in rows if row.requests + row.dropped >= requests), None)
 
-    found: Counters = until(row, f"{requests} copies")
+    found: Row = until(row, f"{requests} copies")
     return found
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from operators.cli import plan as commands
 from operators.core.errors import ConfigurationError
+from operators.core.traffic import Counters, Row
 from operators.judge.evidence import Arm, Evidence, Period
-from operators.judge.tally import Counters, Row
 from operators.traffic.client import Agent
 from tests.support.readings import counted
 

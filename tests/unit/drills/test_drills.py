@@ -18,6 +18,7 @@ from operators.core.errors import RejectedError, ServiceError
 from operators.core.ledger_schema import Entry
 from operators.core.spec import PredictionSpec
 from operators.core.spec_operations import FAULTS, Drill
+from operators.core.traffic import Counters
 from operators.drills import scene as scene_module
 from operators.drills.copies import Cast, Original, original, require_ours
 from operators.drills.load_generator import Load, single_rows
@@ -26,9 +27,8 @@ from operators.drills.policy import Observed, copy_name, copy_spec, limits, long
 from operators.drills.record import unfinished
 from operators.drills.scene import Scene
 from operators.judge.evidence import Evidence, Judgement, Outcome
-from operators.judge.tally import Counters
 from operators.rollout.steps.looker import Look
-from operators.traffic.limits import Limits
+from operators.traffic.limits import AnswerLimits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
 from tests.support.specs import small_spec
@@ -292,7 +292,7 @@ class Stage:
         return SimpleNamespace(release_id=f"{run}#1")
 
     def set_route(
-        self, _release: str, step: str, _spec: Any, *, stable: str, version: str, weight_bp: int, limits: Limits
+        self, _release: str, step: str, _spec: Any, *, stable: str, version: str, weight_bp: int, limits: AnswerLimits
     ) -> Any:
         self.weight_bp = weight_bp
         self.told.append(f"{step} {stable} {version}")

@@ -5,19 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from operators.core.spec_operations import Freeze, Outage
+from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Period
-from operators.judge.tally import (
-    Counters,
-    EdgeReading,
-    Row,
-    Tally,
-    added,
-    control_period,
-    overdue,
-    quantile_ms,
-    shadow_period,
-    with_overdue,
-)
+from operators.judge.tally import Tally, added, control_period, overdue, shadow_period, with_overdue
 from operators.rollout.freeze import frozen_until
 from tests.support.readings import counted
 
@@ -188,15 +178,6 @@ def test_what_was_known_is_added_weight_by_weight() -> None:
 def test_the_newest_weight_is_last_also_when_it_was_seen_before() -> None:
     total = added([Period(weight=0.25), Period(weight=0.05)], [Period(weight=0.25)])
     assert [p.weight for p in total] == [0.05, 0.25]
-
-
-def test_quantile_over_all_rows() -> None:
-    rows = [
-        Row(version="1", arm="stable", latency=((1.0, 90), (2.0, 5), (None, 0))),
-        Row(version="1", arm="stable", weight_bp=500, latency=((1.0, 0), (2.0, 4), (None, 1))),
-    ]
-    assert [quantile_ms(rows, q) for q in (0.5, 0.95, 0.99, 0.995)] == [1.0, 2.0, 2.0, float("inf")]
-    assert quantile_ms([], 0.5) is None
 
 
 WEEKEND = Freeze.model_validate(

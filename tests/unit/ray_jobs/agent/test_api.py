@@ -14,11 +14,12 @@ import httpx
 import pytest
 
 from operators.core.errors import ConfigurationError, ServiceError
+from operators.core.traffic import AppState, Route, RouteState
 from ray_jobs.agent.actors import Settings, bind_of
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
-from ray_jobs.agent.auth import Guard
-from ray_jobs.agent.wire import AppState
+from ray_jobs.agent.auth import Admission
+from tests.support.routes import full_route
 
 TOKEN = {"Authorization": "Bearer t0ken"}
 
@@ -69,7 +70,7 @@ def versions() -> NothingDeployed:
 
 @pytest.fixture
 def http(tmp_path: Path, versions: NothingDeployed) -> Iterator[Http]:
-    guarded = Guard(application(Agent(tmp_path, versions)), token="t0ken", body_bytes=10_000)
+    guarded = Admission(application(Agent(tmp_path, versions)), token="t0ken", body_bytes=10_000)
     with contextlib.closing(Http(guarded)) as client:
         yield client
 
@@ -189,6 +190,27 @@ def test_what_is_refused_is_refused_in_words(
     assert words in answer.json()["error"]
 
 
+def test_every_field_of_a_route_comes_back_as_it_was_set(tmp_path: Path) -> None:
+    class Running(NothingDeployed):
+        def states(self) -> dict[str, AppState]:
+            return {f"flights-{version}": AppState(status="RUNNING") for version in "345"}
+
+        def answers(self, model: str, version: str, timeout_s: float) -> bool:
+            return True
+
+    route = full_route()
+    guarded = Admission(application(Agent(tmp_path, Running())), token="t0ken")
+    with contextlib.closing(Http(guarded)) as client:
+        body = route.model_dump(mode="json", exclude={"model"})
+        answer = client.request("PUT", "/v1/routes/flights", json=body)
+        assert answer.status_code == 200, answer.text
+        assert {name: answer.json()[name] for name in body} == body
+        now = client.get("/v1/routes").json()["flights"]
+    assert {name: now[name] for name in body} == body
+    assert Route.of("flights", RouteState.model_validate(now)) == route
+    assert RouteState.model_validate(now).weight_now_bp == route.weight_bp
+
+
 def test_a_body_without_a_length_is_limited_too(http: Http) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(2):
@@ -208,14 +230,14 @@ def test_what_takes_too_long_is_ended() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(5)
 
-    with contextlib.closing(Http(Guard(slow, token="t0ken", answer_s=0.01))) as client:
+    with contextlib.closing(Http(Admission(slow, token="t0ken", answer_s=0.01))) as client:
         answer = client.get("/v1/routes")
     assert (answer.status_code, "took longer than 0.01 s" in answer.text) == (503, True)
 
 
 def test_an_empty_token_lets_nobody_start() -> None:
     with pytest.raises(ValueError, match="TAXIWAY_AGENT_TOKEN"):
-        Guard(lambda *_: asyncio.sleep(0), token="")
+        Admission(lambda *_: asyncio.sleep(0), token="")
 
 
 def test_nothing_listens_beyond_this_machine_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

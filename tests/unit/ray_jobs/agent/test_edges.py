@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.judge.tally import Counters, Tally
+from operators.core.traffic import Counters, ModelCounters, Row
+from operators.judge.tally import Tally
 from ray_jobs.agent import edges as module
 from ray_jobs.agent.edges import Edges
 from ray_jobs.agent.journal import Journal
 from ray_jobs.agent.state import Store
-from ray_jobs.agent.wire import Reading, Report, Row
+from ray_jobs.agent.wire import Report
 
 MODEL = "m"
 Step = tuple[str, str, int]
@@ -66,7 +67,7 @@ class Fleet:
         row = Row(version="1", arm="stable", requests=edge.requests, units=edge.requests)
         report = Report(
             url="http://e", ready=True, lineage="l" if edge.routed else "", generation=0, since=edge.since,
-            answered=edge.answered, readings={MODEL: Reading(rows=[row])} if ask is not None and edge.since else {},
+            answered=edge.answered, readings={MODEL: ModelCounters(rows=(row,))} if ask is not None and edge.since else {},
         )  # fmt: skip
         await self.agent.sync(name, report)
         edge.routed = True

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from operators.core.errors import ConfigurationError
+from operators.core.traffic import RouteBody
 from ray_jobs.agent.journal import Journal
-from ray_jobs.agent.state import Held, Store
-from ray_jobs.agent.wire import RouteBody
+from ray_jobs.agent.state import HeldRoute, Store
 
 
 def seqs(journal: Journal, after: int = 0, limit: int = 1000) -> list[int]:
@@ -58,7 +58,7 @@ def test_the_state_is_what_was_saved(tmp_path: Path) -> None:
 
     async def run() -> None:
         store = Store(path)
-        store.state.held["m"] = Held(route=RouteBody(stable="1"), before="0")
+        store.state.held["m"] = HeldRoute(route=RouteBody(stable="1"), before="0")
         store.state.generation = 4
         await store.save()
         assert Store(path).state == store.state

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from operators.core.errors import ConfigurationError
+from operators.core.traffic import RouteBody
 from ray_jobs.agent import rules
 from ray_jobs.agent.rules import RefusedError, UnknownError
-from ray_jobs.agent.state import Held
-from ray_jobs.agent.wire import Renewal, Rollback, RouteBody
+from ray_jobs.agent.state import HeldRoute
+from ray_jobs.agent.wire import Renewal, Rollback
 
 NOW = 1_000.0
 ORDER = Rollback(reason="it is wrong", actor="ada")
@@ -20,7 +20,7 @@ def route(stable: str | None = "1", **more: Any) -> RouteBody:
     return RouteBody(**{"stable": stable, "holder": "r1", "lease_s": 60.0, **more})
 
 
-def move(held: Held | None, to: RouteBody, *, force: bool = False, now: float = NOW) -> Held:
+def move(held: HeldRoute | None, to: RouteBody, *, force: bool = False, now: float = NOW) -> HeldRoute:
     return rules.set_to(held, to, model="m", caller=to.holder, force=force, now=now)
 
 
@@ -56,10 +56,6 @@ class TestLease:
     )
     def test_what_ends_by_itself_is_what_has_a_share(self, more: dict[str, Any], ends_at: float | None) -> None:
         assert move(None, route(**more)).expires_at == ends_at
-
-    def test_a_weight_without_a_lease_is_refused(self) -> None:
-        with pytest.raises(ConfigurationError, match="lease_s"):
-            move(None, route(canary="2", weight_bp=1, lease_s=None))
 
     def test_a_renewal(self) -> None:
         held = move(None, route(canary="2", weight_bp=500))
@@ -107,6 +103,12 @@ class TestRollback:
         assert left == "3"
         assert new.route == route("2", canary="3")
         assert new.before == "1"
+
+    def test_where_nothing_had_traffic_nothing_has_lost_it(self) -> None:
+        held = move(move(move(None, route("1")), route("2")), route(None))
+        assert rules.goes_back_to(held, model="m") == "2"
+        new, left = rules.rolled_back(held, ORDER)
+        assert (new.route.stable, left, new.bar) == ("2", None, None)
 
     def test_a_canary_that_once_was_stable_is_a_canary(self) -> None:
         held = move(move(move(None, route("1")), route("2")), route("2", canary="1", weight_bp=500))

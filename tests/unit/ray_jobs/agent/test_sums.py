@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from operators.core.traffic import ModelCounters, RouteState, Row
 from ray_jobs.agent.metrics import exposition
 from ray_jobs.agent.sums import add_rows, over_weights
-from ray_jobs.agent.wire import EdgeState, Reading, RouteNow, Row
+from ray_jobs.agent.wire import EdgeState
 
-LATENCY = [(1.0, 3), (2.0, 1), (None, 1)]
+LATENCY = ((1.0, 3), (2.0, 1), (None, 1))
 STABLE = Row(version="1", arm="stable", weight_bp=500, requests=5, failures=1, units=4, latency=LATENCY)
 
 
@@ -17,15 +18,15 @@ def test_rows_of_several_edges_are_summed_by_version_arm_and_weight() -> None:
     assert add_rows([STABLE, other, STABLE]) == [
         other,
         STABLE.model_copy(
-            update={"requests": 10, "failures": 2, "units": 8, "latency": [(1.0, 6), (2.0, 2), (None, 2)]}
+            update={"requests": 10, "failures": 2, "units": 8, "latency": ((1.0, 6), (2.0, 2), (None, 2))}
         ),
     ]
 
 
 def test_bounds_that_only_one_edge_has_are_kept() -> None:
-    new = STABLE.model_copy(update={"latency": [(1.5, 4), (None, 1)]})
-    assert add_rows([STABLE, new])[0].latency == [(1.0, 3), (1.5, 4), (2.0, 1), (None, 2)]
-    assert add_rows([STABLE, STABLE.model_copy(update={"latency": []})])[0].latency == LATENCY
+    new = STABLE.model_copy(update={"latency": ((1.5, 4), (None, 1))})
+    assert add_rows([STABLE, new])[0].latency == ((1.0, 3), (1.5, 4), (2.0, 1), (None, 2))
+    assert add_rows([STABLE, STABLE.model_copy(update={"latency": ()})])[0].latency == LATENCY
 
 
 def test_one_row_for_all_weights() -> None:
@@ -37,12 +38,12 @@ def test_one_row_for_all_weights() -> None:
 
 
 def test_the_prometheus_text() -> None:
-    route = RouteNow(
+    route = RouteState(
         stable="1", canary="2", weight_bp=500, lease_s=60, lease_expires_at=130.0, weight_now_bp=500, breaker="open"
     )
     edge = EdgeState(id="a", url="http://a", ready=True, generation=3, behind=False)
     other = STABLE.model_copy(update={"requests": 900})
-    readings = {"m": {"a": Reading(rows=[STABLE], in_flight={"1": 7}), "b": Reading(rows=[other])}}
+    readings = {"m": {"a": ModelCounters(rows=(STABLE,), in_flight={"1": 7}), "b": ModelCounters(rows=(other,))}}
     text = exposition(readings, {"m": route}, [edge], now=100.0).decode()
     found = {
         (sample.name, *sorted(sample.labels.items())): sample.value

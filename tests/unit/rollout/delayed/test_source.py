@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from operators.core.errors import RejectedError, ServiceError
+from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Pairs, Period
 from operators.judge.phases import Watched
-from operators.judge.tally import Counters, Tally
+from operators.judge.tally import Tally
 from operators.rollout.delayed.source import LateSource, facts_of
 from operators.rollout.delayed.window import Late, Numbers, Span
 from tests.support.late_world import BEGIN, spec_with

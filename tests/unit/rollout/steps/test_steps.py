@@ -13,9 +13,9 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
 from operators.core.spec import PredictionSpec
+from operators.core.traffic import Counters, Route, Row
 from operators.judge.evidence import Evidence, Outcome
 from operators.judge.phases import Watched, canary_step
-from operators.judge.tally import Counters, Row
 from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
@@ -26,7 +26,6 @@ from operators.rollout.steps import triggers as step_triggers
 from operators.rollout.steps.looker import Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
 from operators.rollout.steps.triggers import opened
-from operators.traffic.client import Route
 from tests.support.readings import counted
 from tests.support.specs import small_spec
 from tests.support.tasks import context
@@ -44,6 +43,10 @@ RELEASE = {
 
 def spec_with(**release: Any) -> PredictionSpec:
     return small_spec(release=release)
+
+
+def canary_route(stable: str, version: str, weight_bp: int) -> Route:
+    return Route(model="m", stable=stable, canary=version, weight_bp=weight_bp, lease_s=60)
 
 
 class World:
@@ -74,9 +77,7 @@ class World:
         return []
 
     def set_route(self, release_id: str, step: str, release: Any, **route: Any) -> Move:
-        self.routes.append(
-            Route(model="m", stable=route["stable"], canary=route["version"], weight_bp=route["weight_bp"])
-        )
+        self.routes.append(canary_route(route["stable"], route["version"], route["weight_bp"]))
         return Move(step=step, route=self.routes[-1], at=datetime.fromtimestamp(1000, UTC))
 
     def watch(self, release_id: str) -> Move:
@@ -174,7 +175,7 @@ def test_a_bad_canary_fails_its_step_and_the_verdict_is_kept(world: World) -> No
     operator = canary(spec_with())
     with pytest.raises(AirflowFailException, match=r"Failed: failures: .*20 of 20"):
         end(operator, deferred(operator, context()))
-    assert world.routes == [Route(model="m", stable="1", canary="2", weight_bp=500)]
+    assert world.routes == [canary_route("1", "2", 500)]
     assert ("verdict", "canary_5_pct", Outcome.FAILED, False) in world.told
     assert world.told.index(("look", "canary_5_pct")) < world.told.index(
         ("verdict", "canary_5_pct", Outcome.FAILED, False)
