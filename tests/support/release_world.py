@@ -38,7 +38,7 @@ class FakeAgent(Agent):
     def routes(self) -> dict[str, RouteState]:
         found = {}
         for model, held in self.held.items():
-            now = {"lease_expires_at": held.expires_at, "weight_now_bp": held.weight_now_bp(0.0)}
+            now: dict[str, Any] = {"lease_expires_at": held.expires_at, "weight_now_bp": held.weight_now_bp(0.0)}
             found[model] = RouteState(**dict(held.route), **now)
         return found
 
