@@ -42,8 +42,9 @@ from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import PredictionSpec
 from operators.demo.airflow import Airflow
 from operators.registry.client import CHAMPION
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.client import recorded
+from operators.rollout.release_moves import ReleaseMoves
 from operators.stack import supervisor
 from operators.stack.config import Stack
 
@@ -90,7 +91,7 @@ class Releases:
         self.spec = spec
         self._logged = logged
         self._airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
-        self._controller = Controller(spec.name, Settings.load())
+        self._controller = ReleaseMoves(ModelTraffic(spec.name, Settings.load()))
         self.outcomes: list[Outcome] = []
         self.now: tuple[Outcome, str] | None = None  # the release under way, and its run
         self.problem = ""

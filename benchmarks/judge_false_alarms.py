@@ -23,6 +23,7 @@ from operators.core.spec_judge import Judge, Series
 from operators.judge import series
 from operators.judge.evidence import Point
 from operators.judge.statistics import means, normal
+from operators.judge.wording import Rules
 
 STEPS = np.repeat([0.05, 0.25, 0.5], 10)  # weight in each minute
 POLICY = Judge()
@@ -164,7 +165,7 @@ def series_guard(rng: np.random.Generator, releases: int) -> dict[str, Any]:
         rows = enumerate(zip(stable.tolist(), canary.tolist(), strict=True))
         points = [Point(t=float(t), stable=s, canary=c) for t, (s, c) in rows]
         for look in range(10, 241, 10):
-            reading, _ = series.read(rule, points[:look], threshold=1 / POLICY.alpha, level=0.05, weight=0.1)
+            reading = series.report(rule, points[:look], Rules(1 / POLICY.alpha, 0.05, 1.0), weight=0.1).result
             guard[release] |= reading.e >= reading.threshold
             rank[release] |= mannwhitneyu(canary[:look], stable[:look]).pvalue < 0.02
     return {"series_pct": percent(guard), "series_releases": releases, "series_peeked_mann_whitney_pct": percent(rank)}

@@ -57,7 +57,7 @@ from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.judge.policy import judge
 from operators.judge.statistics import ownership
 from operators.rollout.delayed.collector import Collector
-from operators.rollout.delayed.pairs import Pair, PairTally, RightOrWrong, settled
+from operators.rollout.delayed.pairs import Pair, PairTally, RightOrWrong, label_counts
 from operators.rollout.delayed.window import Facts
 
 TRAIN = (datetime(2013, 1, 1), datetime(2013, 4, 1))
@@ -269,7 +269,10 @@ def unpaired(world: World, candidate: str, begin_us: int, days: float) -> Iterat
     coin = np.random.default_rng(begin_us // 1_000_000).random(len(world.ids)) < 0.5
     counts, place = {True: [0, 0], False: [0, 0]}, 0
     for hours, now_s in times(begin_us, days):
-        for pair, known in settled(given[place:], now_us=int(now_s * 1e6), within_us=int(WITHIN_S * 1e6)):
+        for pair in given[place:]:
+            known = label_counts(pair, now_us=int(now_s * 1e6), within_us=int(WITHIN_S * 1e6))
+            if known is None:
+                break
             place += 1
             if known:
                 to_canary = bool(coin[pair.request])

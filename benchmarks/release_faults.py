@@ -34,13 +34,15 @@ from benchmarks.faults.plane import data_plane
 from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Ledger
 from operators.core.loader import load_spec
+from operators.core.rows import ReleaseStartedRow, RolledBackRow
 from operators.core.settings import PROJECT_ROOT, Settings
 from operators.core.spec import PredictionSpec
-from operators.judge.phases import Watched
+from operators.judge.phases import Phase
 from operators.registry.client import Registry
-from operators.rollout.controller import Controller
-from operators.rollout.model_traffic import Move
+from operators.rollout.model_traffic import ModelTraffic, Move
 from operators.rollout.reconcile.policy import ROLL_BACK
+from operators.rollout.release_moves import ReleaseMoves
+from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.traffic.limits import limits_from
 from ray_jobs.edge import Edge, EdgeConfig
@@ -93,7 +95,7 @@ class Proof:
     def __init__(self, spec: PredictionSpec, folder: Path, edge: Edge, *, rate: float, endure_s: float) -> None:
         settings = Settings.load()
         ledger, registry = Ledger(settings.ledger_url), Registry(settings.mlflow_url)
-        self._controller = Controller(spec.name, ledger=ledger, registry=registry)
+        self._controller = ReleaseMoves(ModelTraffic(spec.name, ledger=ledger, registry=registry))
         self._spec, self._folder, self._edge = spec, folder, edge
         self._rate, self._endure_s = rate, endure_s
         self._serve_url, self._edge_url = settings.serve_url, settings.edge_url
@@ -145,11 +147,11 @@ class Proof:
         self._count += 1
         release_id = f"{MODEL}/proof#{self._count}"
         controller = self._controller
-        controller.ledger.claim(MODEL, release_id, {"version": CANARY, "run": "proof", "kind": "release"})
-        controller.move(release_id, "begin", controller.alone(STABLE, release_id), force=True)
+        controller.ledger.claim(MODEL, release_id, ReleaseStartedRow(kind="release", version=CANARY, run="proof"))
+        controller.traffic.move(release_id, "begin", controller.traffic.alone(STABLE, release_id), force=True)
         return release_id
 
-    def give(self, release_id: str, fault: Fault) -> tuple[Move, Watched]:
+    def give(self, release_id: str, fault: Fault) -> tuple[Move, LivePhase]:
         """Give the canary its weight, as the task of a step does."""
         controller = self._controller
         counters = controller.agent.counters(MODEL)
@@ -163,40 +165,41 @@ class Proof:
             limits=limits_from(self._spec.release, counters, STABLE),
         )
         judge = self._spec.release.judge
-        watched = Watched(
+        phase = Phase(
+            kind="canary",
+            weights_bp=(fault.weight_bp,),
+            bake_s=_DECIDE_S,
+            max_wait_s=_DECIDE_S,
+            min_requests=judge.min_requests,
+            harm_weight=1.0,
+        )
+        live = LivePhase(
+            phase=phase,
             model=MODEL,
             release_id=release_id,
             step="canary_50_pct",
-            kind="canary",
             canary=CANARY,
             stable=STABLE,
-            weights_bp=(fault.weight_bp,),
-            pool_bp=10_000,
-            bake_s=_DECIDE_S,
-            min_requests=judge.min_requests,
-            harm_weight=1.0,
             lease_s=self._spec.release.lease_s,
             deadline_s=move.route.canary_timeout_ms / 1000,
             released_at=move.at.timestamp(),
             began_at=move.at.timestamp(),
             before=counters.of(CANARY, STABLE),
         )
-        return move, watched
+        return move, live
 
     def take(self, release_id: str) -> None:
         """Take the canary out, as the rollback does, and let the model go."""
         controller = self._controller
-        controller.move(release_id, ROLL_BACK, controller.alone(STABLE, release_id), force=True)
-        controller.ledger.finish(
-            MODEL, release_id, "rolled_back", {"version": CANARY, "stable": STABLE, "reason": "proof"}
-        )
+        controller.traffic.move(release_id, ROLL_BACK, controller.traffic.alone(STABLE, release_id), force=True)
+        controller.ledger.finish(MODEL, release_id, RolledBackRow(version=CANARY, stable=STABLE, reason="proof"))
 
-    def decide(self, release_id: str, watched: Watched) -> dict[str, Any]:
+    def decide(self, release_id: str, live: LivePhase) -> dict[str, Any]:
         """Wait for the verdict of the release's own trigger, obey it, and say what it was."""
-        event = asyncio.run(_verdict(self._spec, watched))
-        look = Look.model_validate_json(event["look"])
+        event = asyncio.run(_verdict(self._spec, live))
+        look = Look.of_event(event)
         self.take(release_id)
-        return {"verdict": str(look.judgement.outcome), "reason": look.judgement.reason}
+        return {"verdict": str(look.outcome), "reason": look.judgement.reason}
 
     # ------------------------------------------------------------------ one fault
 
@@ -213,9 +216,9 @@ class Proof:
         counted = self._canary_requests()
         given = time.time()
         release_id = self.begin()
-        _, watched = self.give(release_id, fault)
+        _, live = self.give(release_id, fault)
         with self._watching_the_edge() as seen:
-            said = self.decide(release_id, watched)
+            said = self.decide(release_id, live)
         time.sleep(_AFTER_S)
         decided = time.time()
         got = self._canary_requests() - counted
@@ -235,7 +238,7 @@ class Proof:
         failed = [a for a in answers if a.problem]
         result = {
             "requests": len(answers),
-            "deadline_s": watched.deadline_s,
+            "deadline_s": live.deadline_s,
             "failed": len(failed),
             "failures": Counter(a.problem for a in failed).most_common(5),
             "decided": {
@@ -318,10 +321,10 @@ class Proof:
             thread.join()
 
 
-async def _verdict(spec: PredictionSpec, watched: Watched) -> dict[str, Any]:
+async def _verdict(spec: PredictionSpec, live: LivePhase) -> dict[str, Any]:
     from operators.rollout.steps.triggers import JudgeTrigger
 
-    trigger = JudgeTrigger(spec=spec.to_json(), watched=watched.model_dump(mode="json"))
+    trigger = JudgeTrigger(spec=spec.to_json(), watched=live.model_dump(mode="json"))
     async for event in trigger.run():
         return dict(event.payload)
     raise SystemExit("the trigger ended without a verdict")

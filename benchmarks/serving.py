@@ -30,6 +30,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -262,12 +263,9 @@ def own(entry: Path) -> bool:
 
 def end_marked(stack_id: str) -> None:
     """End what is left of our stack: by its mark, and HAProxy by its folder."""
-    table_ = processes.table()
-    left = processes.marked(f"TAXIWAY_STACK_ID={stack_id}", table_)
-    left |= processes.inside((Path(os.environ["TAXIWAY_HOME"]) / "edge",), ("haproxy",), table_)
-    for pid in left - {os.getpid()}:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    left = set(processes.marked("TAXIWAY_STACK_ID", stack_id))
+    left |= set(processes.inside((Path(os.environ["TAXIWAY_HOME"]) / "edge",), ("haproxy",)))
+    processes.signal_all(left - {psutil.Process()}, signal.SIGKILL)
 
 
 @contextmanager

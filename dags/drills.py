@@ -1,7 +1,7 @@
-"""Rollback, practised: `drill` by hand, `<model>.drill` on schedule where a spec has `release.drill`.
+"""Practise rollback: `drill` by hand, `<model>.drill` on schedule if a spec has `release.drill`.
 
 A copy of the model is released under a name and with applications of its own, and one fault is put into that release. Callers
-of the model itself never meet it.
+of the model itself do not notice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MODELS = [spec.name for spec in _SPECS]
 
 
 def drill_tasks(model: str, faults: Any) -> None:
-    """Claim → prepare → drill; and clean up, whatever has become of them."""
+    """Claim → prepare → drill; then clean up, however they have ended."""
     claim = ClaimDrillOperator(task_id="claim", model=model, faults=faults)
     prepare = PrepareDrillOperator(task_id="prepare", claimed=claim.output)
     play = DrillOperator(task_id="drill", cast=prepare.output)
@@ -69,7 +69,7 @@ with DAG(
 ) as drill:
     drill_tasks("{{ params.model }}", ["{{ params.fault }}"])
 
-for found in _SPECS:
-    if found.release.drill is not None:
-        planned = found.release.drill
-        globals()[f"{found.name}_drill"] = scheduled_drill(found, planned.schedule, planned.faults)
+for spec in _SPECS:
+    if spec.release.drill is not None:
+        planned = spec.release.drill
+        globals()[f"{spec.name}_drill"] = scheduled_drill(spec, planned.schedule, planned.faults)

@@ -134,16 +134,15 @@ def release_dag(spec: PredictionSpec) -> DAG:
         },
     ) as dag:
         begin = BeginReleaseOperator(task_id="begin", spec=spec, version="{{ params.version or '' }}")
-        common: dict[str, Any] = {"spec": spec, "release": begin.output}
         # A first release skips what compares, and each skips by itself: there is no stable yet.
-        common["trigger_rule"] = TriggerRule.NONE_FAILED
-        moves = [DeployOperator(task_id="deploy", **common), SmokeTestOperator(task_id=SMOKE_TEST, **common)]
+        move: dict[str, Any] = {"spec": spec, "release": begin.output, "trigger_rule": TriggerRule.NONE_FAILED}
+        moves = [DeployOperator(task_id="deploy", **move), SmokeTestOperator(task_id=SMOKE_TEST, **move)]
         if spec.release.shadow is not None:
-            moves.append(ShadowOperator(task_id="shadow", **common))
-        moves += _canary(spec, common)
-        moves.append(PromoteOperator(task_id="promote", **common))
+            moves.append(ShadowOperator(task_id="shadow", **move))
+        moves += _canary(spec, move)
+        moves.append(PromoteOperator(task_id="promote", **move))
         if spec.release.watch_s is not None:
-            moves.append(WatchOperator(task_id="watch", **common))
+            moves.append(WatchOperator(task_id="watch", **move))
         retire = ScheduleRetirementOperator(
             task_id="retire_previous",
             trigger_dag_id="retire",
@@ -153,29 +152,30 @@ def release_dag(spec: PredictionSpec) -> DAG:
             trigger_rule=TriggerRule.NONE_FAILED,
         )
         chain(begin, *moves, retire)
-        common["trigger_rule"] = TriggerRule.ONE_FAILED
-        # While the agent is away the canary keeps its share; patience here ends that, and so does the agent's lease.
-        patience: dict[str, Any] = {
-            "retries": 40,
-            "retry_delay": timedelta(seconds=15),
-            "retry_exponential_backoff": 0,
-        }
-        roll_back = RollBackOperator(task_id="roll_back", **common, **patience)
-        moves >> roll_back
+        moves >> RollBackOperator(
+            task_id="roll_back",
+            spec=spec,
+            release=begin.output,
+            trigger_rule=TriggerRule.ONE_FAILED,
+            # While the agent is away the canary keeps its share; patience here ends that, and so does the agent's lease.
+            retries=40,
+            retry_delay=timedelta(seconds=15),
+            retry_exponential_backoff=0,
+        )
     return dag
 
 
-def _canary(spec: PredictionSpec, common: dict[str, Any]) -> list[BaseOperator]:
+def _canary(spec: PredictionSpec, move: dict[str, Any]) -> list[BaseOperator]:
     """Return the canary's steps, and where the spec asks for it, a question after each, or one before the promotion."""
     tasks: list[BaseOperator] = []
     mode, last = spec.release.approval.mode, len(spec.release.steps) - 1
     for index, step in enumerate(spec.release.steps):
         weight = _weight(step.weight_pct)
-        canary = CanaryStepOperator(task_id=f"canary_{weight}_pct", index=index, **common)
+        canary = CanaryStepOperator(task_id=f"canary_{weight}_pct", index=index, **move)
         tasks.append(canary)
         if mode == "ask" or (mode == "manual" and index == last):
             name = f"ask_at_{weight}_pct" if mode == "ask" else "approve"
-            tasks.append(ApproveOperator(task_id=name, index=index, verdict=canary.output, **common))
+            tasks.append(ApproveOperator(task_id=name, index=index, verdict=canary.output, **move))
     return tasks
 
 

@@ -1,13 +1,15 @@
-"""What a person does to a running model: `rollback`; what releases leave for later: `retire`; what crashes leave: `reconcile`."""
+"""`rollback`, for a person; `retire`, for versions that releases have replaced; `reconcile`, after crashes."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Param
 from airflow.timetables.trigger import CronTriggerTimetable
 
 from operators.core.loader import load_specs
+from operators.drills.operators import RemoveDrillCopiesOperator
 from operators.rollout.operations.operators import (
     ReconcileOperator,
     RetireOperator,
@@ -15,17 +17,19 @@ from operators.rollout.operations.operators import (
     ScheduleRetirementOperator,
 )
 
-_RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+_COMMON: dict[str, Any] = {
+    "catchup": False,
+    "is_paused_upon_creation": False,  # in an emergency nobody should have to find a switch first
+    "default_args": {"retries": 2, "retry_delay": timedelta(seconds=5)},
+    "tags": ["taxiway"],
+}
 _MODELS = [spec.name for spec in load_specs()[0]]
 
 with DAG(
     dag_id="rollback",
     description="Send all traffic of a model back to an earlier version, now",
     schedule=None,
-    catchup=False,
-    is_paused_upon_creation=False,  # in an emergency nobody should have to find a switch first
-    default_args=_RETRY,
-    tags=["taxiway"],
+    **_COMMON,
     params={
         "model": Param(_MODELS[0] if _MODELS else "", type="string", enum=_MODELS, title="Model"),
         "version": Param(
@@ -55,11 +59,8 @@ with DAG(
     dag_id="retire",
     description="Delete a version that has been kept warm long enough; releases start this by themselves",
     schedule=None,
-    catchup=False,
-    is_paused_upon_creation=False,
     max_active_runs=100,
-    default_args=_RETRY,
-    tags=["taxiway"],
+    **_COMMON,
     params={
         "model": Param("", type="string", title="Model"),
         "version": Param("", type="string", title="Version"),
@@ -72,14 +73,11 @@ with DAG(
 
 with DAG(
     dag_id="reconcile",
-    description="End what a crash has left between promoted and rolled back; releases that are under way are left alone",
+    description="End releases that a crash has cut short, and remove copies of killed drills; what is under way is left alone",
     schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC", run_immediately=True),
     start_date=datetime(2020, 1, 1, tzinfo=UTC),
-    catchup=False,
-    is_paused_upon_creation=False,
     max_active_runs=1,
-    default_args=_RETRY,
-    tags=["taxiway"],
+    **_COMMON,
     params={
         "model": Param(
             "",
@@ -91,3 +89,4 @@ with DAG(
     },
 ) as reconcile:
     ReconcileOperator(task_id="reconcile", model="{{ params.model }}")
+    RemoveDrillCopiesOperator(task_id="remove_drill_copies", model="{{ params.model }}")

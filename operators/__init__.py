@@ -35,7 +35,13 @@ _NAMES_OF = {
         "TaxiwayError",
     ),
     "core.loader": ("load_spec", "load_specs"),
-    "drills.operators": ("ClaimDrillOperator", "CleanUpDrillOperator", "DrillOperator", "PrepareDrillOperator"),
+    "drills.operators": (
+        "ClaimDrillOperator",
+        "CleanUpDrillOperator",
+        "DrillOperator",
+        "PrepareDrillOperator",
+        "RemoveDrillCopiesOperator",
+    ),
     "gates.operators": ("EvaluateOperator", "GateOperator"),
     "registry.hook": ("MlflowHook",),
     "registry.operators": (
@@ -110,6 +116,7 @@ if TYPE_CHECKING:
         CleanUpDrillOperator as CleanUpDrillOperator,
         DrillOperator as DrillOperator,
         PrepareDrillOperator as PrepareDrillOperator,
+        RemoveDrillCopiesOperator as RemoveDrillCopiesOperator,
     )
     from operators.gates.operators import (
         EvaluateOperator as EvaluateOperator,

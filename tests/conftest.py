@@ -32,4 +32,4 @@ def ray_cluster() -> Iterator[LocalCluster]:
     finally:
         local.stop(folder)
     assert not folder.exists()
-    assert not processes.marked(f"TAXIWAY_LOCAL_RAY={folder}", processes.table())
+    assert not list(processes.marked("TAXIWAY_LOCAL_RAY", str(folder)))

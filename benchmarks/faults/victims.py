@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
+import psutil
 
 from operators.core import processes
 from operators.stack import state, supervisor
@@ -100,22 +100,19 @@ class Killer:
 
     def _tasks(self) -> list[int]:
         """Return the processes that run a task's code; Airflow names them after the task instance."""
-        table = processes.table()
-        scheduler = self._service("airflow-scheduler").pid
-        below = processes.descendants([scheduler] if scheduler else [], table)
-        return [pid for pid in below if _TASK.match(_title(pid))]
+        below = processes.descendants([self._service("airflow-scheduler").pid])
+        return [process.pid for process in below if _TASK.match(_title(process))]
 
     def _titled(self, name: str) -> int | None:
-        table = processes.table()
         found = state.read(supervisor.Files(self._stack.run_dir).state)
         assert found is not None
-        below = processes.descendants([found.supervisor], table)
-        return next((pid for pid in below if _title(pid).startswith(f"ray::{name}")), None)
+        below = processes.descendants([found.supervisor])
+        return next((process.pid for process in below if _title(process).startswith(f"ray::{name}")), None)
 
 
-def _title(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+def _title(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
     return ""
 
 

@@ -1,8 +1,8 @@
-"""A release that was real, judged once more look by look: as it was, to prove its verdicts, or by another policy. Pure.
+"""Judge a release of the ledger again, look by look: by its own policy, to prove its verdicts, or by another one. Pure.
 
-The ledger has the looks at which something had changed, and every verdict. Another policy sees the same looks: it may stop the
-release sooner. If it would have stayed longer at a step, the record has nothing of that; it goes on with what the real release
-showed in its next step.
+The ledger has every verdict, and the looks at which the evidence had changed. Another policy gets the same looks, and may stop
+the release sooner. Where it would have stayed longer at a step, there is no record of that; the replay goes on with the next
+step of the real release.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.ledger_schema import Entry, Look, json_digest
+from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import FROZEN, SHADOW, WATCH, alpha_share, judge_parts, policies
 
-Policies = Callable[[Mapping[str, Any]], tuple[Judge, ...]]
-"""Gives, for the record of a verdict, the policy that has the say, and then those that can only fail the version."""
+Policies = Callable[[VerdictRow], tuple[Judge, ...]]
+"""Returns, for a verdict, the policy that decides, and then those that can only fail the version."""
 
 
 class _Fact(BaseModel):
@@ -42,12 +43,12 @@ class Ended(_Fact):
 
 
 class StepReplay(_Fact):
-    """What the recorded policy and the replayed one said of one step.
+    """The recorded and the replayed verdict of one step.
 
     :param looks: how many were recorded
-    :param recorded: what its verdict says
-    :param replayed: what the policy says; Continue: it would have gone on watching where the record of this step ends
-    :param blind: the recorded verdict was given because nothing could be seen; no policy was asked
+    :param recorded: the recorded verdict
+    :param replayed: the policy's verdict; Continue: it has none where the record of this step ends
+    :param blind: the recorded verdict was given because nothing could be measured; no policy was asked
     """
 
     step: str
@@ -59,16 +60,16 @@ class StepReplay(_Fact):
     @property
     def same(self) -> bool:
         """Whether the same verdict came at the same look."""
-        found, said = self.replayed, self.recorded
+        again, before = self.replayed, self.recorded
         if self.blind:
-            return found.outcome is Outcome.CONTINUE
-        return (found.outcome, found.look, found.reason) == (said.outcome, said.look, said.reason)
+            return again.outcome is Outcome.CONTINUE
+        return (again.outcome, again.look, again.reason) == (before.outcome, before.look, before.reason)
 
 
 class Replay(_Fact):
-    """A whole release, up to the step that the policy would have ended it at.
+    """A release, up to the step at which the policy stops it.
 
-    :param unseen: steps of which there are looks but no verdict: what was asked there is not known
+    :param unseen: steps that have looks but no verdict: their policy is not known
     """
 
     release_id: str
@@ -86,52 +87,49 @@ class Replay(_Fact):
         return next((step for step in self.steps if _stops(step)), None)
 
 
-def as_recorded(record: Mapping[str, Any]) -> tuple[Judge, ...]:
+def as_recorded(verdict: VerdictRow) -> tuple[Judge, ...]:
     """Return the policy that gave a verdict.
 
-    :param record: payload of a row of the kind `verdict`
-    :raises ValueError: it is not one that the judge can read
+    :raises ValueError: the judge cannot read it
     """
-    return (Judge.model_validate_json(json.dumps(record["policy"])),)
+    return (Judge.model_validate_json(json.dumps(verdict.policy)),)
 
 
 def by_spec(release: Release) -> Policies:
     """Return the policies of a spec, for steps, weights and bakes as they were recorded."""
 
-    def found(record: Mapping[str, Any]) -> tuple[Judge, ...]:
-        late = record["step"] == WATCH or bool(
-            record["step"] == SHADOW and release.shadow and release.shadow.await_labels
-        )
+    def of(verdict: VerdictRow) -> tuple[Judge, ...]:
+        late = verdict.step == WATCH or bool(verdict.step == SHADOW and release.shadow and release.shadow.await_labels)
         return policies(release.judge, late=late, alpha_share=alpha_share(release))
 
-    return found
+    return of
 
 
 def same_policy(verdicts: Iterable[Entry], given: Policies) -> bool:
     """Return whether these verdicts were given by these policies."""
     return all(
-        any(part.model_dump(mode="json", by_alias=True) == row.payload["policy"] for part in given(row.payload))
-        for row in verdicts
-        if not row.payload["blind"]
+        any(part.model_dump(mode="json", by_alias=True) == verdict.policy for part in given(verdict))
+        for verdict in map(VerdictRow.of, verdicts)
+        if not verdict.blind
     )
 
 
 def replay(release_id: str, looks: Sequence[Look], verdicts: Sequence[Entry], given: Policies = as_recorded) -> Replay:
-    """Judge a release once more.
+    """Judge a release again.
 
     :param looks: of the release, oldest first
     :param verdicts: likewise; of a step with several, the last one counts
-    :param given: the policies; default: those that were recorded
-    :raises ValueError: a record cannot be read
+    :param given: the policies; default: the recorded ones
+    :raises ValueError: a row cannot be read
     """
-    spoken = {row.payload["step"]: row for row in verdicts}
+    judged = {VerdictRow.of(row).step: row for row in verdicts}
     steps: list[StepReplay] = []
     unseen: list[str] = []
-    for name in dict.fromkeys([*(look.step for look in looks), *spoken]):
-        if name not in spoken:
+    for name in dict.fromkeys([*(look.step for look in looks), *judged]):
+        if name not in judged:
             unseen.append(name)
             continue
-        steps.append(_step([look for look in looks if look.step == name], spoken[name], given))
+        steps.append(_step([look for look in looks if look.step == name], judged[name], given))
         if _stops(steps[-1]):
             break
     return Replay(release_id=release_id, steps=tuple(steps), unseen=tuple(unseen))
@@ -147,74 +145,67 @@ def _until(step: str) -> bool:
     return step == WATCH or step.endswith(FROZEN)
 
 
-def _step(looks: Sequence[Look], verdict: Entry, given: Policies) -> StepReplay:
-    record = verdict.payload
-    seen = list(_seen(looks, record, verdict.at))
-    said = Judgement.model_validate_json(json.dumps(record["judgement"]))
+def _step(looks: Sequence[Look], row: Entry, given: Policies) -> StepReplay:
+    verdict = VerdictRow.of(row)
+    seen = list(_seen(looks, verdict, row.at))
+    before = Judgement.model_validate_json(json.dumps(verdict.judgement))
     return StepReplay(
-        step=record["step"],
+        step=verdict.step,
         looks=len(seen),
         recorded=Ended(
-            look=_number(seen, record), elapsed_s=record["elapsed_s"], outcome=said.outcome, reason=said.reason
+            look=_number(seen, verdict), elapsed_s=verdict.elapsed_s, outcome=before.outcome, reason=before.reason
         ),
-        replayed=_ended(seen, record, given(record), only_fails=given is as_recorded and _spoke_aside(record)),
-        blind=record["blind"],
+        replayed=_ended(seen, verdict, given(verdict), only_fails=given is as_recorded and before.part == "veto"),
+        blind=verdict.blind,
     )
 
 
-def _seen(looks: Sequence[Look], record: Mapping[str, Any], at: datetime) -> Iterator[tuple[float, Mapping[str, Any]]]:
-    """Give (seconds since the step began, evidence) of each look; of the one that the verdict rests on, exactly.
+def _seen(looks: Sequence[Look], verdict: VerdictRow, at: datetime) -> Iterator[tuple[float, Mapping[str, Any]]]:
+    """Return (seconds since the step began, evidence) of each look; the seconds are exact for the verdict's own look.
 
-    The others are written down some milliseconds after they were made.
+    The other looks were written some milliseconds after they were made.
     """
-    digest = json_digest(record["evidence"])
+    digest = json_digest(verdict.evidence)
     last = max((number for number, look in enumerate(looks) if look.digest == digest), default=None)
     at = at if last is None else looks[last].at
     for number, look in enumerate(looks):
-        elapsed_s = record["elapsed_s"] - (at - look.at).total_seconds()
-        yield record["elapsed_s"] if number == last else round(max(0.0, elapsed_s), 3), look.evidence
-    if last is None and not record["blind"]:  # when a watch is over, nothing may have changed since the look before
-        yield record["elapsed_s"], record["evidence"]
+        elapsed_s = verdict.elapsed_s - (at - look.at).total_seconds()
+        yield verdict.elapsed_s if number == last else round(max(0.0, elapsed_s), 3), look.evidence
+    if last is None and not verdict.blind:  # at the end of a watch, nothing may have changed since the look before
+        yield verdict.elapsed_s, verdict.evidence
 
 
-def _number(seen: Sequence[tuple[float, Mapping[str, Any]]], record: Mapping[str, Any]) -> int:
-    numbers = [number for number, (at_s, _) in enumerate(seen, 1) if at_s == record["elapsed_s"]]
+def _number(seen: Sequence[tuple[float, Mapping[str, Any]]], verdict: VerdictRow) -> int:
+    numbers = [number for number, (at_s, _) in enumerate(seen, 1) if at_s == verdict.elapsed_s]
     return numbers[-1] if numbers else len(seen)
 
 
 def _ended(
     seen: Sequence[tuple[float, Mapping[str, Any]]],
-    record: Mapping[str, Any],
+    verdict: VerdictRow,
     given: tuple[Judge, ...],
     *,
     only_fails: bool,
 ) -> Ended:
-    """Ask look by look until one ends the step; else return the last."""
-    only_fails = only_fails or _until(record["step"])
-    ended = Ended(look=0, elapsed_s=0.0, outcome=Outcome.CONTINUE, reason="nothing was seen")
+    """Judge look by look until one ends the step; else return the last."""
+    only_fails = only_fails or _until(verdict.step)
+    ended = Ended(look=0, elapsed_s=0.0, outcome=Outcome.CONTINUE, reason="there is no look")
     for number, (elapsed_s, evidence) in enumerate(seen, 1):
-        said = judge_parts(
+        judgement = judge_parts(
             given,
             Evidence.model_validate_json(json.dumps(evidence)),
             elapsed_s=elapsed_s,
-            bake_s=record["bake_s"],
-            min_requests=_least(record, given[0]),
-            harm_weight=record["harm_weight"],
+            bake_s=verdict.bake_s,
+            min_requests=_least(verdict, given[0]),
+            harm_weight=verdict.harm_weight,
         )
-        ended = Ended(look=number, elapsed_s=elapsed_s, outcome=said.outcome, reason=said.reason)
-        if said.outcome is Outcome.FAILED or (said.outcome is not Outcome.CONTINUE and not only_fails):
+        ended = Ended(look=number, elapsed_s=elapsed_s, outcome=judgement.outcome, reason=judgement.reason)
+        if judgement.outcome is Outcome.FAILED or (judgement.outcome is not Outcome.CONTINUE and not only_fails):
             break
     return ended
 
 
-def _least(record: Mapping[str, Any], policy: Judge) -> int | None:
-    """Return how many units are needed: the policy's number where the recorded one was the recorded policy's."""
-    recorded: int | None = record["min_requests"]
-    return policy.min_requests if recorded == record["policy"]["min_requests"] else recorded
-
-
-def _spoke_aside(record: Mapping[str, Any]) -> bool:
-    """Return whether labels or numbers that come late have failed a version: another part of the judge had the say till then."""
-    policy = record["policy"]
-    at_once = policy["failures"] or policy["slow"] or policy["prediction"] or policy["series"]
-    return not at_once and record["judgement"]["outcome"] == Outcome.FAILED
+def _least(verdict: VerdictRow, policy: Judge) -> int | None:
+    """Return how many units are needed: the policy's number, unless the step had a number of its own."""
+    recorded = verdict.min_requests
+    return policy.min_requests if recorded == verdict.policy["min_requests"] else recorded

@@ -13,11 +13,12 @@ from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Entry, Ledger
 from operators.core.predictions import hours
+from operators.core.rows import WeightSetRow
 from operators.core.storage import Storage
 from operators.feedback.log import log_keys, query_files
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
-from operators.rollout.model_traffic import MOVED, route_of
+from operators.rollout.model_traffic import route_of
 from operators.rollout.reconcile.client import ALL_MODELS
 
 _SHOWN = 5
@@ -49,8 +50,8 @@ class Explainer:
         names = [model] if model else [name for name in self._ledger.models() if name != ALL_MODELS]
         rows = {name: self._ledger.entries(name) for name in names}
         used = {name: _versions(entries, begin, end) for name, entries in rows.items()}
-        found = self._soon(request_id, used, begin, end) or self._find(request_id, used, begin, end)
-        return [self._explain(answer, rows[answer.model]) for answer in found]
+        answers = self._soon(request_id, used, begin, end) or self._find(request_id, used, begin, end)
+        return [self._explain(answer, rows[answer.model]) for answer in answers]
 
     def _soon(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
         """Look only where the id itself says that the request was: two or three hours and not all of them."""
@@ -60,7 +61,7 @@ class Explainer:
         return self._find(request_id, used, at, at)
 
     def _find(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
-        found: dict[tuple[str, str], Answer] = {}
+        answers: dict[tuple[str, str], Answer] = {}
         until: datetime | None = None
         with tempfile.TemporaryDirectory(prefix="taxiway-explain-") as name:
             folder = Path(name).resolve()
@@ -69,11 +70,11 @@ class Explainer:
                     if until is not None and hour < until:
                         break
                     for answer in self._in_hour(db, folder, request_id, used, hour):
-                        known = found.setdefault((answer.model, answer.version), answer)
+                        known = answers.setdefault((answer.model, answer.version), answer)
                         if known.predicted_at > answer.predicted_at:
-                            found[answer.model, answer.version] = answer
+                            answers[answer.model, answer.version] = answer
                         until = until or hour - _LATE
-        return sorted(found.values(), key=lambda answer: (answer.arm == "shadow", answer.predicted_at))
+        return sorted(answers.values(), key=lambda answer: (answer.arm == "shadow", answer.predicted_at))
 
     def _in_hour(
         self, db: Any, folder: Path, request_id: str, used: dict[str, set[str]], hour: datetime
@@ -110,14 +111,14 @@ class Explainer:
 
 def _versions(rows: Iterable[Entry], begin: datetime, end: datetime) -> set[str]:
     """Return the versions that had requests, or copies, in a time."""
-    found: set[str] = set()
+    versions: set[str] = set()
     for row in rows:
-        if row.kind == MOVED and row.at <= end:
+        if row.kind == WeightSetRow.KIND and row.at <= end:
             route = route_of(row)
             here = {version for version in (route.stable, route.canary, route.shadow) if version is not None}
             # Before the time only the last row counts: it was still in force when the time began.
-            found = here if row.at <= begin else found | here
-    return found
+            versions = here if row.at <= begin else versions | here
+    return versions
 
 
 def _answers(request_id: str, rows: Iterable[Sequence[Any]]) -> Iterator[Answer]:

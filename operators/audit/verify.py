@@ -1,15 +1,15 @@
-"""Make every verdict again from its record, and check the chain that the records are in."""
+"""Judge every verdict again from its row, and check the chain of hashes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from operators.core.ledger import Entry, Ledger
 from operators.core.ledger_schema import json_digest
+from operators.core.rows import ApprovalRow, PromotedRow, VerdictRow, read
 from operators.core.spec_judge import Judge
 from operators.judge import policy as judging
 from operators.judge.digest import judge_digest
@@ -17,9 +17,9 @@ from operators.judge.evidence import Evidence, Judgement, Outcome
 
 
 class Finding(BaseModel):
-    """Something about one row.
+    """A remark on one row.
 
-    :param wrong: whether the row does not hold; otherwise it only needs saying
+    :param wrong: whether the row was changed, or is not what the judge says; else a note
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,9 +31,9 @@ class Finding(BaseModel):
 
 
 class Report(BaseModel):
-    """What is known of one model's rows.
+    """The findings on one model's rows.
 
-    :param verdicts: how many were made again
+    :param verdicts: how many were judged again
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,58 +45,52 @@ class Report(BaseModel):
 
     @property
     def holds(self) -> bool:
-        """Whether every row does."""
+        """Whether no row is wrong."""
         return not any(finding.wrong for finding in self.findings)
 
 
-def again(record: Mapping[str, Any]) -> Judgement:
-    """Judge once more what a verdict's row has recorded. Pure.
+def again(verdict: VerdictRow) -> Judgement:
+    """Judge the evidence of a verdict again. Pure.
 
-    :param record: payload of a row of the kind `verdict`
-    :raises ValueError: the record is not one that the judge can read
+    :raises ValueError: the judge cannot read its policy or its evidence
     """
-    try:
-        # As JSON: the types are strict, and a list is a tuple only there.
-        policy = Judge.model_validate_json(json.dumps(record["policy"]))
-        evidence = Evidence.model_validate_json(json.dumps(record["evidence"]))
-        return judging.judge(
-            policy,
-            evidence,
-            elapsed_s=record["elapsed_s"],
-            bake_s=record["bake_s"],
-            min_requests=record["min_requests"],
-            harm_weight=record["harm_weight"],
-        )
-    except (KeyError, TypeError, ValidationError) as error:
-        raise ValueError(f"the record cannot be read: {type(error).__name__}: {error}") from error
+    # As JSON: the types are strict, and a list is a tuple only there.
+    return judging.judge(
+        Judge.model_validate_json(json.dumps(verdict.policy)),
+        Evidence.model_validate_json(json.dumps(verdict.evidence)),
+        elapsed_s=verdict.elapsed_s,
+        bake_s=verdict.bake_s,
+        min_requests=verdict.min_requests,
+        harm_weight=verdict.harm_weight,
+    )
 
 
-def difference(record: Mapping[str, Any]) -> str:
-    """Say how a recorded judgement differs from the one that its evidence gives; empty: not at all.
+def difference(verdict: VerdictRow) -> str:
+    """Return how a recorded judgement differs from the one that its evidence gives; empty: not at all.
 
-    :raises ValueError: the record is not one that the judge can read
+    :raises ValueError: the judge cannot read its policy or its evidence
     """
-    if record.get("blind"):
-        outcome = record["judgement"]["outcome"]
-        allowed = outcome == Outcome.INCONCLUSIVE
-        return "" if allowed else f"it says {outcome}, though nothing could be seen"
-    found = again(record).model_dump(mode="json")
-    said = record["judgement"]
-    if json_digest(found) == json_digest(said):
+    recorded = verdict.outcome
+    if verdict.blind:
+        return "" if recorded == Outcome.INCONCLUSIVE else f"it is {recorded}, although nothing could be measured"
+    judgement = again(verdict)
+    # `part`, which tells which policy is recorded, is left out: an older version did not write it.
+    before = {name: value for name, value in verdict.judgement.items() if name != "part"}
+    if json_digest(judgement.model_dump(mode="json", exclude={"part"})) == json_digest(before):
         return ""
-    if found["outcome"] != said.get("outcome"):
-        return f"it says {said.get('outcome')}; its evidence gives {found['outcome']}: {found['reason']}"
-    return f"{found['outcome']} is right, but its reason or its numbers are not what the evidence gives"
+    if judgement.outcome != recorded:
+        return f"it is {recorded}, but its evidence gives {judgement.outcome}: {judgement.reason}"
+    return f"{recorded} is right, but its reason or its numbers are not what the evidence gives"
 
 
 def verify(ledger: Ledger, model: str) -> Report:
     """Check all rows of one model."""
     rows = ledger.entries(model)
     findings = [
-        Finding(model=model, seq=seq, wrong=True, text="its hash, or its link to the row before, does not hold")
+        Finding(model=model, seq=seq, wrong=True, text="its hash, or its link to the row before, is wrong")
         for seq in ledger.broken_links(model)
     ]
-    verdicts = [row for row in rows if row.kind == "verdict"]
+    verdicts = [row for row in rows if row.kind == VerdictRow.KIND]
     for row in verdicts:
         findings += _verdict(ledger, row)
     findings += _unfounded(rows)
@@ -105,35 +99,39 @@ def verify(ledger: Ledger, model: str) -> Report:
 
 
 def _verdict(ledger: Ledger, row: Entry) -> list[Finding]:
-    record = row.payload
-    what = f"verdict on {record.get('step')} of {row.release_id}"
-    other = record.get("judge") != judge_digest()
+    other = row.payload.get("judge") != judge_digest()
+    what = f"verdict on {row.payload.get('step')} of {row.release_id}"
+
+    def finding(text: str, *, wrong: bool) -> Finding:
+        return Finding(model=row.model, seq=row.seq, wrong=wrong, text=f"{what} {text}")
+
     try:
-        differs = difference(record)
-    except ValueError as error:
-        return [Finding(model=row.model, seq=row.seq, wrong=not other, text=f"{what}: {error}")]
-    found = []
+        verdict = VerdictRow.of(row)
+        differs = difference(verdict)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return [finding(f"cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}", wrong=not other)]
+    findings = []
     if other:
-        now = f"by today's, {differs}" if differs else "today's says the same"
-        text = f"{what} was made by another version of the judge; {now}"
-        found.append(Finding(model=row.model, seq=row.seq, wrong=False, text=text))
+        now = f"to today's judge, {differs}" if differs else "today's judge gives the same"
+        findings.append(finding(f"was made by another version of the judge; {now}", wrong=False))
     elif differs:
-        found.append(Finding(model=row.model, seq=row.seq, wrong=True, text=f"{what}: {differs}"))
-    if not record.get("blind") and not ledger.look_numbers(str(row.release_id), record["step"], record["evidence"]):
-        text = f"{what}: no look was recorded that saw its evidence"
-        found.append(Finding(model=row.model, seq=row.seq, wrong=False, text=text))
-    return found
+        findings.append(finding(f"does not hold: {differs}", wrong=True))
+    if not verdict.blind and not ledger.look_numbers(str(row.release_id), verdict.step, verdict.evidence):
+        findings.append(finding("has no recorded look with its evidence", wrong=False))
+    return findings
 
 
-def _unfounded(rows: Iterable[Entry]) -> list[Finding]:
-    """Find promotions over another version for which neither the judge nor a person has spoken."""
-    spoken: set[str | None] = set()
-    found = []
-    for row in rows:
-        yes = row.kind == "verdict" and row.payload["judgement"]["outcome"] == Outcome.SUCCESSFUL
-        if yes or (row.kind == "approval" and row.payload["answer"] == "go_on"):
-            spoken.add(row.release_id)
-        if row.kind == "promoted" and row.payload["previous"] is not None and row.release_id not in spoken:
-            text = f"{row.release_id} promoted version {row.payload['version']} without a success or an approval"
-            found.append(Finding(model=row.model, seq=row.seq, wrong=False, text=text))
-    return found
+def _unfounded(entries: Iterable[Entry]) -> list[Finding]:
+    """Find promotions over another version without a Successful verdict or a person's approval."""
+    allowed: set[str | None] = set()
+    findings = []
+    for entry in entries:
+        row = read(entry)
+        yes = isinstance(row, VerdictRow) and row.outcome == Outcome.SUCCESSFUL
+        if yes or (isinstance(row, ApprovalRow) and row.answer == "go_on"):
+            allowed.add(entry.release_id)
+        if isinstance(row, PromotedRow) and row.previous is not None and entry.release_id not in allowed:
+            text = f"{entry.release_id} promoted version {row.version} without a Successful verdict or an approval"
+            findings.append(Finding(model=entry.model, seq=entry.seq, wrong=False, text=text))
+    return findings

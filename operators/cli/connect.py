@@ -13,7 +13,7 @@ from operators.stack.config import Stack
 
 if TYPE_CHECKING:
     from operators.core.ledger import Ledger
-    from operators.rollout.controller import Controller
+    from operators.rollout.model_traffic import ModelTraffic
 
 
 def use_stack() -> None:
@@ -34,12 +34,12 @@ def ledger() -> Ledger:
     return Ledger(setting("TAXIWAY_LEDGER_URL", "SQLAlchemy URL of the ledger's PostgreSQL database"))
 
 
-def controller(model: str) -> Controller:
-    """Open what moves a model."""
-    from operators.rollout.controller import Controller
+def model_traffic(model: str) -> ModelTraffic:
+    """Connect to a model's ledger, versions and route."""
+    from operators.rollout.model_traffic import ModelTraffic
 
     use_stack()
-    return Controller(model)
+    return ModelTraffic(model)
 
 
 def actor() -> str:

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if not 0 < options.harm_weight <= 1:
         raise ConfigurationError(f"--harm-weight is {options.harm_weight:g}; it is a share, above 0 and at most 1")
-    # What is not UTF-8 is no JSON either, and is said so with its line.
+    # Text that is not UTF-8 is not JSON either; the error names its line.
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     for answer in answers(sys.stdin, read_policy(options.policy), harm_weight=options.harm_weight):
         print(json.dumps(answer), flush=True)
@@ -87,10 +87,10 @@ def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float =
                 )
         except ConfigurationError as error:
             raise ConfigurationError(f"line {number}: {error}") from None
-        said = judge(policy, looks.evidence(), elapsed_s=looks.t - looks.step_began, harm_weight=harm_weight)
-        if said.outcome is Outcome.FAILED and not failed:
-            failed = f"failed at t = {looks.t:g}: {said.reason}"
-        yield _answer(looks, policy, said, failed)
+        judgement = judge(policy, looks.evidence(), elapsed_s=looks.t - looks.step_began, harm_weight=harm_weight)
+        if judgement.outcome is Outcome.FAILED and not failed:
+            failed = f"failed at t = {looks.t:g}: {judgement.reason}"
+        yield _answer(looks, policy, judgement, failed)
 
 
 def _settled(given: dict[str, Any], looks: Looks) -> Judge:
@@ -101,8 +101,8 @@ def _settled(given: dict[str, Any], looks: Looks) -> Judge:
     return Judge.model_validate({**given, **alone, "labels": {"within": "1d"}})
 
 
-def _answer(looks: Looks, policy: Judge, said: Judgement, failed: str) -> dict[str, Any]:
-    outcome, reason = said.outcome, said.reason
+def _answer(looks: Looks, policy: Judge, judgement: Judgement, failed: str) -> dict[str, Any]:
+    outcome, reason = judgement.outcome, judgement.reason
     if looks.with_pairs and policy.labels is None:
         reason = f"pairs are not judged: no guard `labels` since the first line; {reason}"
         outcome = Outcome.INCONCLUSIVE if outcome is Outcome.SUCCESSFUL else outcome
@@ -117,7 +117,7 @@ def _answer(looks: Looks, policy: Judge, said: Judgement, failed: str) -> dict[s
             "interval": one.interval and list(one.interval),
             "margin": one.margin,
         }
-        for name, one in said.guards.items()
+        for name, one in judgement.guards.items()
     }
     return {"t": looks.t, "verdict": outcome.value, "guards": guards, "reason": reason}
 

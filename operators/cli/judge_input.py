@@ -1,4 +1,4 @@
-"""Cumulative counts, look by look, as evidence. Pure: no I/O."""
+"""Cumulative counts, look by look, as evidence; added up by the tallies of a real release. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from operators.judge.evidence import Arm, Evidence, PairCounts, Pairs, Period
+from operators.core.traffic import Counters, EdgeReading, Row
+from operators.judge.evidence import Arm, Evidence, Pairs, Period
+from operators.judge.tally import Tally
+from operators.rollout.delayed.pairs import BlockSums, Numbers
 
 _ARMS = ("stable", "canary")
-_COUNTS = ("requests", "failed", "slow", "failed_first", "slow_first")
-_PAIRS = ("stable_only_wrong", "canary_only_wrong", "total")
+_IN_ROW = {
+    "requests": "units",
+    "failed": "failed_units",
+    "slow": "slow_units",
+    "failed_first": "failed_first",
+    "slow_first": "slow_first",
+}
+_COUNTS = tuple(_IN_ROW)
+_PAIRS = ("total", "stable_only_wrong", "canary_only_wrong")
 _LEAST = 1e-6  # of a weight that is not 0
 _MOST = 10**15  # of what can be counted
 _KEYS = ("t", "weight", *_ARMS, "pairs")
+Counts = dict[str, int]
 
 
 class Looks:
@@ -31,20 +42,15 @@ class Looks:
         self.with_pairs = False  # at any look so far
         self.with_arms = False
         self.weight = 0.0
-        self._shown: dict[str, dict[str, int]] = {arm: {} for arm in _ARMS}  # the last that is known
-        self._gained: dict[str, dict[str, int]] = {arm: {} for arm in _ARMS}  # at the weight that is in force
+        self._shown: dict[str, Counts] = {arm: {} for arm in _ARMS}  # the last that is known
+        self._tally = Tally.begin(self._counters())  # of the weight that is in force
         self._unknown: dict[str, set[str]] = {arm: set() for arm in _ARMS}  # at this look
         self._spoiled: dict[str, set[str]] = {arm: set() for arm in _ARMS}  # gains that two weights may share
-        self._before: dict[
-            float, dict[str, dict[str, int]]
-        ] = {}  # weight -> arm -> bad events, of weights that have gone
-        self._pairs_shown: dict[str, int] = {}
-        self._pairs_gained: dict[str, int] = {}
+        self._earlier: list[Period] = []
+        self._pairs_shown: Counts = {}
+        self._pair_sums = BlockSums(1 + len(_PAIRS))
         self._pairs_known = False
         self._began = 0.0
-        self._block = 0
-        self._block_began: dict[str, int] = {}  # what had been gained when the block began
-        self._blocks: list[PairCounts] = []
 
     @property
     def looked(self) -> bool:
@@ -69,79 +75,75 @@ class Looks:
         arms = {arm: _counts(look.get(arm), f"`{arm}`", _COUNTS) for arm in _ARMS}
         pairs = _counts(look.get("pairs"), "`pairs`", _PAIRS)
         if weight != self.weight or not self.looked:
-            self._fold()
+            self._end_step()
             self._began = self._began if self.looked else t
             self.weight, self.step_began = weight, self.t if self.looked else t
         self.t = t
         self.with_arms |= any(arms.values())
+        self.with_pairs |= look.get("pairs") is not None
         for arm, counts in arms.items():
-            self._take(arm, counts)
-        self._take_pairs(pairs, given=look.get("pairs") is not None)
+            self._shown[arm] = _before(self._shown[arm], counts) | counts
+            self._unknown[arm] = set(_COUNTS) - set(counts)
+        self._tally = self._tally.advance(self._counters())
+        self._take_pairs(pairs)
 
     def evidence(self) -> Evidence:
-        """Return all that has been shown."""
-        periods = [
-            Period(weight=weight, stable=Arm(**arms["stable"]), canary=Arm(**arms["canary"]))
-            for weight, arms in self._before.items()
-        ]
-        if self.weight > 0:
-            newest = {arm: Arm(**{key: self._known(arm, key) for key in _COUNTS if key != "requests"}) for arm in _ARMS}
-            whole = {
-                arm: value.model_copy(update={"requests": self._known(arm, "requests") or 0})
-                for arm, value in newest.items()
+        """Return all evidence so far."""
+        newest = (
+            [Period(weight=self.weight, stable=self._arm("stable"), canary=self._arm("canary"))] if self.weight else []
+        )
+        return Evidence(periods=(*self._earlier, *newest), pairs=self._pairs() if self._pairs_known else None)
+
+    def _counters(self) -> Counters:
+        rows = tuple(
+            Row(version=arm, arm=arm, **{_IN_ROW[key]: count for key, count in self._shown[arm].items()})
+            for arm in _ARMS
+        )
+        return Counters(edges=(EdgeReading(edge="", since="", rows=rows),))
+
+    def _arm(self, arm: str) -> Arm:
+        gained = self._tally.gained.get((arm, arm, 0), Row(version=arm, arm=arm))
+        known = {
+            key: getattr(gained, _IN_ROW[key]) for key in _COUNTS if key not in self._unknown[arm] | self._spoiled[arm]
+        }
+        return Arm(**{"requests": 0, **known})
+
+    def _end_step(self) -> None:
+        """Keep the bad events of the period that ends: a share needs only the newest period's counts."""
+        if self.weight:
+            arms = {name: self._arm(name) for name in _ARMS}
+            firsts = {
+                name: Arm(failed_first=arm.first("failed"), slow_first=arm.first("slow")) for name, arm in arms.items()
             }
-            periods.append(Period(weight=self.weight, **whole))
-        return Evidence(periods=tuple(periods), pairs=self._pairs() if self._pairs_known else None)
+            self._earlier.append(Period(weight=self.weight, **firsts))
+        for arm in _ARMS:
+            # A count that is unknown now and known later may have been gained at this weight or at the next. If an arm has never
+            # shown anything, all that it shows counts as new.
+            self._spoiled[arm] = self._unknown[arm] if self._shown[arm] else set()
+        self._tally = Tally.begin(self._tally.now)
 
-    def _pairs(self) -> Pairs:
-        return Pairs(**self._pairs_gained, blocks=tuple(self._blocks))
-
-    def _known(self, arm: str, key: str) -> int | None:
-        if key in self._unknown[arm] or key in self._spoiled[arm]:
-            return None
-        return self._gained[arm].get(key)
-
-    def _take(self, arm: str, counts: Mapping[str, int]) -> None:
-        _gain(self._shown[arm], self._gained[arm], counts)
-        self._unknown[arm] = set(_COUNTS) - set(counts)
-
-    def _take_pairs(self, counts: Mapping[str, int], *, given: bool) -> None:
-        self.with_pairs |= given
+    def _take_pairs(self, counts: Counts) -> None:
+        before = _before(self._pairs_shown, counts)
+        self._pairs_shown = before | counts
+        gains = [self._pairs_shown.get(key, 0) - before.get(key, 0) for key in _PAIRS]
         block = int((self.t - self._began) // self.block_s) if self.block_s else 0
-        if block != self._block:
-            gained = {key: self._pairs_gained.get(key, 0) - self._block_began.get(key, 0) for key in _PAIRS}
-            gained["total"] = max(gained["total"], gained["stable_only_wrong"] + gained["canary_only_wrong"])
-            self._blocks += [PairCounts(**gained)] if gained["total"] else []
-            self._block, self._block_began = block, dict(self._pairs_gained)
-        _gain(self._pairs_shown, self._pairs_gained, counts)
+        self._pair_sums.add(block, (sum(gains), *gains))
         self._pairs_known = {"stable_only_wrong", "canary_only_wrong"} <= set(counts)
 
-    def _fold(self) -> None:
-        """Put the period that ends with the ones before: of these, only bad events count, and only if both arms' are known."""
-        for kind in ("failed", "slow"):
-            first = {arm: self._first(arm, kind) for arm in _ARMS}
-            if self.weight <= 0 or None in first.values():
-                continue
-            sums = self._before.setdefault(self.weight, {arm: {} for arm in _ARMS})
-            for arm, count in first.items():
-                sums[arm][f"{kind}_first"] = sums[arm].get(f"{kind}_first", 0) + (count or 0)
-        for arm in _ARMS:
-            # What is not known now, and comes later, may have been gained at this weight or at the next. Of an arm that has
-            # never shown anything, everything is taken for new.
-            self._spoiled[arm] = self._unknown[arm] if self._shown[arm] else set()
-            self._gained[arm] = {}
-
-    def _first(self, arm: str, kind: str) -> int | None:
-        first = self._known(arm, f"{kind}_first")
-        return self._known(arm, kind) if first is None else first
+    def _pairs(self) -> Pairs:
+        whole, *blocks = (_named(sums) for sums in (self._pair_sums.state().whole, *self._pair_sums.passed))
+        return Pairs.model_validate({**whole, "blocks": blocks})
 
 
-def _gain(shown: dict[str, int], gained: dict[str, int], counts: Mapping[str, int]) -> None:
-    if any(value < shown.get(key, 0) for key, value in counts.items()):
-        shown.clear()  # the counter began anew: what it shows is all new
-    for key, value in counts.items():
-        gained[key] = gained.get(key, 0) + value - shown.get(key, 0)
-        shown[key] = value
+def _named(sums: Numbers) -> dict[str, float]:
+    """Name the sums of pairs; the number of all may be left out."""
+    _, total, stable, canary = sums
+    return dict(zip(_PAIRS, (max(total, stable + canary), stable, canary), strict=True))
+
+
+def _before(shown: Counts, counts: Counts) -> Counts:
+    """Return what had been shown when the counters that give these counts began: nothing if one has gone back."""
+    return {} if any(count < shown.get(key, 0) for key, count in counts.items()) else shown
 
 
 def _mapping(value: object, where: str, allowed: Iterable[str]) -> Mapping[str, Any]:

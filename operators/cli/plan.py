@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from operators.cli import replay
 from operators.cli.replay import with_judge
-from operators.cli.traffic import add_arguments, labelling_of, load_of, spec_of
+from operators.cli.traffic import add_arguments, labelling_of, load_of, number, spec_of
 from operators.core.errors import ConfigurationError
 from operators.core.spec import ModelSpec
 
@@ -58,42 +58,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME[=VALUE]",
         help="simulate only this scenario; may be repeated (default: all, named in the output)",
     )
-    simulate.add_argument(
-        "--releases", type=int, default=500, metavar="N", help="releases of each scenario (default: 500)"
-    )
-    simulate.add_argument(
-        "--seed",
-        type=int,
-        default=1,
-        metavar="N",
-        help="seed of the random numbers; the same seed gives the same releases (default: 1)",
-    )
+    number(simulate, "--releases", "N", "releases of each scenario (default: 500)", default=500, kind=int)
+    seed = "seed of the random numbers; the same seed gives the same releases (default: 1)"
+    number(simulate, "--seed", "N", seed, default=1, kind=int)
     simulate.add_argument(
         "--traffic",
         type=Path,
         metavar="FILE",
         help="recorded requests to replay, CSV or Parquet with the columns t, unit, failed, slow",
     )
-    simulate.add_argument(
-        "--burst",
-        type=float,
-        default=0.0,
-        metavar="V",
-        help="variance of the rate, divided by the square of its mean (default: 0)",
-    )
-    simulate.add_argument(
-        "--daily",
-        type=float,
-        default=0.0,
-        metavar="PCT",
-        help="how far the rate rises and falls over a day, in percent (default: 0)",
-    )
-    simulate.add_argument(
-        "--look", type=float, default=1.0, metavar="S", help="seconds between two looks of the judge (default: 1)"
-    )
-    simulate.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes to use (default: one per core)"
-    )
+    burst = "variance of the rate, divided by the square of its mean (default: 0)"
+    number(simulate, "--burst", "V", burst, default=0.0)
+    daily = "how far the rate rises and falls over a day, in percent (default: 0)"
+    number(simulate, "--daily", "PCT", daily, default=0.0)
+    number(simulate, "--look", "S", "seconds between two looks of the judge (default: 1)", default=1.0)
+    jobs = os.cpu_count() or 1
+    number(simulate, "--jobs", "N", "processes to use (default: one per core)", default=jobs, kind=int)
     simulate.set_defaults(run=run_simulate)
 
 
@@ -149,7 +129,7 @@ def run_simulate(options: argparse.Namespace) -> int:
         summaries.append(summarise(batch, setting.load))
     alpha = spec.release.judge.alpha
     if options.json:
-        found = {
+        document = {
             "model": spec.name,
             "alpha": alpha,
             "seed": options.seed,
@@ -157,7 +137,7 @@ def run_simulate(options: argparse.Namespace) -> int:
             "left_out": setting.left_out,
             "scenarios": [one.model_dump() for one in summaries],
         }
-        print(json.dumps(found, indent=2))
+        print(json.dumps(document, indent=2))
     else:
         print(rendered(summaries, alpha=alpha, width=_width()))
     too_many = [one.scenario for one in summaries if one.false_alarms is not None and one.false_alarms.low > alpha]

@@ -13,11 +13,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     listed = actions.add_parser("list", help="list the versions in quarantine")
     listed.add_argument("model", nargs="?", help="name of the model (default: every model)")
     listed.set_defaults(run=run_list)
-    for name, run, said in (
+    for name, run, help_text in (
         ("lift", run_lift, "take a version out of quarantine, and others with the same model file"),
         ("put", run_put, "put a version into quarantine, so that no release takes it"),
     ):
-        one = actions.add_parser(name, help=said)
+        one = actions.add_parser(name, help=help_text)
         one.add_argument("model", help="name of the model")
         one.add_argument("version", help="number of the version in MLflow")
         one.add_argument("--reason", required=True, help="why; the ledger keeps it with your name")
@@ -27,12 +27,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_list(options: argparse.Namespace) -> int:
     """Print what is in quarantine."""
     from operators.cli import connect
-    from operators.rollout.quarantine import LIFTED, QUARANTINED, standing
+    from operators.rollout.quarantine import KINDS, standing
 
     ledger = connect.ledger()
     try:
         for model in [options.model] if options.model else ledger.models():
-            for one in standing(ledger.entries(model, kind=(QUARANTINED, LIFTED))):
+            for one in standing(ledger.entries(model, kind=KINDS)):
                 print(f"{model} {one.version}  {one.at:%Y-%m-%d %H:%M} UTC  {one.reason}")
     finally:
         ledger.close()
@@ -43,14 +43,14 @@ def run_lift(options: argparse.Namespace) -> int:
     """Let a version out; return 1 if it was not in quarantine."""
     from operators.cli import connect
 
-    reason, to = connect.require_reason(options.reason), connect.controller(options.model)
+    reason, traffic = connect.require_reason(options.reason), connect.model_traffic(options.model)
     try:
-        to.registry.find(options.model, options.version)
-        row = to.quarantine.lift(
+        traffic.registry.find(options.model, options.version)
+        row = traffic.quarantine.lift(
             options.version, by=connect.actor(), reason=reason, key=f"{options.model}/lifted/{uuid4().hex}"
         )
     finally:
-        to.close()
+        traffic.close()
     if row is None:
         print(f"version {options.version} of {options.model} is not in quarantine")
         return 1
@@ -62,12 +62,12 @@ def run_put(options: argparse.Namespace) -> int:
     """Keep a version from being released."""
     from operators.cli import connect
 
-    reason, to = connect.require_reason(options.reason), connect.controller(options.model)
+    reason, traffic = connect.require_reason(options.reason), connect.model_traffic(options.model)
     try:
-        to.registry.find(options.model, options.version)
+        traffic.registry.find(options.model, options.version)
         key = f"{options.model}/quarantined/{uuid4().hex}"
-        to.quarantine.put(options.version, f"{connect.actor()}: {reason}", key=key)
+        traffic.quarantine.put(options.version, f"{connect.actor()}: {reason}", key=key)
     finally:
-        to.close()
+        traffic.close()
     print(f"version {options.version} of {options.model} will not be released")
     return 0

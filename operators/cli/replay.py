@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain
+from operators.core.rows import VerdictRow
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 
@@ -50,7 +52,7 @@ def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
 
 
 def _verdicts(ledger: Ledger, model: str, release_id: str) -> tuple[str, Sequence[Entry]]:
-    rows = ledger.entries(model, kind="verdict")
+    rows = ledger.entries(model, kind=VerdictRow.KIND)
     known = list(dict.fromkeys(str(row.release_id) for row in rows))
     found = [one for one in known if one == release_id] or [one for one in known if one.endswith(release_id)]
     if len(found) == 1:
@@ -89,7 +91,5 @@ def with_judge(spec: ModelSpec, changes: Sequence[str]) -> ModelSpec:
     try:
         judge = Judge.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the judge"
-        raise ConfigurationError(f"--judge: {where}: {first['msg']}") from None
+        raise ConfigurationError(f"--judge: {explain(error, Judge)}") from None
     return spec.model_copy(update={"release": spec.release.model_copy(update={"judge": judge})})

@@ -31,11 +31,14 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"version {done.stable} of {options.model} has all the traffic after {done.traffic_s:.2f} s{left}", flush=True
     )
-    to = connect.controller(options.model)
+    # Imported once the traffic has moved: it brings SQLAlchemy.
+    from operators.rollout.manual_moves import ManualMoves
+
+    traffic = connect.model_traffic(options.model)
     try:
-        done = to.write_down(done, reason, actor)
+        done = ManualMoves(traffic).write_down(done, reason, actor)
     finally:
-        to.close()
+        traffic.close()
     if done.unwritten:
         print(f"ledger or alias do not say so yet, the DAG `reconcile` will make up for it: {done.unwritten}")
         return 1

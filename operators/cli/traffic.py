@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.explain_error import explain
 from operators.core.loader import INCLUDE, load_spec
 from operators.core.spec import ModelSpec
 from operators.planning.simulation.label_arrivals import Labelling
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 from operators.stack import environment, supervisor
 from operators.stack.config import Stack
 
@@ -25,52 +26,41 @@ _MEASURED_FOR_S = 3.0
 _ENOUGH = 200  # requests before a share of them is believed
 
 
+def number(
+    parser: argparse.ArgumentParser,
+    option: str,
+    metavar: str,
+    text: str,
+    *,
+    default: float | None = None,
+    kind: Any = float,
+) -> None:
+    """Add an option that takes a number."""
+    parser.add_argument(option, type=kind, default=default, metavar=metavar, help=text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says which model and which traffic."""
     parser.add_argument("model", help="name of a model in include/models, or path of a spec")
-    parser.add_argument(
-        "--rate", type=float, metavar="R", help="requests per second (default: measured at the edge, else 20)"
+    number(parser, "--rate", "R", "requests per second (default: measured at the edge, else 20)")
+    number(
+        parser, "--error-rate", "PCT", "percent of stable's answers that fail (default: measured at the edge, else 0.5)"
     )
-    parser.add_argument(
-        "--error-rate",
-        type=float,
-        metavar="PCT",
-        help="percent of stable's answers that fail (default: measured at the edge, else 0.5)",
-    )
-    parser.add_argument(
+    number(
+        parser,
         "--slow-rate",
-        type=float,
-        metavar="PCT",
-        help="percent of stable's answers that are slow (default: measured at the edge, else 1)",
+        "PCT",
+        "percent of stable's answers that are slow (default: measured at the edge, else 1)",
     )
-    parser.add_argument(
-        "--units", type=int, metavar="N", help="number of callers (default: each request is a caller of its own)"
-    )
-    parser.add_argument(
-        "--skew",
-        type=float,
-        metavar="S",
-        help="how unevenly callers send: exponent of Zipf's law, 0 for evenly (default: 1)",
-    )
+    number(parser, "--units", "N", "number of callers (default: each request is a caller of its own)", kind=int)
+    number(parser, "--skew", "S", "how unevenly callers send: exponent of Zipf's law, 0 for evenly (default: 1)")
     parser.add_argument(
         "--like", type=Path, metavar="FILE", help="take the traffic from this record of a verdict, a JSON file"
     )
-    parser.add_argument(
-        "--label-share", type=float, metavar="PCT", help="percent of the requests that get a label (default: no labels)"
-    )
-    parser.add_argument(
-        "--label-delay",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds from the answer to its label (default: 60)",
-    )
-    parser.add_argument(
-        "--disagree",
-        type=float,
-        default=6.0,
-        metavar="PCT",
-        help="percent of the pairs in which just one answer is wrong (default: 6)",
+    number(parser, "--label-share", "PCT", "percent of the requests that get a label (default: no labels)")
+    number(parser, "--label-delay", "S", "seconds from the answer to its label (default: 60)", default=60.0)
+    number(
+        parser, "--disagree", "PCT", "percent of the pairs in which just one answer is wrong (default: 6)", default=6.0
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -90,7 +80,7 @@ def spec_of(model: str) -> ModelSpec:
     return load_spec(path)
 
 
-def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[str, ...]]:
+def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[TrafficModel, tuple[str, ...]]:
     """Return the traffic, and the names of what was assumed of it.
 
     :raises ConfigurationError: an option is out of its range
@@ -106,16 +96,15 @@ def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[Load, tuple[s
     wanted = {"rate_per_s", "error_rate", "slow_rate"} - given.keys()
     known = _like(options.like, spec) if options.like else _measured(spec.name) if wanted else {}
     try:
-        load = Load(**{**known, **given})
+        load = TrafficModel(**{**known, **given})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigurationError(f"{first['loc'][0]}: {first['msg']}; got {first['input']}") from None
+        raise ConfigurationError(explain(error, TrafficModel)) from None
     assumed = sorted(wanted - known.keys())
     return load, (*assumed, *(["units"] if load.units is None and spec.release.unit is not None else []))
 
 
 def labelling_of(options: argparse.Namespace) -> Labelling | None:
-    """Return how labels come; None: nobody has said it.
+    """Return how labels come; None: not given.
 
     :raises ConfigurationError: an option is out of its range
     """
@@ -124,8 +113,7 @@ def labelling_of(options: argparse.Namespace) -> Labelling | None:
     try:
         return Labelling(share=options.label_share / 100, delay_s=options.label_delay, disagree=options.disagree / 100)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigurationError(f"labels, {first['loc'][0]}: {first['msg']}; got {first['input']}") from None
+        raise ConfigurationError(f"labels, {explain(error, Labelling)}") from None
 
 
 def _share(percent: float | None) -> float | None:

@@ -31,8 +31,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         ledger.close()
     for report in reports:
-        said = "holds" if report.holds else "DOES NOT HOLD"
-        print(f"{report.model}: {report.rows} rows, {report.verdicts} verdicts made again: {said}")
+        outcome = "holds" if report.holds else "DOES NOT HOLD"
+        print(f"{report.model}: {report.rows} rows, {report.verdicts} verdicts made again: {outcome}")
         for finding in report.findings:
             print(f"  {'WRONG' if finding.wrong else 'note '}  row {finding.seq}: {finding.text}")
     return 0 if all(report.holds for report in reports) else 1

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 
 from operators.compute.address import RayAddress
 from operators.compute.policy import TERMINAL
 from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.core.http import answer, async_client, client, require_success, unreachable
 
 _SERVICE = "Ray's job API"
@@ -20,10 +20,8 @@ _FOLLOW_S = 1.0  # between two looks of Ray into a log that is followed
 _PACKAGE_TIMEOUT_S = 300.0
 
 
-class RayJob(BaseModel):
+class RayJob(Frozen):
     """What Ray says of one job."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     submission_id: str
     status: str

@@ -71,13 +71,13 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
         package, archive = pack(self.python_callable, list(self.op_args), self._call_kwargs(context))
         uri = f"gcs://_ray_pkg_{hashlib.sha256(archive).hexdigest()[:32]}.zip"
         self._jobs.upload(uri, archive)
-        found = super().job_arguments(context, job_id)
-        runtime_env = found["runtime_env"]
+        arguments = super().job_arguments(context, job_id)
+        runtime_env = arguments["runtime_env"]
         runtime_env["py_modules"] = [*runtime_env.get("py_modules", []), uri]
         if storage := self.storage or os.environ.get("TAXIWAY_STORAGE_URL"):
             address = f"{storage.rstrip('/')}/calls/{job_id}/result.pkl"
             runtime_env["env_vars"] = {**runtime_env.get("env_vars", {}), "TAXIWAY_CALL_RESULT": address}
-        return {**found, "entrypoint": f"python -m {package}"}
+        return {**arguments, "entrypoint": f"python -m {package}"}
 
     @property
     def reports_result(self) -> bool:

@@ -72,7 +72,7 @@ class RayRuntimeEnvError(FinalRayJobError):
 
 
 class RayJobRejectedError(FinalRayJobError):
-    """The job said itself, by its exit code, that another try cannot help."""
+    """The job's exit code says that another try cannot help."""
 
 
 class RayResultError(FinalRayJobError):

@@ -64,15 +64,15 @@ class RayHook(BaseHook):
         return self.ray_conn_id is not None and not (self.address and self.token_path)
 
     def _checked(self, connection: Any) -> RayAddress:
-        found = self._of_environment() if connection is None else self._of_connection(connection)
+        address = self._of_environment() if connection is None else self._of_connection(connection)
         if self.address:
-            found = RayAddress(self.address.rstrip("/"), found.token, found.verify)
-        if astray := redirecting(os.environ, found.url):
+            address = RayAddress(self.address.rstrip("/"), address.token, address.verify)
+        if astray := redirecting(os.environ, address.url):
             raise ConfigurationError(
-                f"{' and '.join(astray)} would send Ray's clients elsewhere than to {found.url}, where the connection "
+                f"{' and '.join(astray)} would send Ray's clients elsewhere than to {address.url}, where the connection "
                 f"{self.ray_conn_id!r} points. Unset it in the workers' and triggerers' environment"
             )
-        return found
+        return address
 
     def _of_environment(self) -> RayAddress:
         url = self.address or setting("TAXIWAY_RAY_URL", "address of the Ray dashboard and its job API")

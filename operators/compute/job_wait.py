@@ -9,12 +9,11 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.compute.client import AsyncRayJobs, RayJob
 from operators.compute.logs import LogCopy
 from operators.compute.policy import pause_s
 from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.frozen import Frozen
 
 # Ray's dashboard serves at most 100 requests of its state API at once, and a followed log is one of them.
 FOLLOWED_AT_ONCE = 32
@@ -29,18 +28,16 @@ _LOG_READS = 3  # of a job that is over: what it reports is at its log's end
 _MOST_UNKNOWN = 3  # a dashboard that has just come back does not know its jobs yet
 
 
-class Ending(BaseModel):
+class Ending(Frozen):
     """How a wait ended; small enough to be a trigger's event.
 
     :param status: SUCCEEDED, FAILED or STOPPED; TIMEOUT: stopped at the deadline; UNKNOWN: Ray lost the job;
         UNREACHABLE: no answer for too long
-    :param reason: what Ray, or the last error, said
+    :param reason: the message of Ray, or of the last error
     :param last_lines: the end of the job's log
     :param has_result: whether the job reported a result
     :param log_is_whole: whether the log was read to its end; if not, there may be a result that is not known
     """
-
-    model_config = ConfigDict(frozen=True)
 
     status: str
     reason: str = ""

@@ -60,7 +60,7 @@ def _runtime_env() -> dict[str, Any]:
     """Return the runtime_env that brings `ray_jobs` and `operators.core` to a cluster that does not have them."""
     text = os.environ.get("TAXIWAY_RAY_RUNTIME_ENV", "{}")
     try:
-        found = json.loads(text)
+        values = json.loads(text)
     except ValueError as error:
         raise ConfigurationError(f"TAXIWAY_RAY_RUNTIME_ENV is not JSON: {error}") from None
-    return dict(found)
+    return dict(values)

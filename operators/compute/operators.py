@@ -31,6 +31,7 @@ from operators.compute.policy import Attempt, Move, brief, failure, next_move, s
 from operators.compute.retries import JOB_RETRIES
 from operators.compute.triggers import RayJobTrigger
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain
 
 GPU_POOL = "ray_gpu"
 _STATE_KEY = "ray_job"
@@ -213,7 +214,8 @@ class SubmitRayJobOperator(BaseOperator):
             return self.result_type.model_validate(ending.result).model_dump(mode="json")
         except ValidationError as error:
             raise RayResultError(
-                f"Ray job {job_id} succeeded but its result is no {self.result_type.__name__}: {error}",
+                f"Ray job {job_id} succeeded but its result is no {self.result_type.__name__}: "
+                f"{explain(error, self.result_type)}",
                 submission_id=job_id,
             ) from None
 
@@ -224,8 +226,8 @@ class SubmitRayJobOperator(BaseOperator):
 
     @cached_property
     def _jobs(self) -> RayJobs:
-        found: RayJobs = RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path).get_conn()
-        return found
+        jobs: RayJobs = RayHook(self.ray_conn_id, address=self.address, token_path=self.token_path).get_conn()
+        return jobs
 
     def _choose(self, context: Any) -> tuple[str, Attempt, Move, bool]:
         """Return the job that this try is about, what to do about it, and whether the task was cleared while it ran.
@@ -294,17 +296,17 @@ class SubmitRayJobOperator(BaseOperator):
         tail = "\n".join(ending.last_lines[-10:])
         kind: type[RayJobError]
         if ending.status == "TIMEOUT":
-            kind, said = RayJobTimeoutError, f"ran longer than {self._limit} and was stopped"
+            kind, outcome = RayJobTimeoutError, f"ran longer than {self._limit} and was stopped"
         elif ending.status == "UNKNOWN":
-            kind, said = RayJobLostError, "is not known to Ray any more; a retry submits it again"
+            kind, outcome = RayJobLostError, "is not known to Ray any more; a retry submits it again"
         elif ending.status == "UNREACHABLE":
-            kind, said = RayUnreachableError, "may be running; a retry finds it"
+            kind, outcome = RayUnreachableError, "may be running; a retry finds it"
         else:
             kind = failure(ending.status, ending.error_type, ending.exit_code, ending.last_lines)
-            said = f"ended {ending.status}"
+            outcome = f"ended {ending.status}"
         reason = brief(ending.reason)
         return kind(
-            f"Ray job {job_id} {said}{reason and f': {reason}'}" + (f"\n{tail}" if tail else ""),
+            f"Ray job {job_id} {outcome}{reason and f': {reason}'}" + (f"\n{tail}" if tail else ""),
             submission_id=job_id,
             error_type=ending.error_type,
         )

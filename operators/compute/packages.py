@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from operators.compute.client import RayJobs
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import suggestion
 from operators.core.extras import require
 
 # Ray ignores a name that it does not know: a mistyped `env_vars` would be missing without a word.
@@ -32,19 +32,18 @@ def upload_local(runtime_env: Mapping[str, Any], jobs: RayJobs) -> dict[str, Any
 
     :raises ConfigurationError: a folder does not exist, or is too large; or Ray has no such field
     """
-    found = dict(runtime_env)
-    for name in found:
+    fields = dict(runtime_env)
+    for name in fields:
         if name not in KNOWN_FIELDS:
-            close = get_close_matches(name, KNOWN_FIELDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(KNOWN_FIELDS))}"
-            raise ConfigurationError(f"Ray's runtime environment has no {name!r}; {hint}")
-    if isinstance(found.get("working_dir"), str | os.PathLike):
-        found["working_dir"] = _uri(str(found["working_dir"]), jobs, found.get("excludes"), keep_name=False)
-    if found.get("py_modules"):
-        found["py_modules"] = [
-            _uri(str(module), jobs, found.get("excludes"), keep_name=True) for module in found["py_modules"]
+            meant = suggestion(name, sorted(KNOWN_FIELDS))
+            raise ConfigurationError(f"Ray's runtime environment has no {name!r}; {meant}")
+    if isinstance(fields.get("working_dir"), str | os.PathLike):
+        fields["working_dir"] = _uri(str(fields["working_dir"]), jobs, fields.get("excludes"), keep_name=False)
+    if fields.get("py_modules"):
+        fields["py_modules"] = [
+            _uri(str(module), jobs, fields.get("excludes"), keep_name=True) for module in fields["py_modules"]
         ]
-    return found
+    return fields
 
 
 def _uri(source: str, jobs: RayJobs, excludes: Any, *, keep_name: bool) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.compute import errors
+from operators.core.frozen import Frozen
 
 FINAL_EXIT_CODE = 3  # of a job that says itself that another try cannot help
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -45,15 +44,13 @@ def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, epoch:
     return f"tw-{readable}-{digest}"
 
 
-class Attempt(BaseModel):
+class Attempt(Frozen):
     """What is remembered of a task's job, before the job is submitted.
 
     :param epoch: see `submission_id`
     :param deadline: Unix time in seconds at which the job is stopped, or None
     :param max_tries: Airflow's ``max_tries`` of the task at that time: it grows when the task is cleared
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     epoch: int
     deadline: float | None = None

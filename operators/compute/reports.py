@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
+
+from operators.core.frozen import Frozen
 
 MARK = "::taxiway::"
 MAX_RESULT_BYTES = 48 * 1024  # it travels through Airflow's database
 
 
-class Report(BaseModel):
+class Report(Frozen):
     """One marked line of a job's log: progress, or the result."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     progress: float | None = Field(None, ge=0, le=1, description="share of the work that is done")
     message: str = ""

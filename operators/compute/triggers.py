@@ -6,21 +6,24 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
 from operators.compute.client_pool import SharedRayJobs, shared
 from operators.compute.hook import RayHook
 from operators.compute.job_wait import Ending, Watch
 from operators.compute.logs import LogCopy
 from operators.core.errors import TaxiwayError
+from operators.triggers import KeptTrigger
 
 _OFFSET_KEY = "ray_log_offset"
 _SAVE_EVERY_S = 3.0
 
 
-class RayJobTrigger(BaseTrigger):
+@dataclass(kw_only=True, eq=False, repr=False)
+class RayJobTrigger(KeptTrigger):
     """Wait for a Ray job, copy its log into the task's log, and fire how the job ended.
 
     After a restart of the triggerer the copy goes on where it stopped. The restart does not stop the job; a person
@@ -36,35 +39,14 @@ class RayJobTrigger(BaseTrigger):
     :param stream_logs: copy the log while the job runs. False copies it at the end
     """
 
-    def __init__(
-        self,
-        *,
-        submission_id: str,
-        ray_conn_id: str | None = None,
-        address: str | None = None,
-        token_path: str | None = None,
-        deadline: float | None = None,
-        poll_s: float = 2.0,
-        unreachable_s: float = 600.0,
-        stream_logs: bool = True,
-    ) -> None:
-        super().__init__()
-        self.submission_id = submission_id
-        self.ray_conn_id = ray_conn_id
-        self.address = address
-        self.token_path = token_path
-        self.deadline = deadline
-        self.poll_s = poll_s
-        self.unreachable_s = unreachable_s
-        self.stream_logs = stream_logs
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make this trigger again."""
-        kind = type(self)
-        names = (
-            "submission_id", "ray_conn_id", "address", "token_path", "deadline", "poll_s", "unreachable_s", "stream_logs",
-        )  # fmt: skip
-        return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
+    submission_id: str
+    ray_conn_id: str | None = None
+    address: str | None = None
+    token_path: str | None = None
+    deadline: float | None = None
+    poll_s: float = 2.0
+    unreachable_s: float = 600.0
+    stream_logs: bool = True
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the job until it is over, then fire its `Ending` as JSON types."""
@@ -115,8 +97,8 @@ class _Offset:
         """Read what an earlier triggerer kept."""
         from airflow.sdk.execution_time.comms import GetXCom
 
-        found = await self._ask(GetXCom)
-        value = getattr(found, "value", None)
+        answer = await self._ask(GetXCom)
+        value = getattr(answer, "value", None)
         self.value = value if isinstance(value, int) else 0
         return self
 

@@ -6,14 +6,15 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from operators.core.duck import content, name_sql, open_duckdb, sha256_json, text_sql
 from operators.core.errors import ConfigurationError, RejectedError
+from operators.core.explain_error import suggestion
+from operators.core.frozen import Exact
 from operators.core.spec_training import Table as TableSource
 from operators.core.storage import Storage
 
@@ -23,9 +24,7 @@ _TIME_TYPES = ("TIMESTAMP", "DATE")
 __all__ = ["Dataset", "Snapshot", "TableSnapshot", "TableSource", "Window", "build", "fetch", "snapshot"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Frozen(Exact):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, for XCom."""
         return self.model_dump(mode="json")
@@ -244,11 +243,9 @@ def _require_time_column(name: str, source: TableSource, footers: Mapping[str, A
     if not without:
         return
     known = sorted({column for key in without for column in footers[key].schema.names})
-    close = get_close_matches(source.time_column, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(known)}"
     raise ConfigurationError(
         f"the time column {source.time_column} is missing from {name} in {len(without)} of {len(footers)} files, "
-        f"first in {without[0]}; {hint}"
+        f"first in {without[0]}; {suggestion(source.time_column, known)}"
     )
 
 

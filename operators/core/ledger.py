@@ -1,17 +1,15 @@
 """The ledger: append-only decisions about each model in SQL, each row with the hash of the one before.
 
-PostgreSQL through SQLAlchemy. One row in `ledger_heads` per model is locked for every append: it serialises the chain, and
-it is also where one release at a time claims the model. What a judge saw on its way to a decision, the looks, is many rows
-and in a table of its own, outside the chain.
+PostgreSQL through SQLAlchemy. Every append locks the model's row in `ledger_heads`. That keeps the chain in order, and a
+release claims the model there. The looks of the judge are many rows; they are in a table of their own, outside the chain.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -19,12 +17,12 @@ from sqlalchemy.exc import DBAPIError
 
 from operators.core.errors import RejectedError, ServiceError, TaxiwayError
 from operators.core.ledger_schema import ENTRIES, HEADS, LOOKS, Entry, Look, entry_hash, json_digest, metadata
+from operators.core.rows import AbandonedRow, ReleaseStartedRow, Row
 
 __all__ = ["BusyError", "Entry", "Ledger", "Look"]
 
+AnyRow = TypeVar("AnyRow", bound=Row)
 _SCHEMA_LOCK = 0x7A71_0001  # two processes must not create the tables at once
-
-
 _ABANDONED_S = 120  # a client that vanished must not hold its model for ever; longer than any call under a lock
 
 
@@ -75,12 +73,9 @@ class Ledger:
             host = self._engine.url.host or "a local socket"
             raise ServiceError(f"the ledger on {host} did not answer: {error.orig}") from error
 
-    def append(
-        self, model: str, kind: str, payload: Mapping[str, Any], *, key: str, release_id: str | None = None
-    ) -> Entry:
-        """Append one decision, once: a second call with the same ``key`` returns the row of the first.
+    def append(self, model: str, row: Row, *, key: str, release_id: str | None = None) -> Entry:
+        """Append one decision, once: a second call with the same ``key`` returns the entry of the first.
 
-        :param payload: what JSON can hold; the evidence goes here
         :param key: idempotency key, unique in the whole ledger
         :param release_id: the release that decides; it must hold the model
         :raises RejectedError: the release no longer holds the model: somebody ended it
@@ -89,16 +84,16 @@ class Ledger:
         with self._begin() as connection:
             if release_id is not None:
                 _must_hold(connection, model, release_id)
-            return _append(connection, model, kind, payload, key, release_id)
+            return _append(connection, model, row, key, release_id)
 
-    def claim(self, model: str, release_id: str, payload: Mapping[str, Any], *, supersede: bool = True) -> str | None:
-        """Make this release the only one of the model; return the id of the release that it put aside, or None.
+    def claim(self, model: str, release_id: str, row: ReleaseStartedRow, *, supersede: bool = True) -> None:
+        """Give the model to this release, and end the one that holds it.
 
-        What held the model before (a run that was killed, or an older version) can write nothing any more.
+        The release that held the model before (its run was killed, or it is an older one) can write nothing any more.
 
-        :param supersede: whether the newest claim wins over one that is held
+        :param supersede: whether to end another release that holds the model
         :raises BusyError: another release holds the model, and this one does not supersede
-        :raises RejectedError: the release has ended, or was put aside
+        :raises RejectedError: the release has ended, by itself or by another one
         """
         with self._begin() as connection:
             holder = _lock_head(connection, model).release_id
@@ -107,23 +102,22 @@ class Ledger:
             if holder not in (None, release_id):
                 if not supersede:
                     raise BusyError(model, holder)
-                _append(connection, model, "abandoned", {"by": release_id}, f"{holder}/end", holder)
+                _append(connection, model, AbandonedRow(by=release_id), f"{holder}/end", holder)
             connection.execute(HEADS.update().where(HEADS.c.model == model).values(release_id=release_id))
-            _append(connection, model, "release_started", payload, f"{release_id}/started", release_id)
-        return None if holder == release_id else holder
+            _append(connection, model, row, f"{release_id}/started", release_id)
 
-    def finish(self, model: str, release_id: str, kind: str, payload: Mapping[str, Any]) -> Entry:
+    def finish(self, model: str, release_id: str, row: Row) -> Entry:
         """Append the end of a release and let the model go, in one transaction.
 
-        :raises RejectedError: the release has not got the model, and has not ended like this before
+        :raises RejectedError: the release does not hold the model, and did not end with a row of this kind
         """
         key = f"{release_id}/end"
         with self._begin() as connection:
             known = _known(connection, key)
-            if known is not None and known.kind == kind:
+            if known is not None and known.kind == row.KIND:
                 return known
             _must_hold(connection, model, release_id)
-            entry = _append(connection, model, kind, payload, key, release_id)
+            entry = _append(connection, model, row, key, release_id)
             connection.execute(HEADS.update().where(HEADS.c.model == model).values(release_id=None))
         return entry
 
@@ -156,22 +150,23 @@ class Ledger:
 
         :param kind: one or several
         :param key_prefix: how their keys begin
-        :param last: only so many, the newest
+        :param last: the newest ones, at most this many
         """
-        wanted = {"model": model, "release_id": release_id}
-        query = sa.select(ENTRIES).order_by(ENTRIES.c.id.desc())
-        for column, value in wanted.items():
+        query = sa.select(ENTRIES).order_by(ENTRIES.c.id.desc()).limit(last)
+        for column, value in (("model", model), ("release_id", release_id)):
             if value is not None:
                 query = query.where(ENTRIES.c[column] == value)
         if kind is not None:
             query = query.where(ENTRIES.c.kind.in_([kind] if isinstance(kind, str) else list(kind)))
         if key_prefix:
             query = query.where(ENTRIES.c.key.startswith(key_prefix, autoescape=True))
-        if last is not None:
-            query = query.limit(last)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [Entry.model_validate(dict(row)) for row in reversed(rows)]
+
+    def rows(self, kind: type[AnyRow], model: str | None = None, *, release_id: str | None = None) -> list[AnyRow]:
+        """Return what the rows of one kind hold, oldest first."""
+        return [kind.of(entry) for entry in self.entries(model, release_id=release_id, kind=kind.KIND)]
 
     def entry(self, key: str) -> Entry | None:
         """Return the row of an idempotency key, or None."""
@@ -182,19 +177,20 @@ class Ledger:
         """Return the row that ended a release, or None while it is under way."""
         return self.entry(f"{release_id}/end")
 
+    def ended_with(self, release_id: str, kind: type[Row]) -> bool:
+        """Return whether a release has ended with a row of this kind."""
+        end = self.end(release_id)
+        return end is not None and end.kind == kind.KIND
+
     def models(self) -> list[str]:
         """Return every model that has rows."""
         with self._begin() as connection:
             return list(connection.execute(sa.select(HEADS.c.model).order_by(HEADS.c.model)).scalars())
 
-    def record_look(
-        self, model: str, release_id: str, step: str, evidence: Mapping[str, Any], *, n: int | None = None
-    ) -> int:
-        """Keep what a judge saw; a second call with the same ``n`` changes nothing.
+    def record_look(self, model: str, release_id: str, step: str, evidence: Mapping[str, Any]) -> int:
+        """Keep the evidence of a look; return the number of the look in its step.
 
-        :param evidence: what JSON can hold
-        :param n: number of the look in its step; None: the next
-        :returns: the number
+        :param evidence: JSON
         """
         taken = sa.select(sa.func.coalesce(sa.func.max(LOOKS.c.n), 0) + 1).where(
             LOOKS.c.release_id == release_id, LOOKS.c.step == step
@@ -203,28 +199,26 @@ class Ledger:
         digest = json_digest(evidence)
         while True:
             with self._begin() as connection:
-                number = n if n is not None else int(connection.execute(taken).scalar_one())
+                number = int(connection.execute(taken).scalar_one())
                 fresh = insert(LOOKS).values(**row, n=number, digest=digest).on_conflict_do_nothing()
                 # Somebody else may have taken the next number at the same moment.
-                if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None or n is not None:
+                if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None:
                     return number
 
     def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[Look]:
         """Return the looks of a release, or of one of its steps, oldest first.
 
-        :param last: only so many, the newest
+        :param last: the newest ones, at most this many
         """
-        query = sa.select(LOOKS).where(LOOKS.c.release_id == release_id).order_by(LOOKS.c.id.desc())
+        query = sa.select(LOOKS).where(LOOKS.c.release_id == release_id).order_by(LOOKS.c.id.desc()).limit(last)
         if step is not None:
             query = query.where(LOOKS.c.step == step)
-        if last is not None:
-            query = query.limit(last)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [Look.model_validate(dict(row)) for row in reversed(rows)]
 
     def look_numbers(self, release_id: str, step: str, evidence: Mapping[str, Any]) -> list[int]:
-        """Return the numbers of the step's looks that saw exactly this."""
+        """Return the numbers of the step's looks that had exactly this evidence."""
         query = sa.select(LOOKS.c.n).where(
             LOOKS.c.release_id == release_id, LOOKS.c.step == step, LOOKS.c.digest == json_digest(evidence)
         )
@@ -232,17 +226,17 @@ class Ledger:
             return list(connection.execute(query.order_by(LOOKS.c.n)).scalars())
 
     def broken_links(self, model: str) -> list[int]:
-        """Return the ``seq`` of every row whose hash, or link to the row before, does not hold.
+        """Return the ``seq`` of every row whose hash, or link to the row before, is wrong.
 
-        Rows that are missing at the end show as the number that the next one was counted from.
+        If the newest rows are missing, the number of the last one that was written is among them.
         """
         with self._begin() as connection:
-            # Locked, so that no row is added between the two readings.
+            # Locked, so that no row is added between the two queries.
             head = _lock_head(connection, model)
-            rows = sa.select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.seq)
-            found = connection.execute(rows).mappings().all()
+            query = sa.select(ENTRIES).where(ENTRIES.c.model == model).order_by(ENTRIES.c.seq)
+            rows = connection.execute(query).mappings().all()
         broken, previous = [], ""
-        for entry in (Entry.model_validate(dict(row)) for row in found):
+        for entry in (Entry.model_validate(dict(row)) for row in rows):
             if entry.previous_hash != previous or entry_hash(entry.model_dump()) != entry.hash:
                 broken.append(entry.seq)
             previous = entry.hash
@@ -277,24 +271,22 @@ def _known(connection: sa.Connection, key: str) -> Entry | None:
     return None if row is None else Entry.model_validate(dict(row))
 
 
-def _append(
-    connection: sa.Connection, model: str, kind: str, payload: Mapping[str, Any], key: str, release_id: str | None
-) -> Entry:
+def _append(connection: sa.Connection, model: str, row: Row, key: str, release_id: str | None) -> Entry:
     head = _lock_head(connection, model)
     known = _known(connection, key)
     if known is not None:
         return known
-    row: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": model,
         "seq": head.seq + 1,
         "at": datetime.now(UTC),
-        "kind": kind,
+        "kind": row.KIND,
         "release_id": release_id,
         "key": key,
-        "payload": json.loads(json.dumps(payload, allow_nan=False)),
+        "payload": row.payload(),
         "previous_hash": head.hash,
     }
-    row["hash"] = entry_hash(row)
-    connection.execute(ENTRIES.insert().values(**row))
-    connection.execute(HEADS.update().where(HEADS.c.model == model).values(seq=row["seq"], hash=row["hash"]))
-    return Entry.model_validate(row)
+    values["hash"] = entry_hash(values)
+    connection.execute(ENTRIES.insert().values(**values))
+    connection.execute(HEADS.update().where(HEADS.c.model == model).values(seq=values["seq"], hash=values["hash"]))
+    return Entry.model_validate(values)

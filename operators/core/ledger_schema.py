@@ -1,4 +1,4 @@
-"""What the ledger's tables are, and what a row of them is and hashes to."""
+"""The ledger's tables, the types of their rows, and the hash of a row."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Entry(BaseModel):
 
 
 class Look(BaseModel):
-    """What a judge saw at one moment.
+    """The evidence of one look of the judge.
 
-    :param n: counts the looks of a step from 1
+    :param n: number of the look in its step, from 1
     :param digest: of the evidence, see `json_digest`
     """
 
@@ -93,8 +93,8 @@ def json_digest(value: Any) -> str:
 
 
 def entry_hash(entry: Mapping[str, Any]) -> str:
-    """Hash what a row says together with the hash of the row before (SHA-256 of canonical JSON)."""
-    said = [
+    """Return the SHA-256 of a row's fields and the hash of the row before, as canonical JSON."""
+    fields = [
         entry["model"],
         entry["seq"],
         entry["at"].astimezone(UTC).isoformat(),
@@ -104,4 +104,4 @@ def entry_hash(entry: Mapping[str, Any]) -> str:
         entry["payload"],
         entry["previous_hash"],
     ]
-    return json_digest(said)
+    return json_digest(fields)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from operators.core.errors import SpecError
+from operators.core.explain_error import Location, dotted, problems, suggestion
 from operators.core.settings import PROJECT_ROOT
 from operators.core.spec import ModelSpec, spec_type
 
 # The folder with models/, queries/ and expectations/: the project's own, or another one.
 INCLUDE = Path(os.environ.get("TAXIWAY_INCLUDE") or PROJECT_ROOT / "include")
-Path_ = tuple[str | int, ...]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a spec in a tenth of the time
 
 
@@ -54,16 +53,17 @@ def load_spec(path: Path, *, include: Path | None = None) -> ModelSpec:
     try:
         spec = kind.model_validate(document)
     except ValidationError as error:
-        raise SpecError("\n".join(_explain(path, lines, kind, error))) from None
-    problems = list(_references(spec, include or path.resolve().parent.parent))
-    if spec.name != path.stem:
-        problems.append((("name",), f"is {spec.name!r}, but the file is {path.name}; make the two the same"))
-    if problems:
-        raise SpecError("\n".join(_line(path, lines, loc, text) for loc, text in problems))
+        wrong = list(problems(error, kind))
+    else:
+        wrong = list(_references(spec, include or path.resolve().parent.parent))
+        if spec.name != path.stem:
+            wrong.append((("name",), f"is {spec.name!r}, but the file is {path.name}; make the two the same"))
+    if wrong:
+        raise SpecError("\n".join(_line(path, lines, loc, text) for loc, text in wrong))
     return spec
 
 
-def _read(path: Path) -> tuple[dict[Path_, int], Any]:
+def _read(path: Path) -> tuple[dict[Location, int], Any]:
     """Return where each key stands, and the document."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def _read(path: Path) -> tuple[dict[Path_, int], Any]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise SpecError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
-    lines: dict[Path_, int] = {}
+    lines: dict[Location, int] = {}
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -92,13 +92,13 @@ def _read(path: Path) -> tuple[dict[Path_, int], Any]:
     return lines, document
 
 
-def _locate(path: Path, node: yaml.Node, at: Path_, lines: dict[Path_, int]) -> None:
+def _locate(path: Path, node: yaml.Node, at: Location, lines: dict[Location, int]) -> None:
     lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*at, str(key.value))
             if here in lines:
-                raise SpecError(f"{path}:{key.start_mark.line + 1}: {_dotted(here)}: appears twice; keep one")
+                raise SpecError(f"{path}:{key.start_mark.line + 1}: {dotted(here)}: appears twice; keep one")
             lines[here] = key.start_mark.line + 1
             _locate(path, value, here, lines)
     elif isinstance(node, yaml.SequenceNode):
@@ -106,62 +106,17 @@ def _locate(path: Path, node: yaml.Node, at: Path_, lines: dict[Path_, int]) -> 
             _locate(path, value, (*at, index), lines)
 
 
-def _explain(path: Path, lines: dict[Path_, int], spec: type[ModelSpec], error: ValidationError) -> Iterable[str]:
-    problems = error.errors(include_url=False)
-    for problem in problems:
-        if problem["type"] == "too_short" and any(
-            p["loc"][:-1][: len(problem["loc"])] == problem["loc"] for p in problems
-        ):
-            continue  # pydantic counts only the items that passed
-        loc = tuple(part for part in problem["loc"] if part != "[key]")
-        text = _sentence(spec, problem["type"], problem["msg"], loc, problem["input"])
-        yield _line(path, lines, loc, text)
-
-
-def _sentence(spec: type[ModelSpec], kind: str, message: str, loc: Path_, value: object) -> str:
-    if kind == "extra_forbidden":
-        known = _keys_at(spec, loc[:-1])
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"unknown key; {hint}"
-    if kind == "missing":
-        return "is missing"
-    text = message.removeprefix("Value error, ").removeprefix("Input ").strip()
-    shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__
-    got = "" if shown in text or kind == "value_error" else f"; got {shown[:60]}"
-    return f"{text}{got}"
-
-
-def _keys_at(spec: type[ModelSpec], loc: Path_) -> list[str]:
-    """Return the keys that the spec knows at a place, by walking the models."""
-    model: Any = spec
-    for part in loc:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            by_key = {field.alias or name: field for name, field in model.model_fields.items()}
-            field = by_key.get(str(part))
-            model = field.annotation if field else None
-            if type(None) in get_args(model):  # optional
-                model = next((part for part in get_args(model) if part is not type(None)), None)
-        else:  # a step into dict[…] or tuple[…, ...]
-            arguments = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
-            model = arguments[0] if arguments else None
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [field.alias or name for name, field in model.model_fields.items()]
-    return []
-
-
-def _references(spec: ModelSpec, include: Path) -> Iterable[tuple[Path_, str]]:
+def _references(spec: ModelSpec, include: Path) -> Iterable[tuple[Location, str]]:
     for loc, relative in spec.files.items():
         if not (include / relative).is_file():
             near = sorted(p.relative_to(include).as_posix() for p in include.glob(f"*/*{Path(relative).suffix}"))
-            close = difflib.get_close_matches(relative, near, n=1, cutoff=0.4)
-            hint = f"did you mean {close[0]!r}?" if close else "paths are relative to include/"
-            yield loc, f"{relative!r} does not exist in {include}; {hint}"
+            meant = suggestion(relative, near, otherwise="paths are relative to include/", cutoff=0.4)
+            yield loc, f"{relative!r} does not exist in {include}; {meant}"
     for loc, function in spec.functions.items():
         for text in _entrypoint(function):
             yield loc, text
     drill = spec.release.drill
-    schedules: tuple[tuple[Path_, str | None], ...] = (
+    schedules: tuple[tuple[Location, str | None], ...] = (
         (("retraining", "schedule"), spec.retraining.schedule),
         (("release", "drill", "schedule"), drill.schedule if drill else None),
     )
@@ -180,14 +135,14 @@ def _entrypoint(entrypoint: str) -> Iterable[str]:
     """Check a ``module:function`` without importing it: it may need libraries that only the Ray image has."""
     module, function = entrypoint.split(":")
     try:
-        found = importlib.util.find_spec(module)
+        file = importlib.util.find_spec(module)
     except ModuleNotFoundError:
-        found = None
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        file = None
+    if file is None or file.origin is None or not file.origin.endswith(".py"):
         yield f"module {module!r} is not a Python file on the Python path"
         return
     try:
-        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        tree = ast.parse(Path(file.origin).read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         yield f"{module} is not valid Python: {error}"
         return
@@ -196,12 +151,8 @@ def _entrypoint(entrypoint: str) -> Iterable[str]:
         yield f"{module} has no function {function!r}; it has: {', '.join(functions)}"
 
 
-def _line(path: Path, lines: dict[Path_, int], loc: Path_, text: str) -> str:
+def _line(path: Path, lines: dict[Location, int], loc: Location, text: str) -> str:
     at = loc
     while at and at not in lines:
         at = at[:-1]
-    return f"{path}:{lines.get(at, 1)}: {_dotted(loc)}: {text}"
-
-
-def _dotted(loc: Path_) -> str:
-    return ".".join(str(part) for part in loc) or "(document)"
+    return f"{path}:{lines.get(at, 1)}: {dotted(loc)}: {text}"

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them: who belongs to the stack, proven, and how to end all of them."""
+"""Which processes belong to the stack, proven, and how to end all of them."""
 
 from __future__ import annotations
 
@@ -6,168 +6,108 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc")
+import psutil
+
 _KILL_TIMEOUT_S = 10.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@dataclass(frozen=True)
-class Process:
-    """One line of the process table. ``start`` (clock ticks since boot) tells a process from a later one of its number."""
-
-    pid: int
-    parent: int
-    start: int
-    zombie: bool
+def start_s(process: psutil.Process) -> float:
+    """Return when a process began, in seconds since boot: with the pid this names it, however the clock is set."""
+    return round(process.create_time() - psutil.boot_time(), 2)
 
 
-def read(pid: int) -> Process | None:
-    """Return one process, or None if it is gone."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, parent, *rest = text[text.rindex(")") + 2 :].split()
-    return Process(pid=pid, parent=int(parent), start=int(rest[17]), zombie=state in "ZX")
+def find(pid: int | None, start: float | None) -> psutil.Process | None:
+    """Return this very process, not a later one with its pid, if it still runs."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid) if pid and start else None
+        if process and start_s(process) == start and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
 
 
-def table() -> dict[int, Process]:
-    """Return all processes."""
-    found = (read(int(entry)) for entry in os.listdir(_PROC) if entry.isdecimal())
-    return {process.pid: process for process in found if process}
+def _every(*attributes: str) -> Iterator[psutil.Process]:
+    # psutil's cache keeps the program that a process had before `exec`, and leaves out one whose pid is used again.
+    psutil.process_iter.cache_clear()
+    yield from psutil.process_iter(attributes)
 
 
-def alive(pid: int, start: int) -> bool:
-    """Say whether this very process, not a later one with its number, still runs."""
-    process = read(pid)
-    return process is not None and process.start == start and not process.zombie
-
-
-def descendants(roots: Iterable[int], processes: dict[int, Process]) -> set[int]:
-    """Return the roots that exist and everything below them."""
+def descendants(roots: Iterable[int | None]) -> set[psutil.Process]:
+    """Return the roots that run and everything below them that runs: one look at all processes, however many roots."""
+    every = {process.pid: process for process in _every("ppid", "status")}
     children: dict[int, list[int]] = {}
-    for process in processes.values():
-        children.setdefault(process.parent, []).append(process.pid)
-    found: set[int] = set()
-    todo = [pid for pid in roots if pid in processes]
+    for process in every.values():
+        children.setdefault(process.info["ppid"], []).append(process.pid)
+    tree: set[int] = set()
+    todo = [pid for pid in roots if pid and pid in every]
     while todo:
         pid = todo.pop()
-        if pid not in found:
-            found.add(pid)
+        if pid not in tree:
+            tree.add(pid)
             todo.extend(children.get(pid, ()))
-    return found
+    return {every[pid] for pid in tree if every[pid].info["status"] != psutil.STATUS_ZOMBIE}
 
 
-def ancestors(pid: int, processes: dict[int, Process]) -> set[int]:
-    """Return a process and everything above it."""
-    found: set[int] = set()
-    while pid in processes and pid not in found:
-        found.add(pid)
-        pid = processes[pid].parent
-    return found
+def marked(name: str, value: str) -> Iterator[psutil.Process]:
+    """Return the processes whose environment has this variable. Another user's cannot be read: they are not ours."""
+    return (process for process in _every("environ") if (process.info["environ"] or {}).get(name) == value)
 
 
-def marked(entry: str, processes: dict[int, Process]) -> set[int]:
-    """Return the processes whose environment holds ``NAME=value``."""
-    wanted = entry.encode()
-    found = set()
-    for pid in processes:
-        with suppress(OSError):  # gone meanwhile, or another user's: then it is not ours
-            if wanted in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-                found.add(pid)
-    return found
-
-
-def inside(folders: Iterable[Path], programs: Iterable[str], processes: Iterable[int]) -> set[int]:
+def inside(folders: Iterable[Path], programs: Iterable[str]) -> Iterator[psutil.Process]:
     """Return the processes of these programs that work in these folders.
 
     For those that carry no marker: the edge is started with an empty environment, PostgreSQL writes over its own.
     """
     where, which = {str(folder) for folder in folders}, set(programs)
-    found = set()
-    for pid in processes:
-        with suppress(OSError):
-            program = os.path.basename(os.readlink(_PROC / str(pid) / "exe"))
-            if program in which and os.readlink(_PROC / str(pid) / "cwd") in where:
-                found.add(pid)
-    return found
+    for process in _every("exe", "cwd"):
+        if process.info["cwd"] in where and os.path.basename(process.info["exe"] or "") in which:
+            yield process
 
 
-def rss_bytes(pids: Iterable[int]) -> int:
+def rss_bytes(processes: Iterable[psutil.Process]) -> int:
     """Return the resident memory of several processes. Pages that they share are counted once for each."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = 0
-    for pid in pids:
-        with suppress(OSError):
-            total += int((_PROC / str(pid) / "statm").read_text().split()[1]) * page
-    return total
+    return _total(processes, lambda process: process.memory_info().rss)
 
 
-def pss_bytes(pids: Iterable[int]) -> int:
+def pss_bytes(processes: Iterable[psutil.Process]) -> int:
     """Return the memory of several processes with shared pages counted once: what ending them would free."""
+    return _total(processes, lambda process: process.memory_full_info().pss)
+
+
+def _total(processes: Iterable[psutil.Process], bytes_of: Callable[[psutil.Process], int]) -> int:
     total = 0
-    for pid in pids:
-        with suppress(OSError):
-            for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
+    for process in processes:
+        with suppress(psutil.Error):
+            total += bytes_of(process)
     return total
 
 
-def name(pid: int) -> str:
-    """Return the command line of a process, shortened, for a message."""
-    try:
-        text = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return "a process that ended"
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def signal_all(pids: Iterable[int], number: int) -> None:
+def signal_all(processes: Iterable[psutil.Process], number: int) -> None:
     """Send a signal to those that still exist."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
-def end_all(find: Callable[[], set[int]], *, grace_s: float) -> set[int]:
-    """End what ``find`` returns, asked anew until it returns nothing: SIGTERM once, then SIGKILL.
+def end_all(remaining: Callable[[], set[psutil.Process]], *, grace_s: float) -> set[int]:
+    """End what ``remaining`` returns, asked anew until it returns nothing: SIGTERM once, then SIGKILL.
 
-    :returns: those that even SIGKILL did not end in time
+    :returns: the pids that even SIGKILL did not end in time
     """
-    signal_all(find(), signal.SIGTERM)
+    signal_all(remaining(), signal.SIGTERM)
     started = time.monotonic()
-    while left := find():
+    while left := remaining():
         waited = time.monotonic() - started
         if waited > grace_s + _KILL_TIMEOUT_S:
-            return left
+            return {process.pid for process in left}
         if waited > grace_s:
             signal_all(left, signal.SIGKILL)
         time.sleep(0.05)
     return set()
-
-
-def holder(port: int) -> int | None:
-    """Return the process that listens on a TCP port, if /proc tells."""
-    inodes = set()
-    for source in ("tcp", "tcp6"):
-        with suppress(OSError):
-            for line in (_PROC / "net" / source).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
-                    inodes.add(f"socket:[{fields[9]}]")
-    for pid in table():
-        with suppress(OSError):
-            for descriptor in os.listdir(_PROC / str(pid) / "fd"):
-                with suppress(OSError):
-                    if os.readlink(_PROC / str(pid) / "fd" / descriptor) in inodes:
-                        return pid
-    return None
 
 
 def adopt_orphans() -> None:
@@ -179,4 +119,4 @@ def adopt_orphans() -> None:
 
 def boot_id() -> str:
     """Return what names this boot: start times are counted from it."""
-    return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -12,6 +12,8 @@ from pathlib import Path
 from operators.core.errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+# How long a service may be away before a task stops waiting for it.
+LONGEST_SILENCE_S = 60.0
 
 
 def setting(name: str, meaning: str) -> str:

@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from operators.core.durations import DurationS
 from operators.core.errors import SpecError
+from operators.core.frozen import Written
 from operators.core.spec_release import Release
 from operators.core.spec_training import Data, FeatureKind, Gate, Name, Training, Validation
 from operators.core.tasks import TASKS, Output, TaskName
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Serving(_Part):
+class Serving(Written):
     """What one version reserves on Ray Serve."""
 
     replicas: int = Field(1, ge=1, description="Number of replicas of each version.")
@@ -31,7 +28,7 @@ class Serving(_Part):
     )
 
 
-class PredictionLog(_Part):
+class PredictionLog(Written):
     """How often a replica writes its predictions to object storage."""
 
     flush_every_s: DurationS = Field(
@@ -42,7 +39,7 @@ class PredictionLog(_Part):
     )
 
 
-class Monitoring(_Part):
+class Monitoring(Written):
     """What is kept of the traffic."""
 
     prediction_log: PredictionLog = Field(
@@ -50,7 +47,7 @@ class Monitoring(_Part):
     )
 
 
-class Retraining(_Part):
+class Retraining(Written):
     """When training runs by itself."""
 
     schedule: str | None = Field(
@@ -71,7 +68,7 @@ class Retraining(_Part):
         return self
 
 
-class ModelSpec(_Part):
+class ModelSpec(Written):
     """A model's whole life: what every kind of model shares. `operators.core.loader.load_spec` reads one from YAML.
 
     A kind of model is a subclass, and stands in `KINDS`. Only the code that must know the kind names the subclass.

@@ -60,7 +60,7 @@ class Slow(_Part):
     )
 
 
-class Labels(_Part):
+class LabelsGuard(_Part):
     """Guard on right and wrong, for requests that the shadow and stable both answered, once the label arrives."""
 
     margin_pct: float = Field(1.0, gt=0, le=100, description="Percentage points of accuracy that may be lost.")
@@ -187,7 +187,7 @@ class Judge(_Part):
     )
     failures: Failures | None = Field(Failures(), description="Guard on failures. `null` turns it off.")
     slow: Slow | None = Field(Slow(), description="Guard on slow answers. `null` turns it off.")
-    labels: Labels | None = Field(
+    labels: LabelsGuard | None = Field(
         None, description="Guard on right and wrong answers, once labels arrive. It needs `shadow`."
     )
     loss: Loss | None = Field(

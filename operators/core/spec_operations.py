@@ -8,20 +8,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from operators.core.durations import DurationS
+from operators.core.frozen import Written
 
 Moment = Literal["start", "step", "pause", "rolled_back", "promoted"]
 Fault = Literal["bad_canary", "dead_controller", "dead_agent", "dead_replica"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Approval(_Part):
+class Approval(Written):
     """Who says yes before a version is promoted."""
 
     mode: Literal["automatic", "manual", "ask"] = Field(
@@ -44,7 +41,7 @@ class Approval(_Part):
     )
 
 
-class Freeze(_Part):
+class Freeze(Written):
     """A recurring time in which no release begins and none takes its next step. A rollback is always allowed."""
 
     start: str = Field(
@@ -56,7 +53,7 @@ class Freeze(_Part):
     reason: str = Field("", description="Why releases are frozen. A release that waits shows it.")
 
 
-class Outage(_Part):
+class Outage(Written):
     """A single freeze with dates. A rollback is always allowed."""
 
     begin: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)] = (
@@ -76,7 +73,7 @@ class Outage(_Part):
         return self
 
 
-class Notify(_Part):
+class Notify(Written):
     """A message to people or to another system, sent by one of Airflow's notifiers."""
 
     when: tuple[Moment, ...] = Field(
@@ -94,7 +91,7 @@ class Notify(_Part):
     to: str = Field("", description="For `smtp` the addresses, separated by commas; for `slack` the channel.")
 
 
-class Drill(_Part):
+class Drill(Written):
     """Practice: a release of a copy of the model is broken on purpose, to see that its callers would be safe."""
 
     schedule: str = Field(

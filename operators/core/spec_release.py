@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from operators.core.durations import DurationS
+from operators.core.frozen import Written
 from operators.core.spec_judge import Judge
 from operators.core.spec_operations import Approval, Drill, Freeze, Notify, Outage
 from operators.core.traffic import Unit
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+CONTROL_BP = 100  # the share of the old version while a promotion is watched, in basis points: 1 %
 
 
-class Step(_Part):
+class Step(Written):
     """One step of a canary."""
 
     weight_pct: float = Field(
@@ -38,7 +37,7 @@ class Step(_Part):
         return round(self.weight_pct * 100)
 
 
-class Shadow(_Part):
+class Shadow(Written):
     """Before the first step: live requests are copied to the new version, and no caller sees its answers."""
 
     sample_pct: float = Field(ge=0.01, le=100, description="Share of the units whose requests are copied.")
@@ -56,7 +55,7 @@ class Shadow(_Part):
     )
 
 
-class Release(_Part):
+class Release(Written):
     """How a version gets the traffic."""
 
     steps: tuple[Step, ...] = Field(

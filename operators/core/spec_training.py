@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from operators.core.durations import DurationS
+from operators.core.frozen import Written
 from operators.core.tasks import Metric
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -15,11 +16,7 @@ FeatureKind = Literal["category", "number", "integer", "boolean", "category?", "
 Parameter = bool | int | float | str
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Table(_Part):
+class Table(Written):
     """One raw table: a Parquet file or folder, and the column with the time of each row."""
 
     source: str = Field(
@@ -32,7 +29,7 @@ class Table(_Part):
     )
 
 
-class Data(_Part):
+class Data(Written):
     """What the model learns from."""
 
     tables: dict[Name, Table] = Field(
@@ -70,7 +67,7 @@ class Data(_Part):
         return self
 
 
-class Validation(_Part):
+class Validation(Written):
     """Which expectations the data must meet."""
 
     suite: str = Field(
@@ -78,7 +75,7 @@ class Validation(_Part):
     )
 
 
-class Scaling(_Part):
+class Scaling(Written):
     """What training reserves on Ray."""
 
     workers: int = Field(
@@ -88,7 +85,7 @@ class Scaling(_Part):
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each worker reserves.")
 
 
-class Training(_Part):
+class Training(Written):
     """The code that trains, and what it runs on."""
 
     entrypoint: str = Field(
@@ -113,14 +110,14 @@ class Training(_Part):
     )
 
 
-class Bounds(_Part):
+class Bounds(Written):
     """Absolute limits of one metric."""
 
     min: float | None = Field(None, description="The gate refuses a candidate whose metric is below this value.")
     max: float | None = Field(None, description="The gate refuses a candidate whose metric is above this value.")
 
 
-class Gate(_Part):
+class Gate(Written):
     """What a candidate must show on the holdout before any caller meets it."""
 
     metric: Metric = Field(description="Metric by which the candidate is compared with the champion, on the same rows.")

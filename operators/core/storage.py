@@ -147,9 +147,9 @@ class Storage:
 
         path = self._path(prefix) if prefix else self._inside
         with self._calling("list", prefix):
-            found = [item["path"] for chunk in obstore.list(self._store, prefix=path or None) for item in chunk]
+            keys = [item["path"] for chunk in obstore.list(self._store, prefix=path or None) for item in chunk]
         cut = len(self._inside) + 1 if self._inside else 0
-        return sorted(key[cut:] for key in found)
+        return sorted(key[cut:] for key in keys)
 
     def delete(self, key: str) -> None:
         """Delete an object; that there is none is no error."""

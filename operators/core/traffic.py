@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_serializer, model_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_serializer, model_validator
+
+from operators.core.frozen import Exact, Frozen
 
 ALL_BP = 10_000
 MODEL_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -21,16 +23,12 @@ BasisPoints = Annotated[int, Field(ge=0, le=ALL_BP)]
 Status = Literal["NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED", "RUNNING", "UNHEALTHY", "DELETING"]
 
 
-class Answer(BaseModel):
+class Answer(Frozen):
     """Base of what is answered: keys of a newer agent are ignored."""
 
-    model_config = ConfigDict(frozen=True)
 
-
-class Closed(BaseModel):
+class Closed(Exact):
     """Base of what is asked: an unknown key is an error, so that a misspelt one is not ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 # ---------------------------------------------------------------------- routes

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from operators.core.errors import ServiceError, TaxiwayError
+from operators.core.rows import VerdictRow, WeightSetRow, read
 from operators.core.settings import Settings
 from operators.core.spec import PredictionSpec
 from operators.demo.airflow import Airflow
 from operators.demo.callers import Tally, Traffic
 from operators.demo.view import View
 from operators.registry.client import CHAMPION
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
 
 _RUN_TIMEOUT_S = 600.0
 _EVENT_TIMEOUT_S = 60.0
@@ -52,7 +53,7 @@ class Play:
         self.airflow = airflow
         self.view = view
         self.env = dict(env)
-        self.controller = Controller(spec.name, Settings.load())
+        self.model_traffic = ModelTraffic(spec.name, Settings.load())
         self.traffic: Traffic | None = None
         self.acts: list[Act] = []
 
@@ -65,8 +66,8 @@ class Play:
 
         :raises ServiceError: they name different ones
         """
-        alias = self.controller.registry.alias(self.spec.name, CHAMPION)
-        route = self.controller.agent.route(self.spec.name)
+        alias = self.model_traffic.registry.alias(self.spec.name, CHAMPION)
+        route = self.model_traffic.agent.route(self.spec.name)
         named, routed = alias.version if alias else None, route.stable if route else None
         if named != routed:
             raise ServiceError(f"the registry's champion is {named}, the edge's stable is {routed}")
@@ -88,20 +89,21 @@ class Play:
         page.ok = page.outcome == expected
         page.seconds = round((datetime.now(UTC) - began).total_seconds(), 1)
         page.requests = self.tally().since(before)
-        for entry in self.controller.ledger.entries(self.spec.name):
+        for entry in self.model_traffic.ledger.entries(self.spec.name):
             if entry.at < began:
                 continue
             at = {"at": entry.at.isoformat(timespec="milliseconds")}
-            if entry.kind == "weight_set":
-                page.weights.append(at | entry.payload)
-            elif entry.kind == "verdict":
-                page.verdicts.append(at | {"step": entry.payload["step"]} | entry.payload["judgement"])
+            row = read(entry)
+            if isinstance(row, WeightSetRow):
+                page.weights.append(at | row.payload())
+            elif isinstance(row, VerdictRow):
+                page.verdicts.append(at | {"step": row.step} | row.judgement)
         self.view.event(f"{page.outcome} ({page.seconds:.0f} s)", style="green" if page.ok else "red")
 
     def report(self, seconds: float) -> dict[str, Any]:
         """Return the whole report."""
         total = self.tally()
-        chain = self.controller.ledger.broken_links(self.spec.name)
+        chain = self.model_traffic.ledger.broken_links(self.spec.name)
         return {
             "model": self.spec.name,
             "ok": all(act.ok for act in self.acts) and total.failed == 0 and not chain,
@@ -145,9 +147,9 @@ class Play:
             beside = "no champion yet" if value["champion"] is None else f"champion {value['champion']:.4f}"
             return f", {value['metric']} {value['challenger']:.4f} ({beside})"
         if task.startswith("canary_"):
-            verdicts = self.controller.ledger.entries(self.spec.name, kind="verdict")
-            mine = [e.payload for e in verdicts if e.payload["step"] == task and f"/{run_id}#" in e.key]
-            return f", {mine[-1]['judgement']['outcome']}: {mine[-1]['judgement']['reason']}" if mine else ""
+            verdicts = self.model_traffic.ledger.entries(self.spec.name, kind=VerdictRow.KIND)
+            mine = [VerdictRow.of(e) for e in verdicts if e.payload["step"] == task and f"/{run_id}#" in e.key]
+            return f", {mine[-1].outcome}: {mine[-1].reason}" if mine else ""
         if task == "register" and isinstance(value, dict):
             return f", version {value['version']}"
         return ""

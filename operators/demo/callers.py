@@ -97,9 +97,9 @@ class Traffic:
             async with session.post(self._url, data=body, headers=headers) as response:
                 version = response.headers.get("X-Taxiway-Version", "")
                 arm = response.headers.get("X-Taxiway-Arm", "")
-                said = await response.text()
-                problem = None if response.status == 200 else f"{response.status} of {arm} {version}: {said[:200]}"
-                if problem is None and (answered := json.loads(said))["model_version"] != version:
+                text = await response.text()
+                problem = None if response.status == 200 else f"{response.status} of {arm} {version}: {text[:200]}"
+                if problem is None and (answered := json.loads(text))["model_version"] != version:
                     problem = f"version {answered['model_version']} answered, the edge says {version}"
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
             problem, version, arm = f"{type(error).__name__}: {error}", "", ""

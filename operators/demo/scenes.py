@@ -11,6 +11,7 @@ from typing import Any
 from operators.core.dataset import Window, build, snapshot
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
+from operators.core.rows import ReleaseStartedRow, RolledBackRow, VerdictRow
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.demo.acts import Act, Play
@@ -18,6 +19,7 @@ from operators.demo.callers import Traffic
 from operators.demo.seed import damage, seed_flights
 from operators.judge.evidence import Outcome
 from operators.registry.client import CHALLENGER, CHAMPION
+from operators.rollout.manual_moves import ManualMoves
 from ray_jobs.serve.protocol import write_request
 
 DAMAGES = ("renamed_column", "distance_in_metres", "half_weather")
@@ -31,7 +33,7 @@ def set_the_stage(play: Play) -> None:
         if count := play.airflow.end_runs(dag_id):
             play.view.event(f"ended {count} unfinished runs of {dag_id}")
     seed_flights(Storage.from_url(storage_url()), months=range(1, 5))
-    if play.controller.withdraw("demo", "a new demo begins"):
+    if ManualMoves(play.model_traffic).withdraw("demo", "a new demo begins"):
         play.view.event("took the champion of an earlier run out of the traffic; its versions stay in the registry")
 
 
@@ -78,17 +80,17 @@ def faulty_version(play: Play, act: Act, version: str) -> str:
     """Release a version that passes its smoke test and breaks under traffic."""
     state, tasks, run_id = play.follow(f"{play.spec.name}.release", conf={"version": version})
     act.details = {"release": run_id, "version": version, "tasks": tasks}
-    ends = [e.kind for e in play.controller.ledger.entries(play.spec.name, release_id=_release_id(play, run_id))]
-    route = play.controller.agent.route(play.spec.name)
-    judged = any(v.payload["judgement"]["outcome"] == Outcome.FAILED for v in _verdicts(play, run_id))
-    if state == "failed" and judged and ends[-1] == "rolled_back" and route is not None and route.canary is None:
+    ends = [e.kind for e in play.model_traffic.ledger.entries(play.spec.name, release_id=_release_id(play, run_id))]
+    route = play.model_traffic.agent.route(play.spec.name)
+    judged = any(verdict.outcome == Outcome.FAILED for verdict in _verdicts(play, run_id))
+    if state == "failed" and judged and ends[-1] == RolledBackRow.KIND and route is not None and route.canary is None:
         return "rolled back"
     return f"the release ended {state}, the ledger's last row is {ends[-1:]}, tasks: {tasks}"
 
 
 def damaged_month(play: Play, act: Act) -> str:
     """Train on a month with a renamed column, an impossible unit and half of the weather gone."""
-    registry = play.controller.registry
+    registry = play.model_traffic.registry
     before = [v.version for v in registry.versions(play.spec.name)]
     address = damage(Storage.from_url(storage_url()), _DAMAGED_MONTH, DAMAGES)
     sources = {name: f"{address}/{name}" for name in play.spec.data.tables}
@@ -113,10 +115,10 @@ def _train_and_release(play: Play, act: Act, as_of: str) -> str:
     act.details = {"train": run_id, "tasks": tasks}
     if state != "success":
         return f"training ended {state}, tasks: {tasks}"
-    challenger = play.controller.registry.alias(play.spec.name, CHALLENGER)
+    challenger = play.model_traffic.registry.alias(play.spec.name, CHALLENGER)
     state, tasks, run_id = play.follow(f"{play.spec.name}.release", since=since)
     act.details |= {"release": run_id, "release_tasks": tasks}
-    champion = play.controller.registry.alias(play.spec.name, CHAMPION)
+    champion = play.model_traffic.registry.alias(play.spec.name, CHAMPION)
     if state == "success" and champion is not None and (challenger is None or challenger.version == champion.version):
         return "promoted"
     return f"the release ended {state}, tasks: {tasks}"
@@ -125,7 +127,7 @@ def _train_and_release(play: Play, act: Act, as_of: str) -> str:
 def _release_id(play: Play, run_id: str) -> str:
     mine = [
         e.release_id
-        for e in play.controller.ledger.entries(play.spec.name, kind="release_started")
+        for e in play.model_traffic.ledger.entries(play.spec.name, kind=ReleaseStartedRow.KIND)
         if e.release_id and e.release_id.startswith(f"{play.spec.name}/{run_id}#")
     ]
     if not mine:
@@ -133,5 +135,5 @@ def _release_id(play: Play, run_id: str) -> str:
     return mine[-1]
 
 
-def _verdicts(play: Play, run_id: str) -> list[Any]:
-    return play.controller.ledger.entries(play.spec.name, release_id=_release_id(play, run_id), kind="verdict")
+def _verdicts(play: Play, run_id: str) -> list[VerdictRow]:
+    return play.model_traffic.ledger.rows(VerdictRow, play.spec.name, release_id=_release_id(play, run_id))

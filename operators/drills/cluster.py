@@ -1,6 +1,6 @@
-"""The drill's hand on the cluster: `ray_jobs.drill`, started as a Ray job under ids of our choice.
+"""What a drill does on the cluster: `ray_jobs.drill`, started as a Ray job under ids of our choice.
 
-What a drill kills is on some node of the cluster, not where Airflow runs.
+The processes that a drill kills are on some node of the cluster, not where Airflow runs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from operators.drills.record import Drill
 
 Deed = Literal["log_faulty", "kill_agent", "kill_replicas"]
 _DEEDS: tuple[Deed, ...] = ("log_faulty", "kill_agent", "kill_replicas")
-_LOOK_S = 0.25
+_POLL_S = 0.25
 _JOB_S = 180.0
 
 
 class Cluster:
-    """What one drill does on the cluster, each deed once."""
+    """The faults of one drill on the cluster, each caused once."""
 
     def __init__(self, drill: Drill) -> None:
         self._id = json_digest(drill.drill_id)[:16]
@@ -32,7 +32,7 @@ class Cluster:
         self._storage = Storage.from_url(storage_url())
 
     def start(self, deed: Deed, **given: Any) -> None:
-        """Begin; a deed that has begun already is left alone."""
+        """Start the job; if it has started already, this changes nothing."""
         key = self._key(deed)
         self._storage.put_bytes(f"{key}/input.json", json.dumps({"do": deed, **given}).encode())
         # Brings `ray_jobs` to a cluster that does not have it.
@@ -42,7 +42,7 @@ class Cluster:
     def struck_at(self, deed: Deed) -> float | None:
         """Return when the first process was killed, in unix seconds; None: not yet.
 
-        :raises ServiceError: the job has ended without it
+        :raises ServiceError: the job has ended without killing one
         """
         key = f"{self._key(deed)}/fault.json"
         over = self._over(deed)
@@ -53,7 +53,7 @@ class Cluster:
         return float(json.loads(self._storage.get_bytes(key))["at"])
 
     def result(self, deed: Deed) -> dict[str, Any]:
-        """Wait for a deed, and return what came of it.
+        """Wait for the end of a job, and return its result.
 
         :raises ServiceError: it failed, or takes too long
         """
@@ -64,16 +64,16 @@ class Cluster:
                 return dict(json.loads(self._storage.get_bytes(key)))
             if over:
                 raise ServiceError(f"{deed} failed: {over}")
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         raise ServiceError(f"{deed} has not ended within {_JOB_S:.0f} s; see job {self._job(deed)} in Ray's dashboard")
 
     def stop(self) -> None:
-        """End what is under way."""
+        """Stop the jobs that are under way."""
         for deed in _DEEDS:
             self._jobs.stop(self._job(deed))
 
     def _over(self, deed: Deed) -> str:
-        """Return how a job has ended, in words; empty: it has not."""
+        """Return how a job has ended, in words; empty: it is under way."""
         job = self._jobs.get(self._job(deed))
         if job is None:
             return f"Ray has lost job {self._job(deed)}"

@@ -1,4 +1,4 @@
-"""The callers of a drill: real rows at a steady rate, each from a caller of its own."""
+"""The callers of a drill: they send real rows at a steady rate, each as a caller of its own."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import httpx
 
 RATE_PER_S = 20.0
 _TIMEOUT_S = 10.0
-_MOST_S = 300.0  # whatever becomes of the drill, its load ends
+_MOST_S = 300.0  # the load ends, even if the drill hangs
 _SHOWN = 5
-_GIVEN = ("canary", "fallback")  # arms of requests that were the canary's to answer
+_CANARYS = ("canary", "fallback")  # arms of requests that the edge sent to the canary
 
 
 @dataclass
 class Tally:
     """What the callers of the copy got.
 
-    :param canary: when each request was sent that the canary was given, unix seconds
-    :param stable: the same, for those that stable was given
+    :param canary: when each request was sent that went to the canary, unix seconds
+    :param stable: the same, for stable
     """
 
     sent: int = 0
@@ -37,7 +37,7 @@ class Tally:
 
 
 def single_rows(body: bytes) -> list[bytes]:
-    """Take a request of many rows apart.
+    """Split a request of many rows.
 
     :param body: an Open Inference V2 request
     :returns: requests of one row each
@@ -55,7 +55,7 @@ class Load:
 
     :param url: the model's endpoint at the edge, up to ``/infer``
     :param bodies: requests; starts over at the end
-    :param token: where the edge asks its callers for one
+    :param token: for an edge that asks its callers for one
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Load:
         self._bodies = bodies
         self._rate_per_s = rate_per_s
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-        self._units = uuid.uuid4().hex[:8]  # callers that no earlier drill has counted
+        self._units = uuid.uuid4().hex[:8]  # callers that no earlier drill has used
 
     async def __aenter__(self) -> Self:
         # No second try of a connection: a caller might not make one.
@@ -108,6 +108,6 @@ class Load:
                 tally.failures.append(problem)
         elif arm == "stable":
             tally.stable.append(at)
-        if arm in _GIVEN:
+        if arm in _CANARYS:
             tally.canary.append(at)
             tally.fallbacks += arm == "fallback"

@@ -17,17 +17,17 @@ from operators.core.loader import load_specs
 from operators.core.spec import ModelSpec
 from operators.core.spec_operations import FAULTS
 from operators.rollout.notifiers import tell
-from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
+from operators.rollout.operators import DEPLOY_TIMEOUT_S, release_moves_of, require_running
 from operators.rollout.triggers import DeployTrigger
 
 if TYPE_CHECKING:
     from operators.core.ledger import Ledger
     from operators.drills.record import Drill
-    from operators.rollout.controller import Controller
+    from operators.rollout.model_traffic import ModelTraffic
 
 
 def alive(context: Any) -> Callable[[Drill], bool]:
-    """Return what asks Airflow whether the run of a drill is under way; one that nobody knows is not."""
+    """Return a function that asks Airflow whether the run of a drill is under way."""
 
     def ask(drill: Drill) -> bool:
         under_way = ["queued", "running"]
@@ -72,30 +72,30 @@ class ClaimDrillOperator(BaseOperator):
         spec_of(self.model)
         chosen = [fault for fault in FAULTS if fault in self.faults]
         if len(chosen) != len(set(self.faults)) or not chosen:
-            raise AirflowFailException(f"{list(self.faults)} are no faults; there are: {', '.join(FAULTS)}")
-        controller = controller_of(self.model)
-        drills = Drills(controller.ledger, self.model)
+            raise AirflowFailException(f"unknown fault in {list(self.faults)}; the faults are: {', '.join(FAULTS)}")
+        traffic = _traffic(self.model)
+        drills = Drills(traffic.ledger, self.model)
         try:
-            found = copies.original(controller)
+            original = copies.original(traffic)
             fault = longest_ago(chosen, drills.faults())
             name = copy_name(self.model)
-            copy = controller_of(name)
+            copy = _traffic(name)
             copies.require_ours(copy)
             if fault == "dead_agent":
-                require_quiet(controller, name)
+                require_quiet(traffic, name)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
         run = {"dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
-        for mine in drills.unfinished():  # of a try, or a run, that was cleared or killed
+        for mine in drills.unfinished():  # an earlier try of this run that was cleared or killed
             if {"dag_id": mine.dag_id, "run_id": mine.run_id} == run:
                 copies.clean_up(copy, drills, mine, _storage(), by="the same run, started again")
         drill = drills.start(self.model, name, fault, **run)
         self._clear_the_way(drills, drill, copy, alive(context))
-        self.log.info("%s: %s of %s, a copy of version %s", drill.drill_id, fault, name, found.version)
-        return {"drill": drill.model_dump(mode="json"), "original": found.model_dump(mode="json")}
+        self.log.info("%s: %s of %s, a copy of version %s", drill.drill_id, fault, name, original.version)
+        return {"drill": drill.model_dump(mode="json"), "original": original.model_dump(mode="json")}
 
-    def _clear_the_way(self, drills: Any, drill: Drill, copy: Controller, is_alive: Callable[[Drill], bool]) -> None:
-        """End what earlier drills have left; step back from one that is under way."""
+    def _clear_the_way(self, drills: Any, drill: Drill, copy: ModelTraffic, is_alive: Callable[[Drill], bool]) -> None:
+        """Clean up after earlier drills; give way to one that is under way."""
         from operators.drills import copies
 
         storage = _storage()
@@ -112,7 +112,15 @@ class ClaimDrillOperator(BaseOperator):
         copies.remove(copy, storage)
 
 
-class PrepareDrillOperator(BaseOperator):
+class _OfClaim(BaseOperator):
+    template_fields: Sequence[str] = ("claimed",)
+
+    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.claimed = claimed
+
+
+class PrepareDrillOperator(_OfClaim):
     """Create the copy: deploy both of its versions, and give one of them the traffic.
 
     For a bad canary the task keeps its worker for a quarter of a minute, while the cluster logs the faulty model. It
@@ -122,20 +130,14 @@ class PrepareDrillOperator(BaseOperator):
     :returns: the copy
     """
 
-    template_fields: Sequence[str] = ("claimed",)
-
-    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claimed = claimed
-
     def execute(self, context: Any) -> None:
-        """Begin to deploy; a try that was killed is taken away first."""
+        """Begin to deploy; what a killed try has left is removed first."""
         from operators.drills import copies
         from operators.drills.cluster import Cluster
         from operators.drills.record import Drill
 
         drill = Drill.model_validate(self.claimed["drill"])
-        copy = controller_of(drill.copy_name)
+        copy = _traffic(drill.copy_name)
         copies.remove(copy, _storage())
         original = copies.Original.model_validate(self.claimed["original"])
         cast = copies.register(copy, Cluster(drill), drill, original)
@@ -146,9 +148,7 @@ class PrepareDrillOperator(BaseOperator):
         trigger = DeployTrigger(model=cast["drill"]["copy_name"], version=versions[0], deadline=deadline)
         self.defer(trigger=trigger, method_name="resume", kwargs={"cast": cast, "versions": versions})
 
-    def resume(
-        self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]
-    ) -> dict[str, Any]:
+    def resume(self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]) -> Any:
         """Wait for the other version; then give the first one the traffic."""
         from operators.drills.copies import Cast
 
@@ -156,7 +156,7 @@ class PrepareDrillOperator(BaseOperator):
         if versions[1:]:
             self._wait(cast, versions[1:])
         made = Cast.model_validate(cast)
-        copy = controller_of(made.drill.copy_name)
+        copy = release_moves_of(made.drill.copy_name)
         begun = copy.begin(f"{made.drill.drill_id}/stable", copy.registry.version(copy.model, made.stable))
         copy.promote(begun.release_id, made.stable, begun.stable, made.spec)
         return cast
@@ -186,43 +186,37 @@ class DrillOperator(BaseOperator):
         from operators.drills.cluster import Cluster
         from operators.drills.copies import Cast
         from operators.drills.load_generator import Load, single_rows
-        from operators.drills.policy import limits, problems
+        from operators.drills.policy import pass_criteria, problems
         from operators.drills.record import Drills
         from operators.drills.scene import Scene, endpoint
 
         cast = Cast.model_validate(self.cast)
-        drill, held = cast.drill, limits(cast.drill.fault)
+        drill, criteria = cast.drill, pass_criteria(cast.drill.fault)
         bodies = single_rows(_storage().get_bytes(cast.original.smoke_key))
-        token = os.environ.get("TAXIWAY_DRILL_TOKEN")  # where the edge asks its callers for one
+        token = os.environ.get("TAXIWAY_DRILL_TOKEN")  # for an edge that asks its callers for one
         load = Load(endpoint(Settings.load().edge_url, drill.copy_name), bodies, token=token)
-        scene = Scene(cast, controller_of(drill.copy_name), Cluster(drill), load, self.log)
-        drills = Drills(controller_of(drill.model).ledger, drill.model)
-        about = {"version": cast.original.version, "stable": cast.stable, "canary": cast.canary}
-        facts = {**about, "limits": held.model_dump()}
+        scene = Scene(cast, release_moves_of(drill.copy_name), Cluster(drill), load, self.log)
+        drills = Drills(_traffic(drill.model).ledger, drill.model)
+        versions = {"version": cast.original.version, "stable": cast.stable, "canary": cast.canary}
+        facts = {**versions, "limits": criteria.model_dump()}
         try:
             seen = asyncio.run(scene.play())
         except TaxiwayError as error:
             drills.record(drill, passed=False, problems=[str(error)], facts=facts)
             raise AirflowFailException(str(error)) from error
-        wrong = problems(drill.fault, seen, held)
+        wrong = problems(drill.fault, seen, criteria)
         row = drills.record(drill, passed=not wrong, problems=wrong, facts={**facts, **seen.model_dump(mode="json")})
-        self.log.info("%s: %s", drill.fault, row.payload)
+        self.log.info("%s: %s", drill.fault, row.payload())
         if wrong:
             raise AirflowFailException(f"{drill.fault}: {'; '.join(wrong)}")
-        return row.payload
+        return row.payload()
 
 
-class CleanUpDrillOperator(BaseOperator):
+class CleanUpDrillOperator(_OfClaim):
     """Remove the copy, whatever the drill's result, and notify of a drill that failed.
 
     :param claimed: what `ClaimDrillOperator` returned (templated)
     """
-
-    template_fields: Sequence[str] = ("claimed",)
-
-    def __init__(self, *, claimed: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.claimed = claimed
 
     def execute(self, context: Any) -> None:
         """Remove the copy, record that, and notify if the drill has failed."""
@@ -230,52 +224,74 @@ class CleanUpDrillOperator(BaseOperator):
         from operators.drills.record import Drill, Drills
 
         drill = Drill.model_validate(self.claimed["drill"])
-        drills = Drills(controller_of(drill.model).ledger, drill.model)
-        result = copies.clean_up(controller_of(drill.copy_name), drills, drill, _storage(), by=drill.drill_id)
-        if not result["passed"]:
-            text = f"the drill {drill.fault} failed: {'; '.join(map(str, result['problems']))}"  # type: ignore[call-overload]
+        drills = Drills(_traffic(drill.model).ledger, drill.model)
+        result = copies.clean_up(_traffic(drill.copy_name), drills, drill, _storage(), by=drill.drill_id)
+        if not result.passed:
+            text = f"the drill {drill.fault} failed: {'; '.join(result.problems)}"
             tell(spec_of(drill.model), "rolled_back", text, context, drill=drill.drill_id, fault=drill.fault)
 
 
-def drill_copies(ledger: Ledger) -> dict[str, list[Drill]]:
-    """Return every name that a copy has had, with its drills that have left something behind or are under way."""
-    from operators.drills.record import STARTED, Drills, drill_of
+class RemoveDrillCopiesOperator(BaseOperator):
+    """Remove the copies of drills that were killed. Drills that are under way are left alone.
 
-    found: dict[str, list[Drill]] = {drill_of(row).copy_name: [] for row in ledger.entries(kind=STARTED)}
-    for drill in Drills(ledger).unfinished():
-        found[drill.copy_name].append(drill)
-    return found
-
-
-def clean_up_after_drills(ledger: Ledger, drills: Sequence[Drill], context: Any) -> dict[str, list[str]]:
-    """Take away the copies of drills that have died; leave those that are under way alone.
-
-    :returns: what was done, by the copy's name
+    :param model: name of one copy; empty for all (templated)
+    :returns: by the copy's name, what was done
+    :raises AirflowFailException: a copy could not be removed
     """
-    from operators.drills import copies
-    from operators.drills.record import Drills
 
-    is_alive = alive(context)
-    if any(is_alive(drill) for drill in drills):
-        return {}
-    done: dict[str, list[str]] = {}
-    for drill in drills:
-        copies.clean_up(controller_of(drill.copy_name), Drills(ledger, drill.model), drill, _storage(), by="reconcile")
-        done.setdefault(drill.copy_name, []).append(f"clean up after the drill {drill.fault}")
-    return done
+    template_fields: Sequence[str] = ("model",)
+
+    def __init__(self, *, model: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+
+    def execute(self, context: Any) -> dict[str, list[str]]:
+        """Clean up after one copy's drills after another; one that fails does not keep the others waiting."""
+        from operators.drills import copies
+        from operators.drills.record import Drills
+
+        ledger, is_alive = _ledger(), alive(context)
+        unfinished: dict[str, list[Drill]] = {}
+        for drill in Drills(ledger).unfinished():
+            unfinished.setdefault(drill.copy_name, []).append(drill)
+        done: dict[str, list[str]] = {}
+        problems: list[str] = []
+        for name, drills in unfinished.items():
+            if self.model not in ("", name) or any(map(is_alive, drills)):
+                continue
+            try:
+                for drill in drills:
+                    copies.clean_up(_traffic(name), Drills(ledger, drill.model), drill, _storage(), by="reconcile")
+                    done.setdefault(name, []).append(f"clean up after the drill {drill.fault}")
+            except TaxiwayError as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            raise AirflowFailException("; ".join(problems))
+        return done
 
 
-def require_quiet(controller: Controller, copy_name: str) -> None:
-    """Keep the one agent alive that a release of some model needs now.
+def require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
+    """Do nothing, unless a release needs the agent now: all models share it.
 
-    :raises RejectedError: one is under way
+    :raises RejectedError: a release is under way
     """
-    routes = controller.agent.routes()
+    routes = traffic.agent.routes()
     busy = [model for model, route in routes.items() if (route.weight_now_bp or route.shadow) and model != copy_name]
     if busy:
         raise RejectedError(
-            f"a release of {busy[0]} is under way, and all models have one agent; drill dead_agent after it"
+            f"a release of {busy[0]} is under way, and there is one agent for all; drill dead_agent later"
         )
+
+
+def _traffic(model: str) -> ModelTraffic:
+    return release_moves_of(model).traffic
+
+
+def _ledger() -> Ledger:
+    from operators.core.ledger import Ledger
+    from operators.core.settings import Settings
+
+    return Ledger(Settings.load().ledger_url)
 
 
 def _storage() -> Any:

@@ -1,4 +1,4 @@
-"""What a drill is, and when it has passed. Pure."""
+"""The spec of a drill's copy, and when a drill has passed. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COPY_SUFFIX = "_drill"
 STEP = "canary_50_pct"
 LEASE_S = 6.0
 _LONGEST_NAME = 63
-# Callers are kept from a fault at once, by the fallback. These are for how long the canary may still have a share of them.
+# The fallback protects callers from a fault at once. These are limits on how long the canary may still have a share of them.
 _AFTER_LEASE_S = 2.0
 _JUDGED_S: Mapping[Fault, float] = {"bad_canary": 15.0, "dead_replica": 30.0}
 
@@ -29,11 +29,11 @@ class _Fact(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Limits(_Fact):
-    """What must hold for a drill to pass.
+class PassCriteria(_Fact):
+    """What a drill must keep to.
 
-    :param failed_requests: that callers may see
-    :param to_zero_s: seconds from the fault to the last request that the canary was given
+    :param failed_requests: how many failed answers callers may get
+    :param to_zero_s: the longest time from the fault to the last request that goes to the canary, in seconds
     """
 
     failed_requests: int
@@ -41,19 +41,19 @@ class Limits(_Fact):
 
 
 class Observed(_Fact):
-    """What the callers, the canary and the ledger saw during a drill.
+    """What happened in a drill.
 
     :param requests: of all callers
-    :param failed_requests: of these, as callers saw them
-    :param failures: the first few, in words
-    :param canary_requests: that the canary was given, with those that stable answered in its place
+    :param failed_requests: of these, the ones with a failed answer
+    :param failures: the first few of them, in words
+    :param canary_requests: requests that the edge sent to the canary, with those that stable answered in its place
     :param canary_before: of these, the ones in the two seconds before the fault
     :param fallbacks: of these, the ones that stable answered
     :param stable_after: answers by stable to requests after the rollback
-    :param to_zero_s: seconds from the fault to the last request that the canary was given
+    :param to_zero_s: seconds from the fault to the last request that went to the canary
     :param rolled_back_s: seconds from the fault to the end of the release in the ledger
-    :param ended_by: what took the weight; None: nothing did
-    :param verdict: the judge's last word; None: it was not asked
+    :param ended_by: what took the canary's weight; None: nothing did
+    :param verdict: the judge's last verdict; None: it was not asked
     """
 
     requests: int
@@ -103,40 +103,40 @@ def copy_spec(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={**about, "serving": spec.serving.model_copy(update={"replicas": 1})})
 
 
-def limits(fault: Fault) -> Limits:
-    """Return what a drill is held to."""
-    return Limits(failed_requests=0, to_zero_s=_JUDGED_S.get(fault, LEASE_S + _AFTER_LEASE_S))
+def pass_criteria(fault: Fault) -> PassCriteria:
+    """Return what a drill with this fault must keep to."""
+    return PassCriteria(failed_requests=0, to_zero_s=_JUDGED_S.get(fault, LEASE_S + _AFTER_LEASE_S))
 
 
-def problems(fault: Fault, seen: Observed, held: Limits) -> tuple[str, ...]:
-    """Return what did not hold, in words; nothing: the drill has passed."""
-    said = []
-    if seen.failed_requests > held.failed_requests:
+def problems(fault: Fault, seen: Observed, criteria: PassCriteria) -> tuple[str, ...]:
+    """Return why a drill has not passed; empty: it has passed."""
+    wrong = []
+    if seen.failed_requests > criteria.failed_requests:
         first = seen.failures[0] if seen.failures else "?"
-        said.append(
-            f"{seen.failed_requests} of {seen.requests} requests failed, the limit is {held.failed_requests}: {first}"
+        wrong.append(
+            f"{seen.failed_requests} of {seen.requests} requests failed, the limit is {criteria.failed_requests}: {first}"
         )
     if fault != "bad_canary" and seen.canary_before == 0:
-        said.append("the canary had no requests just before the fault: nothing was drilled")
+        wrong.append("the canary had no requests just before the fault, so the drill shows nothing")
     if seen.canary_requests == 0:
-        said.append("the canary was given no request: nothing was drilled")
+        wrong.append("the canary got no requests, so the drill shows nothing")
     if seen.ended_by is None or seen.to_zero_s is None:
-        said.append("nothing took the canary's weight")
-    elif seen.to_zero_s > held.to_zero_s:
-        said.append(
-            f"the canary was given requests for {seen.to_zero_s:.1f} s after the fault, the limit is {held.to_zero_s:g} s"
+        wrong.append("the canary kept its weight")
+    elif seen.to_zero_s > criteria.to_zero_s:
+        wrong.append(
+            f"the canary got requests for {seen.to_zero_s:.1f} s after the fault, the limit is {criteria.to_zero_s:g} s"
         )
     if seen.rolled_back_s is None:
-        said.append("the release was not rolled back")
+        wrong.append("the release was not rolled back")
     if seen.stable_after == 0:
-        said.append("no caller was answered after the rollback")
+        wrong.append("stable answered no caller after the rollback")
     if fault == "bad_canary" and seen.verdict != "Failed":
-        said.append(f"every answer of the canary failed, and the judge said {seen.verdict or 'nothing'}")
-    return tuple(said)
+        wrong.append(f"every answer of the canary failed, but the judge's verdict was {seen.verdict or 'missing'}")
+    return tuple(wrong)
 
 
 def longest_ago(faults: Sequence[Fault], drilled: Sequence[str]) -> Fault:
-    """Return the fault whose turn it is.
+    """Return the fault that was drilled longest ago, or never.
 
     :param faults: to choose from
     :param drilled: faults of the drills so far, oldest first

@@ -1,4 +1,4 @@
-"""The drill itself: a release of the copy under load, one fault, and a look at what becomes of it."""
+"""The drill itself: release the copy under load, cause one fault, and observe what happens."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from operators.drills.copies import Cast
 from operators.drills.load_generator import Load
 from operators.drills.policy import STEP, EndedBy, Observed
 from operators.judge.evidence import Outcome
-from operators.judge.phases import Watched, canary_step
-from operators.rollout.controller import Controller
+from operators.judge.phases import canary_phase
+from operators.rollout.release_moves import ReleaseMoves
+from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
-from operators.rollout.steps.triggers import LOOK_EVERY_S, Watch, outcome_of, write_verdict
+from operators.rollout.steps.triggers import LOOK_EVERY_S, LookLoop, write_verdict
 from operators.traffic.limits import limits_from
 
-_BEFORE_S = 2.0  # stable alone, then a canary without a fault: there must be something to lose
+_BEFORE_S = 2.0  # stable alone; then a canary without a fault, which has traffic to lose
 _HEALTHY_S = 3.0
-_JUST_BEFORE_S = 2.0  # a lease that had run out by then would make any fault look harmless
+_JUST_BEFORE_S = 2.0  # if the lease had ended by then, any fault would look harmless
 _STRIKE_S = 90.0  # for the cluster to start a job
 _END_S = 60.0  # for a fault to come to its end
-_AFTER_S = 3.0  # so long nobody may meet the canary any more
+_AFTER_S = 3.0  # the load after the rollback: none of it may go to the canary
 _POLL_S = 0.25
 _KILLS_S = 90.0
 
 
 class Scene:
-    """One drill, played once, in the process of its task.
+    """One drill, run once, in the process of its task.
 
-    :param controller: the copy's
+    :param moves: of the copy
     :param load: its callers
     """
 
-    def __init__(self, cast: Cast, controller: Controller, cluster: Cluster, load: Load, log: Any) -> None:
-        self._cast, self._controller, self._cluster, self._load, self._log = cast, controller, cluster, load, log
+    def __init__(self, cast: Cast, moves: ReleaseMoves, cluster: Cluster, load: Load, log: Any) -> None:
+        self._cast, self._moves, self._cluster, self._load, self._log = cast, moves, cluster, load, log
         self._spec = cast.spec
         self._release_id = ""
         self._fault_at = 0.0
@@ -46,32 +47,32 @@ class Scene:
         self._verdict: str | None = None
 
     async def play(self) -> Observed:
-        """Release, break, and see.
+        """Release the canary, break something, and observe.
 
         :raises RejectedError: the canary was lost before the fault
-        :raises ServiceError: a service is away that the fault had left alone
+        :raises ServiceError: a service does not answer although the fault does not concern it
         """
         async with self._load:
             await asyncio.sleep(_BEFORE_S)
-            watch = await asyncio.to_thread(self._begin)
+            loop = await asyncio.to_thread(self._begin)
             try:
-                await self._break(watch)
+                await self._break(loop)
                 await self._load_goes_on()
             finally:
-                await watch.close()
+                await loop.close()
         return self._observed()
 
     # ------------------------------------------------------------------ the release
 
-    def _begin(self) -> Watch:
-        """Give the canary its share, as the release's own step does; blocking."""
-        cast, to, spec = self._cast, self._controller, self._spec
-        found = to.registry.version(spec.name, cast.canary)
-        self._release_id = to.begin(cast.drill.drill_id, found).release_id
-        counters = to.agent.counters(spec.name)
+    def _begin(self) -> LookLoop:
+        """Give the canary its share, as a step of a release does; blocking."""
+        cast, moves, spec = self._cast, self._moves, self._spec
+        version = moves.registry.version(spec.name, cast.canary)
+        self._release_id = moves.begin(cast.drill.drill_id, version).release_id
+        counters = moves.agent.counters(spec.name)
         self._fault_at = time.time()  # of a bad canary; others are broken later
         weight_bp = spec.release.steps[0].weight_bp
-        move = to.set_route(
+        move = moves.set_route(
             self._release_id,
             STEP,
             spec.release,
@@ -81,101 +82,94 @@ class Scene:
             limits=limits_from(spec.release, counters, cast.stable),
         )
         began_at = move.at.timestamp()
-        watched = Watched(
+        live = LivePhase(
+            phase=canary_phase(spec.release, 0),
             model=spec.name,
             release_id=self._release_id,
             step=STEP,
-            kind="canary",
             canary=cast.canary,
             stable=cast.stable,
-            weights_bp=(weight_bp,),
-            pool_bp=10_000,
             lease_s=spec.release.lease_s,
+            deadline_s=move.route.canary_timeout_ms / 1000,
             released_at=began_at,
             began_at=began_at,
-            deadline_s=move.route.canary_timeout_ms / 1000,
             before=counters.of(cast.canary, cast.stable),
-            **canary_step(spec.release, 0),
         )
-        return Watch(spec.to_json(), watched.model_dump(mode="json"), self._log)
+        return LookLoop(spec.to_json(), live.model_dump(mode="json"), self._log)
 
-    async def _break(self, watch: Watch) -> None:
+    async def _break(self, loop: LookLoop) -> None:
         fault = self._cast.drill.fault
         if fault == "bad_canary":
-            await self._judged(watch)
+            await self._judged(loop)
         elif fault == "dead_controller":
-            await self._healthy(watch, _HEALTHY_S)
-            self._fault_at = time.time()  # from here on nobody looks, and nobody renews the lease
+            await self._healthy(loop, _HEALTHY_S)
+            self._fault_at = time.time()  # from here on nothing looks or renews the lease
             await self._drained()
         elif fault == "dead_agent":
-            await self._struck(watch, "kill_agent")
+            await self._struck(loop, "kill_agent")
             await self._rolled_back("hand", "its agent was killed")
         else:
             app = f"{self._spec.name}-{self._cast.canary}"
-            await self._struck(watch, "kill_replicas", app=app, for_s=_KILLS_S)
-            await self._judged(watch)
+            await self._struck(loop, "kill_replicas", app=app, for_s=_KILLS_S)
+            await self._judged(loop)
             await asyncio.to_thread(self._cluster.stop)
 
-    async def _healthy(self, watch: Watch, for_s: float, until: Callable[[], float | None] | None = None) -> None:
-        """Look, and renew the lease, while nothing is wrong.
+    async def _healthy(self, loop: LookLoop, for_s: float, until: Callable[[], float | None] | None = None) -> None:
+        """Look, and renew the lease, as long as the canary is healthy.
 
-        :param until: returns when the fault was, once it has been
-        :raises RejectedError: something is wrong already, or the fault does not come
+        :param until: returns the time of the fault; None: there was none yet
+        :raises RejectedError: the canary is lost already, or the fault does not come
         """
         end = time.monotonic() + for_s
         while time.monotonic() < end:
             if until is not None and (at := await asyncio.to_thread(until)) is not None:
                 self._fault_at = at
                 return
-            event = await watch.look()
-            # Once struck, the fault may show before we have heard of it.
-            if until is None and outcome_of(event) is not Outcome.CONTINUE:
-                raise RejectedError(
-                    f"the canary was lost before the fault: {event and event['look']['judgement']['reason']}"
-                )
+            look = await loop.look()
+            # Once the cluster was told to kill, a look may show the fault before `until` returns its time.
+            if until is None and look is not None and look.outcome is not Outcome.CONTINUE:
+                raise RejectedError(f"the canary was lost before the fault: {look.judgement.reason}")
             await asyncio.sleep(_POLL_S if until else LOOK_EVERY_S)
         if until is not None:
             raise RejectedError(f"the fault did not come within {for_s:.0f} s")
 
-    async def _struck(self, watch: Watch, deed: Deed, **given: Any) -> None:
-        """Have the cluster kill something; the canary is watched until it does."""
-        await self._healthy(watch, _HEALTHY_S)
+    async def _struck(self, loop: LookLoop, deed: Deed, **given: Any) -> None:
+        """Let the cluster kill something, and watch the canary until it does."""
+        await self._healthy(loop, _HEALTHY_S)
         await asyncio.to_thread(lambda: self._cluster.start(deed, **given))
-        await self._healthy(watch, _STRIKE_S, lambda: self._cluster.struck_at(deed))
+        await self._healthy(loop, _STRIKE_S, lambda: self._cluster.struck_at(deed))
 
     # ------------------------------------------------------------------ its ends
 
-    async def _judged(self, watch: Watch) -> None:
+    async def _judged(self, loop: LookLoop) -> None:
         """Look until the judge has a verdict, write it down, and obey."""
         end = time.monotonic() + _END_S
         while time.monotonic() < end:
-            event = await watch.look()
-            if event is not None and outcome_of(event) is not Outcome.CONTINUE:
-                await asyncio.to_thread(self._note, watch.watched, event)
-                reason = event["look"]["judgement"]["reason"]
-                await self._rolled_back("lease" if event["blind"] else "judge", reason)
+            look = await loop.look()
+            if look is not None and look.outcome is not Outcome.CONTINUE:
+                await asyncio.to_thread(self._note, loop.live, look)
+                await self._rolled_back("lease" if look.blind else "judge", look.judgement.reason)
                 return
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _note(self, watched: Watched, event: dict[str, Any]) -> None:
-        look = Look.model_validate(event["look"])
-        self._verdict = str(look.judgement.outcome)
-        write_verdict(self._controller, self._spec.release.judge, watched, look, blind=event["blind"])
+    def _note(self, live: LivePhase, look: Look) -> None:
+        self._verdict = str(look.outcome)
+        write_verdict(self._moves, self._spec.release.judge, live, look)
 
     async def _drained(self) -> None:
-        """Wait for the lease to end in the edge, then end the release as `reconcile` does where a controller has died."""
+        """Wait for the lease to end in the edge, then end the release as `reconcile` does after a crash."""
         end = time.monotonic() + _END_S
         while time.monotonic() < end:
-            route = await asyncio.to_thread(self._controller.agent.route, self._spec.name)
+            route = await asyncio.to_thread(self._moves.agent.route, self._spec.name)
             if route is not None and route.weight_now_bp == 0:
-                await self._rolled_back("lease", "nobody renewed its lease")
+                await self._rolled_back("lease", "nothing renewed its lease")
                 return
             await asyncio.sleep(_POLL_S)
 
     async def _rolled_back(self, by: EndedBy, reason: str) -> None:
-        """Roll back, as often as it takes; the agent may be away."""
+        """Roll back; try again while the agent does not answer."""
         end = time.monotonic() + _END_S
-        had_weight: bool | None = None  # read once: a try that broke off half-way has taken it
+        had_weight: bool | None = None  # read once: a try that failed half-way has taken it
         while True:
             try:
                 if had_weight is None:
@@ -188,21 +182,19 @@ class Scene:
                     return
             await asyncio.sleep(_POLL_S)
         self._rolled_back_at = time.time()
-        # A look that finds the canary bad takes its weight at once.
+        # A look with a Failed verdict takes the canary's weight at once.
         self._ended_by = by if had_weight or by == "judge" else "lease"
 
     def _has_weight(self) -> bool:
-        route = self._controller.agent.route(self._spec.name)
+        route = self._moves.agent.route(self._spec.name)
         return route is not None and route.weight_now_bp > 0
 
     def _roll_back(self, reason: str) -> None:
         cast = self._cast
-        self._controller.roll_back(
-            self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s
-        )
+        self._moves.roll_back(self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s)
 
     async def _load_goes_on(self) -> None:
-        """Let callers find out whether the canary is really out."""
+        """Keep up the load, to see whether the canary really gets none of it."""
         await asyncio.sleep(_AFTER_S)
 
     def _observed(self) -> Observed:
@@ -224,5 +216,5 @@ class Scene:
 
 
 def endpoint(edge_url: str, model: str) -> str:
-    """Return where callers of a model send their requests."""
+    """Return the address of a model at the edge."""
     return f"{edge_url}/v2/models/{model}/infer"

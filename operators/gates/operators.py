@@ -49,15 +49,16 @@ class GateOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Apply the rules of the spec, record the decision, and fail the task if the answer is no."""
         from operators.core.ledger import Ledger
+        from operators.core.rows import GateRow
 
         measured = self.evaluation
         decision = decide(
             self.spec.gate, rows=measured["rows"], challenger=measured["challenger"], champion=measured["champion"]
         )
-        payload = {**decision.model_dump(mode="json"), "measured": measured}
+        row = GateRow(**decision.model_dump(mode="json"), measured=measured)
         ledger = Ledger(setting("TAXIWAY_LEDGER_URL", "SQLAlchemy URL of the ledger"))
         ti = context["ti"]
-        ledger.append(self.spec.name, "gate", payload, key=f"{self.spec.name}/{ti.run_id}/gate/{ti.try_number}")
+        ledger.append(self.spec.name, row, key=f"{self.spec.name}/{ti.run_id}/gate/{ti.try_number}")
         if not decision.passed:
             raise AirflowFailException("the gate is closed: " + "; ".join(decision.reasons))
         return decision.model_dump(mode="json")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.spec_training import Gate
 from operators.core.tasks import HIGHER_IS_BETTER
 
 
-class GateDecision(BaseModel):
+class GateDecision(Frozen):
     """The answer, and each reason against it; an empty list of reasons is a pass."""
-
-    model_config = ConfigDict(frozen=True)
 
     passed: bool
     reasons: tuple[str, ...]

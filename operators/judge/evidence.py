@@ -1,11 +1,18 @@
-"""What a release has shown so far, and what the judge says of it. Types only: frozen, JSON both ways."""
+"""What a release has shown so far, and what the judge concludes from it. Types only: frozen, JSON both ways."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["shadow", "canary", "watch"]
+"""Of a phase: the version gets copies of requests; it has a share of the callers; it is promoted, and the old version
+keeps a small control group."""
+Key = tuple[Kind, int | None]
+"""What names a period: its kind, and the weight at the edge in basis points."""
 
 
 class _Fact(BaseModel):
@@ -13,7 +20,7 @@ class _Fact(BaseModel):
 
 
 class Outcome(StrEnum):
-    """Argo Rollouts' words, and Continue: go on watching. Missing evidence is never Successful."""
+    """Argo Rollouts' words, and Continue: keep watching. Missing evidence is never Successful."""
 
     SUCCESSFUL = "Successful"
     FAILED = "Failed"
@@ -22,7 +29,7 @@ class Outcome(StrEnum):
 
 
 class Moments(_Fact):
-    """Of numbers that one arm gave: predictions, or a business metric.
+    """Count, mean and spread of one arm's numbers: its predictions, or a business metric.
 
     :param m2: sum of squared distances from the mean
     """
@@ -33,18 +40,18 @@ class Moments(_Fact):
 
 
 class Arm(_Fact):
-    """What one arm did in one period. Everything counts units: a unit once.
+    """What one arm did in one period. All counts are of units, each counted once.
 
-    Two counts of bad events, because two questions are asked. "Whose was it?" is exact only if a unit's first bad event in the
-    whole release counts and no other. A share needs numerator and denominator of the same period.
+    Bad events are counted twice, for two questions. "On which version do failures fall?" is answered by the first bad event of
+    each unit in the whole release. "Which share fails?" needs the bad units and all units of the same period.
 
     :param requests: units that were assigned to the arm
     :param failed: of these, units with a failure of the version's own, before the fallback; None: not known
     :param slow: of these, units with an answer over the limit; None: not known
     :param failed_first: units whose first failure in the release was here; None: the same as ``failed``
     :param slow_first: units whose first slow answer in the release was here; None: the same as ``slow``
-    :param unanswered: at most so many units more were assigned to the arm: under way, or answered by the other version in
-        its place
+    :param unanswered: at most this many further units were assigned to the arm; their requests are under way, or the other
+        version answered in its place
     """
 
     requests: int = Field(0, ge=0)
@@ -56,25 +63,38 @@ class Arm(_Fact):
     prediction: Moments | None = None
     business: dict[str, Moments] = Field(default_factory=dict)
 
+    def first(self, kind: Literal["failed", "slow"]) -> int | None:
+        """Return how many units had their first bad event of a kind here; None: not known."""
+        first, count = (self.failed_first, self.failed) if kind == "failed" else (self.slow_first, self.slow)
+        return count if first is None else first
+
 
 class Period(_Fact):
-    """What happened while the canary's weight was this: gains, not totals.
+    """What both arms gained while the canary had one weight.
 
-    :param weight: the canary's share of the units that may see one, above 0 and below 1
+    :param weight_bp: the weight at the edge, in basis points; None: a record of an older version of Taxiway
+    :param weight: of the units that count, the share that is the canary's; above 0 and below 1
     """
 
+    kind: Kind = "canary"
+    weight_bp: int | None = None
     weight: float = Field(gt=0, lt=1)
     stable: Arm = Arm()
     canary: Arm = Arm()
 
+    @property
+    def key(self) -> Key:
+        """What names the period."""
+        return self.kind, self.weight_bp
+
 
 class PairCounts(_Fact):
-    """Requests that both versions answered.
+    """Requests that both versions answered, called pairs.
 
-    :param total: those whose label has arrived
-    :param open: those whose label may still come, and whose answers differ: it will say that one was wrong. They count against
-        whatever is to be proven, so a label that never comes holds up nothing
-    :param answered: all of them, with a label or without
+    :param total: pairs whose label has arrived
+    :param open: pairs with different answers whose label may still come. They count against what is to be proven, so the judge
+        need not wait for a label that never comes
+    :param answered: all pairs, with or without a label
     """
 
     total: int = Field(0, ge=0)
@@ -87,21 +107,21 @@ class PairCounts(_Fact):
 class Pairs(PairCounts):
     """All pairs of a release.
 
-    :param blocks: of these, the blocks of time that have passed, oldest first
+    :param blocks: the pairs of each block of time that is over, oldest first
     """
 
     blocks: tuple[PairCounts, ...] = ()
 
 
 class LossSums(_Fact):
-    """The canary's absolute error less stable's, summed over requests that both answered, in the label's unit.
+    """The canary's absolute error minus stable's, summed over pairs, in the label's unit.
 
-    :param count: those whose label has arrived
-    :param squares: sum of the squares
-    :param open: those whose label may still come, as in `PairCounts`
-    :param open_total: sum of what each of these differences may be at most, up or down: how far the answers are apart
-    :param open_squares: sum of the squares of that
-    :param answered: all of them, with a label or without
+    :param count: pairs whose label has arrived
+    :param squares: sum of the squared differences
+    :param open: pairs whose label may still come, as in `PairCounts`
+    :param open_total: sum of the largest possible differences of the open pairs: how far apart their answers are
+    :param open_squares: sum of the squares of these
+    :param answered: all pairs, with or without a label
     """
 
     count: int = Field(0, ge=0)
@@ -116,7 +136,7 @@ class LossSums(_Fact):
 class Losses(LossSums):
     """All pairs of a release.
 
-    :param blocks: of these, the blocks of time that have passed, oldest first
+    :param blocks: the pairs of each block of time that is over, oldest first
     """
 
     blocks: tuple[LossSums, ...] = ()
@@ -131,7 +151,7 @@ class Point(_Fact):
 
 
 class Evidence(_Fact):
-    """All that a judge looks at.
+    """All that the judge reads.
 
     :param periods: oldest first; the last one has the weight that is in force
     :param series: points of each series guard, oldest first
@@ -142,15 +162,20 @@ class Evidence(_Fact):
     losses: Losses | None = None
     series: dict[str, tuple[Point, ...]] = Field(default_factory=dict)
 
+    def of(self, kind: Kind) -> tuple[Period, ...]:
+        """Return the periods if they are of this kind of phase; records of an older version name no weight, and do not count."""
+        newest = self.periods[-1:]
+        return self.periods if newest and newest[0].kind == kind and newest[0].weight_bp is not None else ()
 
-class Reading(_Fact):
-    """What one guard says.
 
-    :param e: e-value against "the canary is no worse"; how often it is ever over 1/a by chance is at most a
-    :param threshold: at which the guard fails the release: the number of guards over alpha
-    :param interval: of the canary's harm, always valid; None while nothing is known
-    :param margin: what the interval must stay below
-    :param refuted: whether "worse by more than the margin" is refuted
+class GuardResult(_Fact):
+    """What one guard concludes.
+
+    :param e: e-value against "the canary is no worse"; the chance that it ever exceeds 1/a for such a canary is at most a
+    :param threshold: the e-value at which the guard fails the release: the number of guards over alpha
+    :param interval: confidence interval of the canary's harm, valid at all times; None while nothing is known
+    :param margin: the harm that is still accepted
+    :param refuted: whether the data rule out that the canary is worse by more than the margin
     :param missing: what is lacking for that, in words; empty: nothing
     """
 
@@ -163,8 +188,13 @@ class Reading(_Fact):
 
 
 class Judgement(_Fact):
-    """A verdict and what it rests on."""
+    """A verdict and what it rests on.
+
+    :param part: which part of the spec's judge gave it. A step must satisfy the guards that are `required` of it; labels and
+        business numbers that come too late for the step have a `veto`: they can only fail it
+    """
 
     outcome: Outcome
     reason: str
-    guards: Mapping[str, Reading]
+    guards: Mapping[str, GuardResult]
+    part: Literal["required", "veto"] = "required"

@@ -1,115 +1,103 @@
-"""What one step of a release is watched for. Pure: from a spec and a release to what the judge is asked."""
+"""The phases of a release, and what the judge is asked in each. Pure: from a spec to phases, from evidence to a judgement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
 from operators.core.spec_judge import Judge
-from operators.core.spec_release import Release
-from operators.core.traffic import Counters
-from operators.judge.evidence import Evidence, Judgement, Outcome, Period
+from operators.core.spec_release import CONTROL_BP, Release
+from operators.judge.evidence import Evidence, Judgement, Kind, Outcome
 from operators.judge.policy import judge
-from operators.judge.tally import Tally, added, control_period, shadow_period
-from operators.traffic.routes import CONTROL_BP
+from operators.judge.tally import weight_of
 
-Kind = Literal["shadow", "canary", "control"]
 SHADOW, WATCH = "shadow", "watch"  # names of the steps of these kinds; a canary has several, with names of their own
-FROZEN = "_frozen"  # ends the name of what is watched while a step waits for the end of a freeze
+FROZEN = "_frozen"  # ends the name of a step that keeps the weight before it until a freeze is over
 
 
-class Watched(BaseModel):
-    """One step under watch; travels as JSON in a trigger's arguments.
+class Phase(BaseModel):
+    """One part of a release: the shadow, a step of the canary, or the watch after the promotion.
 
-    :param step: name of the task
-    :param kind: control: after the promotion, when the old version keeps a control group
-    :param canary: version on trial
-    :param stable: version that it is compared with
-    :param weights_bp: weights that the release has had so far, oldest first, with this step's
-    :param harm_weight: share of the callers that the next step gives the canary
-    :param deadline_s: after which the edge cuts off a canary
-    :param late: whether it is held to labels and business numbers, which come later. If not, they can only fail it
-    :param alpha_share: of the release's budget: shadow, canary and watch count the same units anew, so each has its own part
-    :param released_at: Unix time in seconds when the release began
-    :param began_at: Unix time in seconds when the step began, the first try of it
-    :param before: the counters when this try of the step began
-    :param earlier: what this phase had shown by then, in steps before and in earlier tries
+    :param weights_bp: weights at the edge in basis points that this kind of phase has had, oldest first, with this one's: of the
+        shadow's sample, of the canary, of the old version's control group
+    :param pool_bp: share of the units that may see a canary: those that are not held out
+    :param bake_s: how long it is observed at least
+    :param max_wait_s: after this the judge says Inconclusive; for a watch: when it ends
+    :param min_requests: units that each arm needs
+    :param harm_weight: share of the callers that what comes next gives the new version
+    :param late: whether it must satisfy the guards on labels and business numbers, which come later. If not, they have a veto
+    :param alpha_share: share of the release's alpha: shadow, canary and watch count the same units anew, so each has its own
     """
 
     model_config = ConfigDict(frozen=True)
 
-    model: str
-    release_id: str
-    step: str
     kind: Kind
-    canary: str
-    stable: str
     weights_bp: tuple[int, ...]
-    pool_bp: int
-    shadow_bp: int = 0
+    pool_bp: int = 10_000
     bake_s: float
+    max_wait_s: float
     min_requests: int
     harm_weight: float
-    lease_s: float
-    deadline_s: float = 2.0
     late: bool = False
     alpha_share: float = 1.0
-    released_at: float
-    began_at: float
-    before: Counters
-    earlier: tuple[Period, ...] = ()
 
-    def periods(self, tally: Tally) -> tuple[Period, ...]:
-        """Return what the release has shown, by weight."""
-        return added(self.earlier, self._gained(tally))
+    @property
+    def name(self) -> str:
+        """The phase for people."""
+        return f"{self.weights_bp[-1] / 100:g} %" if self.kind == "canary" else self.kind
 
-    def _gained(self, tally: Tally) -> tuple[Period, ...]:
+    @property
+    def weight(self) -> float:
+        """The canary's share of what is compared."""
+        return weight_of(self.kind, self.weights_bp[-1], self.pool_bp)
+
+    @property
+    def canary_share(self) -> float:
+        """Of all units, those whose requests the new version answers, or gets a copy of."""
+        share = self.weights_bp[-1] / 10_000
+        return 1 - share if self.kind == "watch" else share
+
+    @property
+    def stable_share(self) -> float:
+        """Of all units, those that the canary is compared with."""
         if self.kind == "shadow":
-            return (shadow_period(tally, shadow=self.canary, stable=self.stable, shadow_bp=self.shadow_bp),)
-        canary = tally.periods(canary=self.canary, stable=self.stable, weights_bp=self.weights_bp, pool_bp=self.pool_bp)
-        if self.kind == "canary":
-            return canary
-        return (*canary, control_period(tally, new=self.canary, old=self.stable, control_bp=CONTROL_BP))
+            return 1.0
+        return self.weights_bp[-1] / 10_000 if self.kind == "watch" else self.pool_bp / 10_000 - self.canary_share
+
+    @property
+    def exposed_share(self) -> float:
+        """Of all units, those whose callers get the new version's answer."""
+        return 0.0 if self.kind == "shadow" else self.canary_share
 
     def policies(self, whole: Judge) -> tuple[Judge, ...]:
-        """Return the part of the spec's judge that this step is held to, and then what can only fail it.
+        """Return the part of the spec's judge that this phase must satisfy, and then the part that has a veto.
 
-        Labels of what the shadow answered are one sequence through all steps, with one threshold: to look at them again costs
-        nothing of alpha.
+        All phases share one test on the labels, with one threshold, so checking it in each does not use up more of alpha.
         """
         return policies(whole, late=self.late, alpha_share=self.alpha_share)
 
-    def policy(self, whole: Judge, said: Judgement) -> Judge:
-        """Return which part it was that has said this."""
-        policies = self.policies(whole)
-        return next((policy for policy in policies if set(policy.guards) == set(said.guards)), policies[0])
-
-    def judge(self, whole: Judge, evidence: Evidence, *, now: float) -> Judgement:
+    def judge(self, policies: Sequence[Judge], evidence: Evidence, *, elapsed_s: float) -> Judgement:
         """Ask the judge.
 
-        :param whole: the spec's
-        :param now: Unix time in seconds
+        :param policies: what `policies` has returned
+        :param elapsed_s: since the phase began
         """
         return judge_parts(
-            self.policies(whole),
+            policies,
             evidence,
-            elapsed_s=self.elapsed_s(now),
+            elapsed_s=elapsed_s,
             bake_s=self.bake_s,
             min_requests=self.min_requests,
             harm_weight=self.harm_weight,
         )
 
-    def elapsed_s(self, now: float) -> float:
-        """Return how long the step has been watched, over all its tries; in milliseconds' steps, as it is recorded."""
-        return round(max(0.0, now - self.began_at), 3)
-
 
 def policies(whole: Judge, *, late: bool, alpha_share: float) -> tuple[Judge, ...]:
-    """Return the parts of the spec's judge with the alpha that a phase may spend.
+    """Return the parts of the spec's judge, with the alpha that a phase may spend.
 
-    :param late: as for `Watched`
+    :param late: as for `Phase`
     :param alpha_share: likewise
     """
     parts = whole.parts(late=late)
@@ -117,49 +105,89 @@ def policies(whole: Judge, *, late: bool, alpha_share: float) -> tuple[Judge, ..
 
 
 def alpha_share(release: Release) -> float:
-    """Return which part of the release's alpha each of shadow, canary and watch may spend."""
+    """Return which share of the release's alpha each of shadow, canary and watch may spend."""
     return 1 / (1 + (release.shadow is not None) + (release.watch_s is not None))
 
 
-def judge_parts(policies: Sequence[Judge], evidence: Evidence, **asked: Any) -> Judgement:
-    """Ask the judge: the first policy has the say, the others are heard only if they say Failed.
-
-    :param asked: as for `judge`
-    """
-    said = judge(policies[0], evidence, **asked)
+def judge_parts(
+    policies: Sequence[Judge],
+    evidence: Evidence,
+    *,
+    elapsed_s: float,
+    bake_s: float,
+    min_requests: int | None,
+    harm_weight: float,
+) -> Judgement:
+    """Ask the judge: the first policy decides, and the others have a veto."""
+    ask = partial(
+        judge,
+        evidence=evidence,
+        elapsed_s=elapsed_s,
+        bake_s=bake_s,
+        min_requests=min_requests,
+        harm_weight=harm_weight,
+    )
+    judgement = ask(policies[0])
     for policy in policies[1:]:
-        if said.outcome is not Outcome.FAILED:
-            other = judge(policy, evidence, **asked)
-            said = other if other.outcome is Outcome.FAILED else said
-    return said
+        if judgement.outcome is not Outcome.FAILED and (other := ask(policy)).outcome is Outcome.FAILED:
+            judgement = other.model_copy(update={"part": "veto"})
+    return judgement
 
 
-def shadow_step(release: Release) -> dict[str, float | int]:
-    """Return what a shadow step is asked: it harms nobody, so the first weight is what its margin is measured by."""
+def phases_of(release: Release) -> tuple[Phase, ...]:
+    """Return the phases of a release in their order."""
+    return (
+        *([shadow_phase(release)] if release.shadow else []),
+        *(canary_phase(release, index) for index in range(len(release.steps))),
+        *([watch_phase(release)] if release.watch_s else []),
+    )
+
+
+def shadow_phase(release: Release) -> Phase:
+    """Return the shadow of a release that has one. It harms nobody, so its margin is that of the first step's weight."""
     if release.shadow is None:
         raise ValueError("this release has no shadow")
-    return {
-        "bake_s": release.shadow.bake_s,
-        "min_requests": release.shadow.min_requests,
-        # Labels that must speak before anybody meets the version speak for all callers: no later step asks them again.
-        "harm_weight": 1.0 if release.shadow.await_labels else release.steps[0].weight_pct / 100,
-    }
+    return Phase(
+        kind="shadow",
+        weights_bp=(round(release.shadow.sample_pct * 100),),
+        bake_s=release.shadow.bake_s,
+        max_wait_s=max(release.shadow.bake_s, release.judge.max_wait_s),
+        min_requests=release.shadow.min_requests,
+        # Labels that must pass before any caller meets the version are judged for all callers: no later step asks them again.
+        harm_weight=1.0 if release.shadow.await_labels else release.steps[0].weight_pct / 100,
+        late=release.shadow.await_labels,
+        alpha_share=alpha_share(release),
+    )
 
 
-def canary_step(release: Release, index: int) -> dict[str, float | int]:
-    """Return what a canary step is asked.
+def canary_phase(release: Release, index: int) -> Phase:
+    """Return a step of the canary.
 
     :param index: which of the spec's steps
     """
     step = release.steps[index]
-    following = release.steps[index + 1].weight_pct / 100 if index + 1 < len(release.steps) else 1.0
-    return {
-        "bake_s": step.bake_s,
-        "min_requests": step.min_requests or release.judge.min_requests,
-        "harm_weight": following,
-    }
+    return Phase(
+        kind="canary",
+        weights_bp=tuple(one.weight_bp for one in release.steps[: index + 1]),
+        pool_bp=10_000 - round(release.holdout_pct * 100),
+        bake_s=step.bake_s,
+        max_wait_s=max(step.bake_s, release.judge.max_wait_s),
+        min_requests=step.min_requests or release.judge.min_requests,
+        harm_weight=release.steps[index + 1].weight_pct / 100 if index + 1 < len(release.steps) else 1.0,
+        alpha_share=alpha_share(release),
+    )
 
 
-def control_step(release: Release) -> dict[str, float | int]:
-    """Return what the watch after a promotion is asked: the version has all callers already."""
-    return {"bake_s": release.watch_s or 0.0, "min_requests": 1, "harm_weight": 1.0}
+def watch_phase(release: Release) -> Phase:
+    """Return the watch after a promotion: the version has all callers already."""
+    watch_s = release.watch_s or 0.0
+    return Phase(
+        kind="watch",
+        weights_bp=(CONTROL_BP,),
+        bake_s=watch_s,
+        max_wait_s=watch_s,
+        min_requests=1,
+        harm_weight=1.0,
+        late=True,
+        alpha_share=alpha_share(release),
+    )

@@ -1,17 +1,17 @@
-"""The guard for numbers that exist as time series only, one value for each arm and moment. Pure.
+"""The guard for numbers that exist only as time series, with one value for each arm and moment. Pure.
 
-Values of one moment are compared with each other, so what moves both arms (the hour, a deployment elsewhere) cancels,
-and only signs count, so neither the unit nor a spike matters. Two questions, each a coin if the versions are the
-same:
+The guard compares the two values of each moment, so what moves both arms (the hour, a deployment elsewhere) cancels out. It
+uses only signs, so neither the unit nor a spike matters. It asks two questions. If the versions are the same, each answer is a
+coin toss:
 
 * level: is the canary's value worse than stable's by more than the margin? The margin is relative to the median of
-  the stable values before, so it is known before the coin is thrown.
-* spread: between two moments, did the canary's value move more than stable's? It has fewer requests, so noise of
-  sampling is larger by ((1 - w) / w)^(1/2); a movement counts when it is larger by more than that.
+  the earlier stable values, so it is known before the coin is tossed.
+* spread: between two moments, did the canary's value move more than stable's? The canary has fewer requests, so its sampling
+  noise is larger by ((1 - w) / w)^(1/2); a movement counts only if it is larger by more than that.
 
 The coins make e-processes as the ownership of bad events does, with weight 1/2 (a sequential sign test; Howard and Ramdas,
 "Sequential estimation of quantiles with applications to A/B testing and best-arm identification", Bernoulli 28,
-2022), and these are averaged (Vovk and Wang, 2021). They assume that, given what was before, a moment's difference is
+2022), and these are averaged (Vovk and Wang, 2021). They assume that, given the past, a moment's difference is
 as often above as below its median: an arm whose own noise lasts for many moments needs a margin that covers it.
 """
 
@@ -23,9 +23,10 @@ from math import isfinite, log, sqrt
 from typing import NamedTuple
 
 from operators.core.spec_judge import Series
-from operators.judge.evidence import Point, Reading
+from operators.judge.evidence import GuardResult, Point
 from operators.judge.statistics import ownership
 from operators.judge.statistics.numeric import e_value, log_mean, significant
+from operators.judge.wording import GuardReport, Rules, proven
 
 _FURTHEST = 1e9  # what a difference relative to a median of 0 counts as
 
@@ -36,14 +37,10 @@ class _Values(NamedTuple):
     canary: float
 
 
-def read(
-    rule: Series, points: Sequence[Point], *, threshold: float, level: float, weight: float
-) -> tuple[Reading, str]:
-    """Return the reading of one series and the facts in words.
+def report(rule: Series, points: Sequence[Point], rules: Rules, *, weight: float) -> GuardReport:
+    """Return what the guard concludes from one series.
 
     :param points: oldest first
-    :param threshold: of the e-value
-    :param level: chance of error of each end of the interval
     :param weight: the smallest weight that the canary had
     """
     values = [
@@ -60,19 +57,25 @@ def read(
         coins.append(_coins(sum(-harm > margin for harm in harms), len(harms)))
         worst = [abs(harm) for harm in harms]
     log_e = log_mean((1.0, coin) for coin in coins)
-    bounds = _median_interval(harms, level)
+    bounds = _median_interval(harms, rules.level)
     refuted = bounds is not None and bounds[1] <= margin and (rule.better != "equal" or bounds[0] >= -margin)
     missing = _missing(points, values, refuted=refuted)
-    reading = Reading(
+    result = GuardResult(
         e=e_value(log_e),
-        threshold=threshold,
+        threshold=rules.threshold,
         interval=bounds and (significant(bounds[0]), significant(bounds[1])),
         margin=margin,
         refuted=refuted,
         missing=missing,
     )
-    beyond = sum(harm > margin for harm in worst)
-    return reading, f"beyond the margin of {rule.margin_pct:g} % in {beyond:,} of {len(harms):,} moments"
+    beyond, differs = sum(harm > margin for harm in worst), rule.better == "equal"
+    verb = "differed from stable" if differs else "was worse than stable"
+    facts = f"the canary {verb} by more than {rule.margin_pct:g} % at {beyond:,} of {len(harms):,} moments"
+    if bounds is None:
+        return GuardReport(result, facts)
+    return GuardReport(
+        result, facts, proven(max(-bounds[0], bounds[1]) if differs else bounds[1], margin, "%", differs=differs)
+    )
 
 
 def _relative_harms(rule: Series, values: Sequence[_Values]) -> list[float]:
@@ -107,7 +110,7 @@ def _coins(worse: int, total: int) -> float:
 
 
 def _median_interval(harms: Sequence[float], level: float) -> tuple[float, float] | None:
-    """Return the confidence sequence of the median: what the sign tests of neither side refute."""
+    """Return the confidence sequence of the median: the values that neither one-sided sign test refutes."""
     n = len(harms)
     enough = bisect_left(range(n + 1), -log(level), key=lambda k: _coins(k, n))
     if enough > n:
@@ -121,4 +124,4 @@ def _missing(points: Sequence[Point], values: Sequence[_Values], *, refuted: boo
         return "the series has no points"
     if not values or values[-1].t < points[-1].t:
         return "the newest point of the series lacks a value"
-    return "" if refuted else f"{len(values):,} moments do not yet prove that the margin is kept"
+    return "" if refuted else f"{len(values):,} moments do not yet prove that the canary keeps the margin"

@@ -6,19 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from operators.core.traffic import Counters, EdgeReading, Key, Row
-from operators.judge.evidence import Arm, Period
+from operators.judge.evidence import Arm, Kind, Period
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Gains since a step began, over restarts, comings and goings of edges.
+    """What the edges have counted since a step began, while edges restart, join and leave.
 
-    Each edge is followed by itself. A counting that is seen for the first time has gained all that it shows if it must have
-    begun after the step: its edge had another one before, or joined later and had counted nothing. Of any other nobody knows
-    how much is older than the step, so its gains begin at the first sight.
+    Each edge is followed separately. If an edge restarted or joined after the step began, all of its new counters count.
+    Otherwise nobody knows how much of them is older than the step, so only what is added from now on counts.
 
     :param now: the last reading
-    :param seen: of each edge, the last reading that could be had
+    :param seen: the last reading of each edge that answered
     :param gained: by version, arm and weight
     """
 
@@ -32,7 +31,7 @@ class Tally:
         return cls(counters, {edge.edge: edge for edge in counters.edges})
 
     def advance(self, counters: Counters) -> Tally:
-        """Take in a later reading."""
+        """Add a later reading."""
         seen, gained = dict(self.seen), dict(self.gained)
         for edge in counters.edges:
             if edge.since is None:
@@ -43,23 +42,42 @@ class Tally:
         return Tally(counters, seen, gained)
 
     def periods(
-        self, *, canary: str, stable: str, weights_bp: Iterable[int], pool_bp: int = 10_000
+        self, kind: Kind, *, canary: str, stable: str, weights_bp: Sequence[int], pool_bp: int = 10_000
     ) -> tuple[Period, ...]:
         """Return the evidence of both arms for each weight.
 
-        :param weights_bp: the weights that the release has had, oldest first
+        :param kind: after a promotion, at the edge the new version is stable and the old one keeps a canary's weight; for the
+            judge, the new one is still the canary
+        :param weights_bp: weights that the phase has had, oldest first
         :param pool_bp: share of the units that may see a canary: those that are not held out
         """
-        weights = tuple(weights_bp)
-
-        def arm(version: str, name: str, weight_bp: int) -> Arm:
-            busy = self.now.in_flight.get(version, 0) if weight_bp == weights[-1] else 0
-            return _arm(self.gained.get((version, name, weight_bp)), busy)
-
         return tuple(
-            Period(weight=bp / pool_bp, stable=arm(stable, "stable", bp), canary=arm(canary, "canary", bp))
-            for bp in weights
+            Period(
+                kind=kind,
+                weight_bp=weight_bp,
+                weight=weight_of(kind, weight_bp, pool_bp),
+                stable=self._arm(kind, stable, "canary" if kind == "watch" else "stable", weight_bp, weights_bp),
+                canary=self._arm(kind, canary, "stable" if kind == "watch" else kind, weight_bp, weights_bp),
+            )
+            for weight_bp in weights_bp
         )
+
+    def _arm(self, kind: Kind, version: str, arm: str, weight_bp: int, weights_bp: Sequence[int]) -> Arm:
+        if kind == "shadow":  # a copy is of whatever stable answers, at all weights
+            return _arm(_sum(row for row in self.gained.values() if (row.version, row.arm) == (version, arm)))
+        newest = kind == "canary" and weight_bp == weights_bp[-1]
+        in_flight = self.now.in_flight.get(version, 0) if newest else 0
+        return _arm(self.gained.get((version, arm, weight_bp)), in_flight)
+
+
+def weight_of(kind: Kind, weight_bp: int, pool_bp: int = 10_000) -> float:
+    """Return the canary's share of the units that count: how likely a bad event is the canary's if it is no worse.
+
+    A shadow answers copies. With a share s of the units answered by both, s / (1 + s) of the bad events are the shadow's. If
+    both fail on the same request, each arm counts one, which favours neither.
+    """
+    share = weight_bp / 10_000
+    return share / (1 + share) if kind == "shadow" else 1 - share if kind == "watch" else weight_bp / pool_bp
 
 
 def _gains(before: EdgeReading | None, now: EdgeReading) -> Iterator[Row]:
@@ -73,42 +91,15 @@ def _gains(before: EdgeReading | None, now: EdgeReading) -> Iterator[Row]:
     return (row.gain(known.get(row.key)) for row in now.rows)
 
 
-def control_period(tally: Tally, *, new: str, old: str, control_bp: int) -> Period:
-    """Return the evidence after a promotion: the new version has nearly all, the old one keeps a control group.
-
-    At the edge the old version is the canary then; for the judge, the new one still is.
-    """
-    gains = tally.gained
-    return Period(
-        weight=1 - control_bp / 10_000,
-        stable=_arm(gains.get((old, "canary", control_bp))),
-        canary=_arm(gains.get((new, "stable", control_bp))),
-    )
-
-
-def shadow_period(tally: Tally, *, shadow: str, stable: str, shadow_bp: int) -> Period:
-    """Return the evidence of a shadow, which answers copies of what stable answers.
-
-    A share s of the units is answered by both. Of events that each version has by itself, s / (1 + s) are the shadow's if it
-    is no worse; where both fail on the same request, one is on either side, which is evidence for neither.
-    """
-    gains = tally.gained
-    share = shadow_bp / 10_000
-    return Period(
-        weight=share / (1 + share),
-        stable=_arm(_sum(row for row in gains.values() if (row.version, row.arm) == (stable, "stable"))),
-        canary=_arm(_sum(row for row in gains.values() if (row.version, row.arm) == (shadow, "shadow"))),
-    )
-
-
 def overdue(past: Counters, now: Counters, version: str) -> int:
-    """Return how many of a version's requests to take for late ones that nobody has counted yet.
+    """Return how many of a version's requests under way count as late, though no edge has counted them yet.
 
-    A canary is cut off at its deadline and counted; stable is counted when it answers. In a moment in which everything stands
-    still the canary would look worse. If a request from before ``past`` is still under way on an edge, all of that edge's are
-    taken for late. An edge that was not asked both times, or has begun anew in between, has none.
+    The edge cuts off a canary at its deadline and counts a failure; it counts stable only when stable answers. If the whole
+    machine stalls for a moment, the canary would look worse. So if a request that began before ``past`` is still under way on
+    an edge, all requests under way on this edge count as late. An edge that did not answer both times, or restarted in between,
+    has none.
 
-    :param past: a reading that is as old as the canary's deadline, or older
+    :param past: a reading that is at least as old as the canary's deadline
     """
     before = {(edge.edge, edge.since): edge for edge in past.edges}
     asked = [edge for edge in now.edges if edge.since is not None and (edge.edge, edge.since) in before]
@@ -122,7 +113,7 @@ def _is_stuck(past: EdgeReading, now: EdgeReading, version: str) -> bool:
 
 
 def with_overdue(periods: Sequence[Period], count: int) -> tuple[Period, ...]:
-    """Count requests of stable's that are under way as late ones, in the newest period.
+    """Count requests that are under way to stable as late, in the newest period.
 
     :param count: as :func:`overdue` returns it
     """
@@ -139,15 +130,14 @@ def with_overdue(periods: Sequence[Period], count: int) -> tuple[Period, ...]:
 
 
 def added(earlier: Sequence[Period], gained: Sequence[Period]) -> tuple[Period, ...]:
-    """Add gains to what was known before, weight by weight; weights without either are left out."""
-    known = {period.weight: period for period in earlier}
+    """Add gains to what was known before, period by period."""
+    known = {period.key: period for period in earlier}
     for period in gained:
-        if period.weight in known:
-            before = known.pop(period.weight)
-            period = period.model_copy(
-                update={"stable": _plus(before.stable, period.stable), "canary": _plus(before.canary, period.canary)}
-            )
-        known[period.weight] = period
+        before = known.pop(period.key, None)
+        if before is not None:
+            arms = {"stable": _plus(before.stable, period.stable), "canary": _plus(before.canary, period.canary)}
+            period = period.model_copy(update=arms)
+        known[period.key] = period
     return tuple(known.values())
 
 
@@ -174,6 +164,6 @@ def _arm(row: Row | None, in_flight: int = 0) -> Arm:
         slow=row.slow_units,
         failed_first=row.failed_first,
         slow_first=row.slow_first,
-        # A failure that the fallback mended is among the units already.
+        # The units already include a failure that the fallback repaired.
         unanswered=in_flight + max(0, row.fallbacks - row.failures),
     )

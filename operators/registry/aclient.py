@@ -30,13 +30,13 @@ class AsyncRegistry:
 
     async def model(self, model: str) -> RegisteredModel | None:
         """Return a model with its aliases and tags, or None if there is none of the name."""
-        found = await self._find("registered-models/get", {"name": model})
-        return read_model(found["registered_model"]) if found else None
+        answer = await self._find("registered-models/get", {"name": model})
+        return read_model(answer["registered_model"]) if answer else None
 
     async def version(self, model: str, version: str) -> ModelVersion | None:
         """Return a version, or None if there is none."""
-        found = await self._find("model-versions/get", {"name": model, "version": version})
-        return read_version(found["model_version"]) if found else None
+        answer = await self._find("model-versions/get", {"name": model, "version": version})
+        return read_version(answer["model_version"]) if answer else None
 
     async def versions(self, model: str, *, above: int, most: int) -> list[ModelVersion]:
         """Return the oldest of the versions with a higher number.
@@ -55,8 +55,8 @@ class AsyncRegistry:
 
     async def metrics(self, run_id: str) -> dict[str, float]:
         """Return the finite metrics of a run; nothing if the run is unknown."""
-        found = await self._find("runs/get", {"run_id": run_id}) if run_id else None
-        return read_metrics(found["run"]) if found else {}
+        answer = await self._find("runs/get", {"run_id": run_id}) if run_id else None
+        return read_metrics(answer["run"]) if answer else {}
 
     async def close(self) -> None:
         """Close the connections."""

@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.registry.aclient import AsyncRegistry
 from operators.registry.changes import MOST_AT_ONCE, Change, Kind, Watermark, changes, first_look, on, wanted
 from operators.registry.policy import event_extra
@@ -32,13 +31,11 @@ class Store(Protocol):
         """Write a value."""
 
 
-class Interest(BaseModel):
+class Interest(Frozen):
     """What a watcher reports.
 
     :param from_start: whether what is there at the first look counts as new
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     kinds: tuple[Kind, ...]
@@ -49,8 +46,8 @@ class Interest(BaseModel):
     @property
     def digest(self) -> str:
         """Tell watchers of one model apart that are interested in different things."""
-        said = json.dumps([sorted(self.kinds), sorted(self.aliases or ()), self.aliases is None, self.foreign_only])
-        return hashlib.sha256(said.encode()).hexdigest()[:8]
+        interest = json.dumps([sorted(self.kinds), sorted(self.aliases or ()), self.aliases is None, self.foreign_only])
+        return hashlib.sha256(interest.encode()).hexdigest()[:8]
 
 
 class Watcher:
@@ -138,9 +135,9 @@ class Watcher:
                     await registry.versions(interest.model, above=mark.version, most=MOST_AT_ONCE) if model else []
                 )
                 self._more = len(versions) >= MOST_AT_ONCE
-                found = changes(mark, model, versions, more=self._more)
-                self._more = len(found) >= MOST_AT_ONCE
-                after = mark.with_changes([(change, await self._said(registry, change)) for change in found])
+                new = changes(mark, model, versions, more=self._more)
+                self._more = len(new) >= MOST_AT_ONCE
+                after = mark.with_changes([(change, await self._payload(registry, change)) for change in new])
                 if after != self._mark:
                     await self._write(after)
             return self._mark.outbox
@@ -162,18 +159,18 @@ class Watcher:
         await self._store.aset(self._key, mark.model_dump(mode="json"))
         self._mark = mark
 
-    async def _said(self, registry: AsyncRegistry, change: Change) -> dict[str, Any] | None:
+    async def _payload(self, registry: AsyncRegistry, change: Change) -> dict[str, Any] | None:
         """Return what the event of a change says, or None if it is of no interest."""
         interest = self._interest
         if not wanted(change, kinds=interest.kinds, aliases=interest.aliases, foreign_only=interest.foreign_only):
             return None
-        said = {"alias": change.alias, "previous": change.previous, "by_taxiway": change.ours}
+        event = {"alias": change.alias, "previous": change.previous, "by_taxiway": change.ours}
         version = await registry.version(interest.model, change.version)
         if version is None:  # deleted meanwhile
-            return {"model": interest.model, "version": change.version, **said}
+            return {"model": interest.model, "version": change.version, **event}
         known = {"model": interest.model, "version": version.version, "run_id": version.run_id, "uri": version.uri}
         metrics = await registry.metrics(version.run_id)
-        return {**event_extra(known, metrics=metrics, aliases=version.aliases, tags=version.tags), **said}
+        return {**event_extra(known, metrics=metrics, aliases=version.aliases, tags=version.tags), **event}
 
     async def _after_failure(self, error: Exception) -> None:
         """Say the first failure and every doubling, and wait longer each time."""

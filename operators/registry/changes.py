@@ -66,18 +66,18 @@ class Watermark(BaseModel):
         :param changes: each with what its event says, or None if it is not reported
         """
         version, aliases, count, outbox = self.version, dict(self.aliases), self.count, dict(self.outbox)
-        for change, said in changes:
+        for change, payload in changes:
             if change.kind == "version_created":
                 version = max(version, int(change.version))
             elif change.kind == "alias_set":
                 aliases[str(change.alias)] = change.version
             else:
                 del aliases[str(change.alias)]
-            if said is not None:
+            if payload is not None:
                 count += 1
                 # With the change in it: should two triggerers ever watch at once, what differs has different keys.
                 key = f"{self.stream}/{count}/{change.alias or ''}@{change.version}"
-                outbox[key] = {"key": key, "kind": change.kind, **said}
+                outbox[key] = {"key": key, "kind": change.kind, **payload}
         return self.model_copy(update={"version": version, "aliases": aliases, "count": count, "outbox": outbox})
 
 
@@ -116,18 +116,18 @@ def changes(
     :param versions: versions above the watermark, the oldest first
     :param more: whether there are more such versions; then the aliases wait, for they may name one of those
     """
-    found = [Change(kind="version_created", version=v.version, ours=KEY_TAG in v.tags) for v in versions]
+    events = [Change(kind="version_created", version=v.version, ours=KEY_TAG in v.tags) for v in versions]
     if more:
-        return found[:MOST_AT_ONCE]
+        return events[:MOST_AT_ONCE]
     now, tags = (model.aliases, model.tags) if model else ({}, {})
     for alias in sorted(now.keys() | mark.aliases.keys()):
         was, names = mark.aliases.get(alias), now.get(alias)
         ours = tags.get(alias_tag(alias)) == (names or NO_VERSION)
         if names and names != was:
-            found.append(Change(kind="alias_set", version=names, alias=alias, previous=was, ours=ours))
+            events.append(Change(kind="alias_set", version=names, alias=alias, previous=was, ours=ours))
         elif was and not names:
-            found.append(Change(kind="alias_removed", version=was, alias=alias, previous=was, ours=ours))
-    return found[:MOST_AT_ONCE]
+            events.append(Change(kind="alias_removed", version=was, alias=alias, previous=was, ours=ours))
+    return events[:MOST_AT_ONCE]
 
 
 def wanted(change: Change, *, kinds: Collection[Kind], aliases: Collection[str] | None, foreign_only: bool) -> bool:

@@ -74,15 +74,15 @@ class Registry:
 
     def _settle(self, model: str, key: str) -> ModelVersion | None:
         """Return the version of a key, and delete the later ones that a race or a kill has left."""
-        found = self._search(f"{is_called(model)} AND tags.`{KEY_TAG}` = {quoted(key)}")
-        for double in found[1:]:
+        versions = self._search(f"{is_called(model)} AND tags.`{KEY_TAG}` = {quoted(key)}")
+        for double in versions[1:]:
             try:
                 if not self.version(model, double.version).aliases:
                     self.delete_version(model, double.version)
             except ServiceRefusedError as error:  # whoever made it may be deleting it, too
                 if not is_missing(error):
                     raise
-        return found[0] if found else None
+        return versions[0] if versions else None
 
     def model(self, model: str) -> RegisteredModel | None:
         """Return a model with its aliases and tags, or None if there is none of the name."""
@@ -102,13 +102,13 @@ class Registry:
 
     def _search(self, filter_: str) -> list[ModelVersion]:
         """Return all versions that match, the oldest first."""
-        found: list[ModelVersion] = []
+        versions: list[ModelVersion] = []
         query = {"filter": filter_, "max_results": str(_PAGE_ROWS), "order_by": "version_number ASC"}
         while True:
             answered = self._call("GET", "model-versions/search", query)
-            found += [read_version(row) for row in answered.get("model_versions", [])]
+            versions += [read_version(row) for row in answered.get("model_versions", [])]
             if not (page := answered.get("next_page_token")):
-                return sorted(found, key=lambda version: version.number)
+                return sorted(versions, key=lambda version: version.number)
             query = {**query, "page_token": page}
 
     def version(self, model: str, version: str) -> ModelVersion:
@@ -116,18 +116,18 @@ class Registry:
 
         :raises ServiceRefusedError: there is none
         """
-        found = self._call("GET", "model-versions/get", {"name": model, "version": version})
-        return read_version(found["model_version"])
+        answer = self._call("GET", "model-versions/get", {"name": model, "version": version})
+        return read_version(answer["model_version"])
 
     def alias(self, model: str, alias: str) -> ModelVersion | None:
         """Return the version that an alias names, or None."""
         try:
-            found = self._call("GET", "registered-models/alias", {"name": model, "alias": alias})
+            answer = self._call("GET", "registered-models/alias", {"name": model, "alias": alias})
         except ServiceRefusedError as error:
             if is_missing(error):
                 return None
             raise
-        return read_version(found["model_version"])
+        return read_version(answer["model_version"])
 
     def find(self, model: str, version: str) -> ModelVersion:
         """Return the version of a number (``7``) or of an alias (``@champion``).

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from operators.core.errors import ServiceError
+from operators.core.frozen import Frozen
 
 SERVICE = "MLflow"
 KEY_TAG = "taxiway.key"  # of a version: the registration that made it
@@ -21,10 +22,8 @@ def alias_tag(alias: str) -> str:
     return f"{_ALIAS_TAG}{alias}"
 
 
-class ModelVersion(BaseModel):
+class ModelVersion(Frozen):
     """One version in the registry."""
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     version: str
@@ -45,13 +44,11 @@ class ModelVersion(BaseModel):
         return int(self.version)
 
 
-class RegisteredModel(BaseModel):
+class RegisteredModel(Frozen):
     """A name in the registry, with where its aliases point.
 
     :param created_ms: Unix time; another one means that the model was deleted and made again
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     created_ms: int

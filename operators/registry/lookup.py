@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from operators.core.frozen import Exact
 from operators.registry.aclient import AsyncRegistry
 from operators.registry.entities import ModelVersion
 
 _PAGE_ROWS = 200
 
 
-class Wanted(BaseModel):
+class Wanted(Exact):
     """A version that meets all of this.
 
     :param alias: the alias must name it
@@ -21,8 +22,6 @@ class Wanted(BaseModel):
     :param above: its number must be higher
     :param tags: it must have these tags
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     alias: str | None = None
@@ -35,10 +34,10 @@ class Wanted(BaseModel):
 async def look(registry: AsyncRegistry, wanted: Wanted) -> dict[str, Any] | None:
     """Return the oldest version that is wanted, as plain JSON types, or None."""
     candidates = [await _aliased(registry, wanted)] if wanted.alias else await _above(registry, wanted)
-    for found in candidates:
-        if found is not None and _meets(found, wanted):
-            said = {"model": found.model, "version": found.version, "run_id": found.run_id, "uri": found.uri}
-            return {**said, "tags": found.tags, "aliases": list(found.aliases)}
+    for version in candidates:
+        if version is not None and _meets(version, wanted):
+            fields = {"model": version.model, "version": version.version, "run_id": version.run_id, "uri": version.uri}
+            return {**fields, "tags": version.tags, "aliases": list(version.aliases)}
     return None
 
 
@@ -50,17 +49,17 @@ async def _aliased(registry: AsyncRegistry, wanted: Wanted) -> ModelVersion | No
 
 async def _above(registry: AsyncRegistry, wanted: Wanted) -> list[ModelVersion]:
     """Return all versions above a number, page by page."""
-    found: list[ModelVersion] = []
+    versions: list[ModelVersion] = []
     above = wanted.above
     while page := await registry.versions(wanted.model, above=above, most=_PAGE_ROWS):
-        found += page
+        versions += page
         above = page[-1].number
         if len(page) < _PAGE_ROWS:
             break
-    return found
+    return versions
 
 
-def _meets(found: ModelVersion, wanted: Wanted) -> bool:
-    if wanted.version is not None and found.version != wanted.version:
+def _meets(version: ModelVersion, wanted: Wanted) -> bool:
+    if wanted.version is not None and version.version != wanted.version:
         return False
-    return found.version != wanted.unlike and wanted.tags.items() <= found.tags.items()
+    return version.version != wanted.unlike and wanted.tags.items() <= version.tags.items()

@@ -177,10 +177,10 @@ class RegisterModelOperator(RegistryOperator):
         version = registry.register(self.model, self.model_uri, self.run_id, key=key, tags=tags)
         moved = tuple(alias for alias in self.aliases if self._point(registry, alias, version))
         self.show(registry, version)
-        said = {"model": self.model, "version": version.version, "run_id": version.run_id, "uri": version.uri}
-        self._emit(context, event_extra(said, metrics=metrics, aliases=moved, tags=version.tags))
+        fields = {"model": self.model, "version": version.version, "run_id": version.run_id, "uri": version.uri}
+        self._emit(context, event_extra(fields, metrics=metrics, aliases=moved, tags=version.tags))
         self.log.info("version %s of %s; aliases: %s", version.version, self.model, ", ".join(moved) or "none")
-        return {**said, "aliases": list(moved)}
+        return {**fields, "aliases": list(moved)}
 
     def _links(self, context: Any, run_tags: Mapping[str, str]) -> dict[str, str]:
         ti = context["ti"]
@@ -257,11 +257,11 @@ class SetAliasOperator(RegistryOperator):
 
     def work(self, registry: Registry, context: Any) -> dict[str, Any]:
         """Move the alias, and remember which version had it."""
-        found = registry.find(self.model, str(self.version))
+        version = registry.find(self.model, str(self.version))
         holder = registry.alias(self.model, self.alias)
-        registry.set_alias(self.model, self.alias, found.version)
-        self.show(registry, found)
-        return {"version": found.version, "previous": holder.version if holder else None}
+        registry.set_alias(self.model, self.alias, version.version)
+        self.show(registry, version)
+        return {"version": version.version, "previous": holder.version if holder else None}
 
 
 class DeleteAliasOperator(RegistryOperator):
@@ -301,14 +301,14 @@ class TagVersionOperator(RegistryOperator):
 
     def work(self, registry: Registry, context: Any) -> dict[str, str]:
         """Set and remove the tags of the version."""
-        found = registry.find(self.model, str(self.version))
+        version = registry.find(self.model, str(self.version))
         for key, value in self.tags.items():
             if value is None:
-                registry.untag(self.model, found.version, key)
+                registry.untag(self.model, version.version, key)
             else:
-                registry.tag(self.model, found.version, key, str(value))
-        self.show(registry, found)
-        return {"version": found.version}
+                registry.tag(self.model, version.version, key, str(value))
+        self.show(registry, version)
+        return {"version": version.version}
 
 
 class CompareVersionsOperator(RegistryOperator):
@@ -356,7 +356,7 @@ class CompareVersionsOperator(RegistryOperator):
         """Compare, log the table, and fail if a metric is worse and that is not allowed."""
         candidate = registry.find(self.model, str(self.candidate))
         baseline = self._baseline(registry)
-        found = compare(
+        comparison = compare(
             self.model,
             baseline=baseline.version if baseline else None,
             candidate=candidate.version,
@@ -366,12 +366,12 @@ class CompareVersionsOperator(RegistryOperator):
             tolerances={metric: float(value) for metric, value in self.tolerances.items()},
         )
         self.show(registry, candidate)
-        for line in found.text().splitlines():
+        for line in comparison.text().splitlines():
             self.log.info("%s", line)
-        if self.fail_if_worse and found.bad:
-            bad = ", ".join(f"{row.metric} is {row.verdict}" for row in found.bad)
-            raise RejectedError(f"version {candidate.version} of {self.model} against {found.baseline}: {bad}")
-        return found.model_dump(mode="json")
+        if self.fail_if_worse and comparison.bad:
+            bad = ", ".join(f"{row.metric} is {row.verdict}" for row in comparison.bad)
+            raise RejectedError(f"version {candidate.version} of {self.model} against {comparison.baseline}: {bad}")
+        return comparison.model_dump(mode="json")
 
     def _baseline(self, registry: Registry) -> ModelVersion | None:
         """Return the baseline. An alias that is not set yet means none; a number that does not exist is a mistake."""

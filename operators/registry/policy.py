@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from operators.core.frozen import Frozen
+from operators.core.render import columns
 
 UNKNOWN = "unknown"
 AS_OF = "taxiway.as_of"  # end of the training window
 Direction = Literal["higher", "lower"]
 _MOST_METRICS = 50
 _MOST_TEXT = 500
-_CONFIG = ConfigDict(frozen=True)
 
 
 def links(
@@ -24,7 +24,7 @@ def links(
     dag_run_url: str | None,
     validation: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """Return the tags that tie a version to where it comes from. What is not known is said to be unknown.
+    """Return the tags that tie a version to where it comes from. A value that is not known is `unknown`.
 
     :param validation: a validation report as `ValidateOperator` gives it: ``passed``, ``checks``, ``failures``, ``docs_url``
     """
@@ -48,7 +48,9 @@ def _warnings(report: Mapping[str, Any]) -> int | None:
     """Return how many checks failed without stopping the run."""
     failures = report.get("warnings", report.get("failures"))
     if isinstance(failures, list):
-        return sum(1 for found in failures if not isinstance(found, Mapping) or found.get("severity") != "critical")
+        return sum(
+            1 for failure in failures if not isinstance(failure, Mapping) or failure.get("severity") != "critical"
+        )
     return failures
 
 
@@ -80,13 +82,11 @@ def event_extra(
     }
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """One metric of two versions.
 
     :param difference: candidate minus baseline; None where one of them was not measured
     """
-
-    model_config = _CONFIG
 
     metric: str
     direction: Direction
@@ -96,13 +96,11 @@ class Row(BaseModel):
     verdict: Literal["better", "same", "worse", "unknown"]
 
 
-class Comparison(BaseModel):
+class Comparison(Frozen):
     """Two versions, metric by metric.
 
     :param baseline: version; None if there is none to compare with
     """
-
-    model_config = _CONFIG
 
     model: str
     baseline: str | None
@@ -117,12 +115,8 @@ class Comparison(BaseModel):
     def text(self) -> str:
         """Return a table for the log."""
         head = ("metric", f"baseline {self.baseline or '-'}", f"candidate {self.candidate}", "difference", "")
-        lines = [
-            head,
-            *((r.metric, _number(r.baseline), _number(r.candidate), _signed(r), r.verdict) for r in self.rows),
-        ]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+        rows = ((r.metric, _number(r.baseline), _number(r.candidate), _signed(r), r.verdict) for r in self.rows)
+        return "\n".join(columns([head, *rows]))
 
 
 def compare(

@@ -65,15 +65,15 @@ class RegistrySensor(BaseSensorOperator):
         """Check once; then wait here or in the triggerer."""
         if not self.deferrable:
             return super().execute(context)
-        if (found := self.poke(context)).is_done:
-            return found.xcom_value
+        if (result := self.poke(context)).is_done:
+            return result.xcom_value
         trigger = ModelVersionTrigger(
             wanted=self._wanted(context).model_dump(), poll_s=self.poke_interval, mlflow_conn_id=self.mlflow_conn_id
         )
         self.defer(trigger=trigger, method_name="resume", timeout=timedelta(seconds=self.timeout))
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the trigger found."""
+        """Return the version that the trigger waited for."""
         self.log.info("version %s of %s is there", event["version"], self.model)
         return dict(event)
 
@@ -93,13 +93,13 @@ class RegistrySensor(BaseSensorOperator):
         try:
             server = MlflowHook(self.mlflow_conn_id).server()
             wanted = self._wanted(context)
-            found = asyncio.run(once())
+            version = asyncio.run(once())
         except ServiceError as error:
             self.log.warning("%s", error)
-            found = None
+            version = None
         except (ConfigurationError, RejectedError, ServiceRefusedError) as error:
             raise AirflowFailException(str(error)) from error
-        return PokeReturnValue(is_done=found is not None, xcom_value=found)
+        return PokeReturnValue(is_done=version is not None, xcom_value=version)
 
     def _wanted(self, context: Any) -> Wanted:
         from operators.registry.hook import MlflowHook

@@ -8,9 +8,10 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic import SecretStr, ValidationError, model_validator
 
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.core.http import answer, async_client, client
 from operators.core.settings import setting
 from operators.registry.entities import SERVICE
@@ -19,15 +20,13 @@ _TIMEOUT_S = 30.0
 _TRY_AGAIN = (408, 429)
 
 
-class Server(BaseModel):
+class Server(Frozen):
     """Address and credentials of a tracking server; ``repr`` hides the secrets.
 
     :param url: e.g. ``https://mlflow.example.com``
     :param token: bearer token; goes before ``username`` and ``password``
     :param verify: whether to check the server's certificate, or the path of the CA bundle to check it with
     """
-
-    model_config = ConfigDict(frozen=True)
 
     url: str
     token: SecretStr | None = None
@@ -79,8 +78,8 @@ class Server(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            found = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
-            raise ConfigurationError(f"the address or credentials of MLflow are wrong: {found}") from None
+            reasons = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
+            raise ConfigurationError(f"the address or credentials of MLflow are wrong: {reasons}") from None
 
     def client(self) -> httpx.Client:
         """Return a client for tasks."""
@@ -133,9 +132,9 @@ def read(response: httpx.Response) -> Any:
 
 def is_missing(error: ServiceRefusedError) -> bool:
     """Say whether MLflow means that there is no such model, version, alias or run."""
-    said = str(error)
+    text = str(error)
     # An alias that is not there is an invalid parameter to MLflow.
-    return "RESOURCE_DOES_NOT_EXIST" in said or ("INVALID_PARAMETER_VALUE" in said and "not found" in said)
+    return "RESOURCE_DOES_NOT_EXIST" in text or ("INVALID_PARAMETER_VALUE" in text and "not found" in text)
 
 
 def newer_than(model: str, version: int) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.asset import AssetNameRef
-from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.registry.changes import KINDS, Kind, place
+from operators.triggers import KeptTrigger
 
 if TYPE_CHECKING:
     from operators.registry.change_stream import Watcher
@@ -20,7 +22,8 @@ _MOST_KEPT = 300
 _STATE = "taxiway.registry"  # of the watermark in the asset's state store
 
 
-class ModelEventTrigger(BaseEventTrigger):
+@dataclass(kw_only=True, eq=False, repr=False)
+class ModelEventTrigger(KeptTrigger, BaseEventTrigger):
     """Fire when a version is registered, or an alias is set, moved or removed. For an `AssetWatcher`.
 
     The payload has ``key``, ``kind`` (``version_created``, ``alias_set``, ``alias_removed``), ``model``, ``version``,
@@ -55,35 +58,21 @@ class ModelEventTrigger(BaseEventTrigger):
     :raises ConfigurationError: ``kinds`` has an unknown one
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        asset: str,
-        kinds: Sequence[Kind] = ("version_created", "alias_set"),
-        aliases: Sequence[str] | None = None,
-        foreign_only: bool = False,
-        from_start: bool = False,
-        poll_s: float = 30.0,
-        mlflow_conn_id: str | None = "mlflow_default",
-    ) -> None:
-        super().__init__()
-        if unknown := set(kinds) - set(KINDS):
-            raise ConfigurationError(f"unknown kinds {sorted(unknown)}; there are {', '.join(KINDS)}")
-        self.model = model
-        self.asset = asset
-        self.kinds = list(kinds)
-        self.aliases = None if aliases is None else list(aliases)
-        self.foreign_only = foreign_only
-        self.from_start = from_start
-        self.poll_s = poll_s
-        self.mlflow_conn_id = mlflow_conn_id
+    model: str
+    asset: str
+    kinds: Sequence[Kind] = ("version_created", "alias_set")
+    aliases: Sequence[str] | None = None
+    foreign_only: bool = False
+    from_start: bool = False
+    poll_s: float = 30.0
+    mlflow_conn_id: str | None = "mlflow_default"
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make this trigger again."""
-        return _serialize(
-            self, "model", "asset", "kinds", "aliases", "foreign_only", "from_start", "poll_s", "mlflow_conn_id"
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := set(self.kinds) - set(KINDS):
+            raise ConfigurationError(f"unknown kinds {sorted(unknown)}; there are {', '.join(KINDS)}")
+        self.kinds = list(self.kinds)
+        self.aliases = None if self.aliases is None else list(self.aliases)
 
     def shared_stream_key(self) -> Hashable:
         """Return a key of this trigger's own: a stream, because only streams learn when an event has been persisted."""
@@ -101,16 +90,16 @@ class ModelEventTrigger(BaseEventTrigger):
                 self.asset_state_store[AssetNameRef(name=self.asset)]
         except KeyError:
             self.log.error("`asset` is %r, but the watcher belongs to %r", self.asset, self.asset_state_store)
-        async for said in shared_stream:
-            yield TriggerEvent(said)
+        async for payload in shared_stream:
+            yield TriggerEvent(payload)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield every change to who runs this without a triggerer; one counts as confirmed when the next is asked for."""
         watcher = _watcher(self.serialize()[1])
         try:
-            async for said in watcher.events():
-                yield TriggerEvent(said)
-                await watcher.confirm([said["key"]])
+            async for payload in watcher.events():
+                yield TriggerEvent(payload)
+                await watcher.confirm([payload["key"]])
         finally:
             await watcher.close()
 
@@ -129,16 +118,16 @@ def new_changes(context: Mapping[str, Any], asset: Any) -> list[dict[str, Any]]:
     """
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
-    found: dict[str, dict[str, Any]] = {}
+    payloads: dict[str, dict[str, Any]] = {}
     for event in context["triggering_asset_events"].get(asset, ()):
-        said = (event.extra or {}).get("payload")
-        if isinstance(said, Mapping) and "key" in said:
-            found.setdefault(said["key"], dict(said))
+        payload = (event.extra or {}).get("payload")
+        if isinstance(payload, Mapping) and "key" in payload:
+            payloads.setdefault(payload["key"], dict(payload))
     ti = context["ti"]
     store, row = AssetStateStoreAccessor(name=asset.name), f"taxiway.taken.{ti.dag_id}.{ti.task_id}"
     taken: dict[str, str] = dict(store.get(row) or ())
     # Airflow gives a run's events in no order.
-    mine = [found[key] for key in sorted(found, key=place) if taken.setdefault(key, ti.run_id) == ti.run_id]
+    mine = [payloads[key] for key in sorted(payloads, key=place) if taken.setdefault(key, ti.run_id) == ti.run_id]
     if mine:
         store.set(row, [list(pair) for pair in taken.items()][-_MOST_KEPT:])
     return mine
@@ -152,8 +141,8 @@ class _Producer(SharedStreamProducer):
 
     async def open_stream(self) -> AsyncIterator[tuple[Any, Any]]:
         """Yield each change with its key."""
-        async for said in self._watcher.events():
-            yield said, said["key"]
+        async for payload in self._watcher.events():
+            yield payload, payload["key"]
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
         """Forget what has been persisted; what has not stays, and is reported again when the trigger is restarted."""
@@ -181,7 +170,8 @@ def _watcher(kwargs: Mapping[str, Any]) -> Watcher:
     )
 
 
-class ModelVersionTrigger(BaseTrigger):
+@dataclass(kw_only=True, eq=False, repr=False)
+class ModelVersionTrigger(KeptTrigger):
     """Fire once the registry holds what a sensor waits for.
 
     :param wanted: the fields of `operators.registry.lookup.Wanted`
@@ -189,15 +179,13 @@ class ModelVersionTrigger(BaseTrigger):
     :param mlflow_conn_id: Airflow connection of the type ``mlflow``
     """
 
-    def __init__(self, *, wanted: Mapping[str, Any], poll_s: float, mlflow_conn_id: str | None) -> None:
-        super().__init__()
-        self.wanted = dict(wanted)
-        self.poll_s = poll_s
-        self.mlflow_conn_id = mlflow_conn_id
+    wanted: Mapping[str, Any]
+    poll_s: float
+    mlflow_conn_id: str | None
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make this trigger again."""
-        return _serialize(self, "wanted", "poll_s", "mlflow_conn_id")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.wanted = dict(self.wanted)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until it is there. MLflow may be away meanwhile; the sensor's time-out ends the wait."""
@@ -210,16 +198,11 @@ class ModelVersionTrigger(BaseTrigger):
         try:
             while True:
                 try:
-                    if found := await look(registry, wanted):
-                        yield TriggerEvent(found)
+                    if version := await look(registry, wanted):
+                        yield TriggerEvent(version)
                         return
                 except ServiceError as error:
                     self.log.warning("%s", error)
                 await asyncio.sleep(self.poll_s)
         finally:
             await registry.close()
-
-
-def _serialize(trigger: BaseTrigger, *names: str) -> tuple[str, dict[str, Any]]:
-    kind = type(trigger)
-    return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(trigger, name) for name in names}

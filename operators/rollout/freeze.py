@@ -14,7 +14,7 @@ def frozen_until(freezes: Sequence[Freeze | Outage], now: datetime) -> tuple[dat
 
     :param now: with a time zone
     """
-    ends = [found for freeze in freezes if (found := _end(freeze, now)) is not None and found[0] > now]
+    ends = [end for freeze in freezes if (end := _end(freeze, now)) is not None and end[0] > now]
     return max(ends, key=lambda end: end[0]) if ends else None
 
 

@@ -1,4 +1,4 @@
-"""Tell people what a release does, by Airflow's own notifiers. A message that cannot be sent never stops a release."""
+"""Tell people what a release does, through Airflow's notifiers. A message that cannot be sent never stops a release."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def tell(spec: ModelSpec, moment: Moment, text: str, context: Any, **facts: Any)
     """Send a message to everybody whom the spec names for this moment.
 
     :param text: what happened, for a person
-    :param facts: what a machine may want, for webhooks: release_id, version, stable, …
+    :param facts: fields for webhooks: release_id, version, stable, …
     """
     for wanted in spec.release.notify:
         if moment not in wanted.when:
             continue
         title = f"{spec.name}: {_TITLES[moment]}"
         try:
-            # Not by calling the notifier: that would render the text, which may hold anything, as a template.
+            # Not by calling the notifier: that would render the text as a template, and the text may quote anything.
             notifier(wanted, title, text, {"model": spec.name, "moment": moment, **facts}).notify(context)
-        except Exception as error:  # noqa: BLE001 - a mail server that is away must not hold up a rollback
+        except Exception as error:  # noqa: BLE001 - a mail server that is down must not hold up a rollback
             # The message may quote an address with its password; the type and the connection's name do not.
-            said = str(error) if isinstance(error, TaxiwayError) else type(error).__name__
-            _log.warning("%s by %s (connection %s) was not sent: %s", title, wanted.by, wanted.connection, said)
+            problem = str(error) if isinstance(error, TaxiwayError) else type(error).__name__
+            _log.warning("%s by %s (connection %s) was not sent: %s", title, wanted.by, wanted.connection, problem)
 
 
 def notifier(wanted: Notify, title: str, text: str, facts: Mapping[str, Any]) -> BaseNotifier:
@@ -90,7 +90,7 @@ class WebhookNotifier(BaseNotifier):
     def notify(self, context: Any) -> None:
         """Send the message.
 
-        :raises ServiceError: nobody answered, or with a 5xx
+        :raises ServiceError: the address did not answer, or answered with a 5xx
         :raises ServiceRefusedError: the address refused the message
         """
         import httpx
@@ -98,12 +98,12 @@ class WebhookNotifier(BaseNotifier):
 
         from operators.core.http import client, require_success, unreachable
 
-        found = Connection.get(self.connection)
-        host = found.host or ""
-        base = host if "://" in host else f"{found.schema or 'https'}://{host}"
-        base += f":{found.port}" if found.port else ""
+        address = Connection.get(self.connection)
+        host = address.host or ""
+        base = host if "://" in host else f"{address.schema or 'https'}://{host}"
+        base += f":{address.port}" if address.port else ""
         try:
-            with client(base, token=found.password, timeout_s=_TIMEOUT_S) as http:
-                require_success(http.post(found.extra_dejson.get("path", ""), json=self.message), "the webhook")
+            with client(base, token=address.password, timeout_s=_TIMEOUT_S) as http:
+                require_success(http.post(address.extra_dejson.get("path", ""), json=self.message), "the webhook")
         except httpx.HTTPError as error:
             raise unreachable("the webhook", error) from error

@@ -1,4 +1,4 @@
-"""The tasks of a release without traffic, and its ends. Thin: `Controller` moves, triggers wait."""
+"""The tasks of a release without traffic, and of its end. Thin: `ReleaseMoves` acts, triggers wait."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from operators.rollout.triggers import DeployTrigger
 
 if TYPE_CHECKING:
     from operators.registry.client import ModelVersion
-    from operators.rollout.controller import Controller
+    from operators.rollout.manual_moves import ManualMoves
+    from operators.rollout.release_moves import ReleaseMoves
 
 DEPLOY_TIMEOUT_S = 600.0
-_BUSY_LOOK_S = 10.0
+_BUSY_POLL_S = 10.0
 SMOKE_TEST, REFUSED_KEY = "smoke_test", "refused"
 RETRIES = ExceptionRetryPolicy(
     rules=[
         RetryRule(
-            # A release that another one has put aside must not try for minutes to get its model back.
+            # A release that another one has ended must not try for minutes to get its model back.
             exception=[ConfigurationError, RejectedError],
             action=RetryAction.FAIL,
             reason="another try cannot help",
@@ -43,11 +44,20 @@ def with_retries(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs if given else {**kwargs, "retry_policy": RETRIES}
 
 
-def controller_of(model: str) -> Controller:
-    """Import late: SQLAlchemy would cost every DAG file half a second."""
-    from operators.rollout.controller import Controller
+def release_moves_of(model: str) -> ReleaseMoves:
+    """Return the moves of a model's releases. SQLAlchemy is imported here: it costs a DAG file half a second."""
+    from operators.rollout.model_traffic import ModelTraffic
+    from operators.rollout.release_moves import ReleaseMoves
 
-    return Controller(model)
+    return ReleaseMoves(ModelTraffic(model))
+
+
+def manual_moves_of(model: str) -> ManualMoves:
+    """Return what a person may do to a model."""
+    from operators.rollout.manual_moves import ManualMoves
+    from operators.rollout.model_traffic import ModelTraffic
+
+    return ManualMoves(ModelTraffic(model))
 
 
 class ReleaseOperator(BaseOperator):
@@ -64,9 +74,9 @@ class ReleaseOperator(BaseOperator):
         self.spec = spec
         self.release = release
 
-    def controller(self) -> Controller:
+    def moves(self) -> ReleaseMoves:
         """Return the moves of this model's release."""
-        return controller_of(self.spec.name)
+        return release_moves_of(self.spec.name)
 
 
 class BeginReleaseOperator(BaseOperator):
@@ -90,7 +100,7 @@ class BeginReleaseOperator(BaseOperator):
     def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
         """Choose the version and claim the model, or wait until that is possible.
 
-        :param event: of a wait that has ended; what it was for is looked at again
+        :param event: of a wait that has ended; whether the release may begin is checked again
         """
         from operators.core.ledger import BusyError
 
@@ -99,50 +109,51 @@ class BeginReleaseOperator(BaseOperator):
             text = f"no release begins until {frozen[0].isoformat(timespec='minutes')}: {frozen[1] or 'releases are frozen'}"
             tell(self.spec, "pause", text, context)
             self.defer(trigger=DateTimeTrigger(moment=frozen[0]), method_name="execute")
-        controller = controller_of(self.spec.name)
-        found = self._find(controller, context)
+        moves = release_moves_of(self.spec.name)
+        version = self._find(moves, context)
         try:
-            begun = controller.begin(context["run_id"], found, when_busy=self.spec.release.when_busy)
+            begun = moves.begin(context["run_id"], version, when_busy=self.spec.release.when_busy)
         except BusyError as error:
             self.log.info("%s; waiting", error)
-            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=_BUSY_LOOK_S)), method_name="execute")
+            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=_BUSY_POLL_S)), method_name="execute")
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
         stable = begun.stable
-        tried = [found] if stable is None else [found, controller.registry.version(self.spec.name, stable)]
-        keys = [version.tags["taxiway.smoke_key"] for version in tried if "taxiway.smoke_key" in version.tags]
-        text = f"release {begun.release_id}: version {found.version} over {stable or 'nothing'}"
+        both = [version] if stable is None else [version, moves.registry.version(self.spec.name, stable)]
+        keys = [one.tags["taxiway.smoke_key"] for one in both if "taxiway.smoke_key" in one.tags]
+        over = f"version {stable} has the traffic" if stable else "no version has traffic yet"
+        text = f"release {begun.release_id} of version {version.version} begins; {over}"
         self.log.info(text)
-        tell(self.spec, "start", text, context, release_id=begun.release_id, version=found.version, stable=stable)
+        tell(self.spec, "start", text, context, release_id=begun.release_id, version=version.version, stable=stable)
         return {
             "release_id": begun.release_id,
-            "version": found.version,
-            "model_uri": found.uri,
+            "version": version.version,
+            "model_uri": version.uri,
             "stable": stable,
             "smoke_keys": keys,
             "began_at": time.time(),
         }
 
-    def _find(self, controller: Controller, context: Any) -> ModelVersion:
+    def _find(self, moves: ReleaseMoves, context: Any) -> ModelVersion:
         try:
-            return controller.find(str(self.version) or None)
+            return moves.find(str(self.version) or None)
         except RejectedError as error:
             if not self.version and context.get("triggering_asset_events"):
-                # Several events may start several runs; the first has released the challenger of all.
+                # Several events may start several runs; the first one has released the challenger.
                 raise AirflowSkipException(str(error)) from error
             raise AirflowFailException(str(error)) from error
 
 
 def require_running(version: str, event: Mapping[str, str]) -> None:
-    """Read how a deployment went.
+    """Do nothing if a deployment has succeeded.
 
     :raises AirflowFailException: the version cannot run; a retry cannot help
-    :raises ServiceError: the agent, or Ray, was away; a retry asks again
+    :raises ServiceError: the agent or Ray did not answer; a retry asks again
     """
     if event["status"] == "RUNNING":
         return
-    said = f"version {version} is {event['status']}: {event['message']}"
-    raise AirflowFailException(said) if event["status"] == "DEPLOY_FAILED" else ServiceError(said)
+    problem = f"version {version} is {event['status']}: {event['message']}"
+    raise AirflowFailException(problem) if event["status"] == "DEPLOY_FAILED" else ServiceError(problem)
 
 
 class DeployOperator(ReleaseOperator):
@@ -156,7 +167,7 @@ class DeployOperator(ReleaseOperator):
     def execute(self, context: Any) -> None:
         """Start the deployment and wait."""
         version = self.release["version"]
-        self.controller().agent.deploy(self.spec, version, self.release["model_uri"])
+        self.moves().agent.deploy(self.spec, version, self.release["model_uri"])
         deadline = time.time() + DEPLOY_TIMEOUT_S
         self.defer(
             trigger=DeployTrigger(model=self.spec.name, version=version, deadline=deadline), method_name="resume"
@@ -186,9 +197,9 @@ class SmokeTestOperator(ReleaseOperator):
         if not self.release["smoke_keys"]:
             raise AirflowFailException(
                 f"version {self.release['version']} has no tag taxiway.smoke_key, and stable has none either: "
-                "there are no rows to try it with"
+                "there are no rows to test it with"
             )
-        # Stable's rows too: what its callers send today must be understood tomorrow.
+        # Stable's rows too: the new version must understand what callers send today.
         bodies = [storage.get_bytes(key) for key in dict.fromkeys(self.release["smoke_keys"])]
         try:
             return [smoke_test(settings.serve_url, spec, self.release["version"], body) for body in bodies]
@@ -205,14 +216,13 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Move the traffic, then the alias, then notify."""
-        from operators.rollout.model_traffic import route_of
         from operators.traffic.limits import USUAL, AnswerLimits
 
-        controller, release = self.controller(), self.release
-        limits = [AnswerLimits.of(route_of(entry)) for entry in controller.moves_of(release["release_id"])]
+        moves, release = self.moves(), self.release
+        limits = [AnswerLimits.of(move.route) for move in moves.traffic.moves_of(release["release_id"])]
         version, stable = release["version"], release["stable"]
-        controller.promote(release["release_id"], version, stable, self.spec, limits=limits[-1] if limits else USUAL)
-        text = f"version {version} has all traffic; before it, {stable or 'nothing'}"
+        moves.promote(release["release_id"], version, stable, self.spec, limits=limits[-1] if limits else USUAL)
+        text = f"version {version} has all traffic" + (f" in place of version {stable}" if stable else "")
         tell(self.spec, "promoted", text, context, release_id=release["release_id"], version=version, stable=stable)
         return {"champion": version, "previous": stable}
 
@@ -228,13 +238,13 @@ class RollBackOperator(ReleaseOperator):
         """Move the traffic, record why, and notify."""
         if not self.release:
             raise AirflowSkipException("the release never began: there is nothing to roll back")
-        controller, release_id = self.controller(), self.release["release_id"]
+        moves, release_id = self.moves(), self.release["release_id"]
         version, stable = self.release["version"], self.release["stable"]
-        # What the smoke test refused is as bad as what the judge did.
+        # A version that the smoke test refused is rejected, like one that the judge failed.
         refused = context["ti"].xcom_pull(task_ids=SMOKE_TEST, key=REFUSED_KEY)
-        reason = f"{SMOKE_TEST}: {refused}" if refused else controller.why(release_id)
+        reason = f"{SMOKE_TEST}: {refused}" if refused else moves.why(release_id)
         try:
-            controller.roll_back(
+            moves.roll_back(
                 release_id,
                 version,
                 stable,
@@ -243,7 +253,7 @@ class RollBackOperator(ReleaseOperator):
                 drain_s=self.spec.release.drain_s,
             )
         except RejectedError as error:
-            controller.drop_orphan(version)
+            moves.drop_orphan(version)
             raise AirflowSkipException(str(error)) from error
         tell(self.spec, "rolled_back", reason, context, release_id=release_id, version=version, stable=stable)
         return reason

@@ -1,33 +1,33 @@
-"""Versions that a release has rejected. They are not released again, under another number neither, until a person lifts it."""
+"""Versions that a release has rejected. They, and the same model under another number, are not released again until a
+person lifts the quarantine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.core.ledger import Entry, Ledger
+from operators.core.rows import QuarantinedRow, QuarantineLiftedRow, read
 from operators.registry.client import ModelVersion, Registry
 from operators.registry.server import is_missing
 
-DIGEST_TAG = "taxiway.model_digest"  # SHA-256 of what the model is made of: the same bytes are the same model
-QUARANTINED, LIFTED = "quarantined", "quarantine_lifted"
+DIGEST_TAG = "taxiway.model_digest"  # SHA-256 of the model's files: the same bytes are the same model
+KINDS = (QuarantinedRow.KIND, QuarantineLiftedRow.KIND)
 
 
 class QuarantinedError(RejectedError):
     """A version is in quarantine."""
 
 
-class Quarantined(BaseModel):
+class Quarantined(Frozen):
     """One version in quarantine.
 
     :param digest: of the model; empty: not known
-    :param release_id: of the release that rejected it; None: a person did
+    :param release_id: of the release that rejected it; None: a person rejected it
     """
-
-    model_config = ConfigDict(frozen=True)
 
     version: str
     digest: str
@@ -43,24 +43,17 @@ class Quarantined(BaseModel):
 def standing(entries: Iterable[Entry]) -> tuple[Quarantined, ...]:
     """Return what is in quarantine after these rows of one model, oldest first.
 
-    :param entries: rows of the kinds `quarantined` and `quarantine_lifted`, oldest first; others are passed over
+    :param entries: rows of `KINDS`, oldest first
     """
-    found: list[Quarantined] = []
+    kept: list[Quarantined] = []
     for entry in entries:
-        said = entry.payload
-        if entry.kind == QUARANTINED:
-            found.append(
-                Quarantined(
-                    version=said["version"],
-                    digest=said["model_digest"],
-                    release_id=entry.release_id,
-                    reason=said["reason"],
-                    at=entry.at,
-                )
-            )
-        elif entry.kind == LIFTED:
-            found = [one for one in found if not one.covers(said["version"], said["model_digest"])]
-    return tuple(found)
+        row = read(entry)
+        if isinstance(row, QuarantinedRow):
+            fields = {"version": row.version, "digest": row.model_digest, "reason": row.reason}
+            kept.append(Quarantined(release_id=entry.release_id, at=entry.at, **fields))
+        elif isinstance(row, QuarantineLiftedRow):
+            kept = [one for one in kept if not one.covers(row.version, row.model_digest)]
+    return tuple(kept)
 
 
 def digest_of(registry: Registry, version: ModelVersion) -> str:
@@ -83,23 +76,22 @@ class Quarantine:
 
     def standing(self) -> tuple[Quarantined, ...]:
         """Return what is in quarantine, oldest first."""
-        return standing(self._ledger.entries(self._model, kind=(QUARANTINED, LIFTED)))
+        return standing(self._ledger.entries(self._model, kind=KINDS))
 
     def require_free(self, version: ModelVersion) -> None:
-        """Let a version pass that is not in quarantine.
+        """Do nothing, unless a version is in quarantine.
 
         :raises QuarantinedError: it is, or another version with the same model
         """
-        here = self.standing()
-        if not here:
+        if not (standing := self.standing()):
             return
         digest = digest_of(self._registry, version)
-        for one in here:
+        for one in standing:
             if one.covers(version.version, digest):
-                same = "" if one.version == version.version else f", which is the same model as version {one.version}"
+                same = "" if one.version == version.version else f", which is the same model as version {one.version},"
                 raise QuarantinedError(
-                    f"version {version.version} of {self._model}{same}, was rejected on {one.at:%Y-%m-%d %H:%M} UTC: "
-                    f"{one.reason}. To release it all the same, say why: "
+                    f"version {version.version} of {self._model}{same} was rejected on {one.at:%Y-%m-%d %H:%M} UTC: "
+                    f"{one.reason}. To release it anyway, give a reason: "
                     f"taxiway quarantine lift {self._model} {version.version} --reason …"
                 )
 
@@ -108,9 +100,8 @@ class Quarantine:
 
         :param release_id: the release that rejects it; it must hold the model
         """
-        digest = self._digest(version)
-        payload = {"version": version, "model_digest": digest, "reason": reason}
-        return self._ledger.append(self._model, QUARANTINED, payload, key=key, release_id=release_id)
+        row = QuarantinedRow(version=version, model_digest=self._digest(version), reason=reason)
+        return self._ledger.append(self._model, row, key=key, release_id=release_id)
 
     def lift(self, version: str, *, by: str, reason: str, key: str) -> Entry | None:
         """Let a version be released again, and every other with the same model.
@@ -122,11 +113,11 @@ class Quarantine:
         known = self._ledger.entry(key)
         if known is not None or not any(one.covers(version, digest) for one in self.standing()):
             return known
-        payload = {"version": version, "model_digest": digest, "by": by, "reason": reason}
-        return self._ledger.append(self._model, LIFTED, payload, key=key)
+        row = QuarantineLiftedRow(version=version, model_digest=digest, by=by, reason=reason)
+        return self._ledger.append(self._model, row, key=key)
 
     def _digest(self, version: str) -> str:
-        """Return the digest of a version's model; empty also where MLflow has no such version any more."""
+        """Return the digest of a version's model; empty if MLflow no longer has the version."""
         try:
             return digest_of(self._registry, self._registry.version(self._model, version))
         except ServiceRefusedError as error:

@@ -19,7 +19,7 @@ from operators.stack.service import Service
 def of(stack: Stack) -> dict[str, Service]:
     """Return the services by name, in the order in which `status` lists them."""
     env = environment.base(stack)
-    found = [
+    services = [
         postgres(stack),
         _storage(stack, env),
         _ray(stack, env),
@@ -27,7 +27,7 @@ def of(stack: Stack) -> dict[str, Service]:
         _mlflow(stack, env),
         *_airflow(stack, env),
     ]
-    return {service.name: service for service in found}
+    return {service.name: service for service in services}
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import shorten
 
-from operators.core import processes
+import psutil
+
 from operators.core.errors import ConfigurationError
 from operators.core.extras import require
 from operators.core.settings import PROJECT_ROOT
@@ -61,20 +63,19 @@ def check_packages(lock: Path) -> None:
         if package not in wanted:
             continue
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            found = "none"
-        if found != wanted[package]:
+            installed = "none"
+        if installed != wanted[package]:
             raise ConfigurationError(
-                f"{package} {wanted[package]} is needed and {found} is installed: "
+                f"{package} {wanted[package]} is needed and {installed} is installed: "
                 f"install {lock.name} into this environment ({sys.prefix})"
             )
 
 
 def available_bytes() -> int:
     """Return the memory that may still be used: of the machine, and of the container if it has a limit."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    free: int = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # no limit reads "max"
         group = Path("/sys/fs/cgroup")
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
@@ -144,10 +145,18 @@ def _taken(port: int) -> bool:
     return False
 
 
+def _holder(port: int) -> str:
+    """Return who listens on a port, if the kernel tells."""
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                command = shorten(" ".join(psutil.Process(connection.pid).cmdline()), 60, placeholder="…")
+                return f"process {connection.pid} ({command})"
+    return "another process"
+
+
 def _explain(name: str, port: int) -> str:
-    pid = processes.holder(port)
-    who = f"process {pid} ({processes.name(pid)})" if pid else "another process"
     return (
-        f"port {port} ({name}) is taken by {who}: end it, set TAXIWAY_PORT_{name.upper()}, "
+        f"port {port} ({name}) is taken by {_holder(port)}: end it, set TAXIWAY_PORT_{name.upper()}, "
         f"or shift all ports with TAXIWAY_PORT_OFFSET (500, say)"
     )

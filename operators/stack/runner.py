@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from operators.core import processes
 from operators.core.errors import TaxiwayError
 from operators.stack import state
@@ -76,12 +78,11 @@ class Runner:
         self._steady_s = steady_s
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(services)))
         self._began = time.monotonic()
-        self._recorded: list[list[int]] = []
+        self._recorded: list[tuple[int, float]] = []
         self._record_due = 0.0
-        me = processes.read(os.getpid())
         self.state = state.StackState(
             supervisor=os.getpid(),
-            supervisor_start=me.start if me else 0,
+            supervisor_start=processes.start_s(psutil.Process()),
             services={name: run.shown for name, run in self._runs.items()},
         )
 
@@ -161,8 +162,8 @@ class Runner:
                 cwd="/",
             )
         run.shown.pid = run.process.pid
-        found = processes.read(run.process.pid)
-        run.shown.start = found.start if found else None
+        with suppress(psutil.NoSuchProcess):
+            run.shown.start = processes.start_s(psutil.Process(run.process.pid))
         return False
 
     def _watch_start(self, run: _Run) -> None:
@@ -263,12 +264,11 @@ class Runner:
         if time.monotonic() < self._record_due:
             return
         self._record_due = time.monotonic() + _RECORD_EVERY_S
-        table = processes.table()
-        found = sorted([pid, table[pid].start] for pid in processes.descendants([os.getpid()], table))
-        if found != self._recorded:
-            self._recorded = found
+        below = sorted((process.pid, processes.start_s(process)) for process in processes.descendants([os.getpid()]))
+        if below != self._recorded:
+            self._recorded = below
             write_private(
-                self._run_dir / "processes.json", json.dumps({"boot": processes.boot_id(), "processes": found})
+                self._run_dir / "processes.json", json.dumps({"boot": processes.boot_id(), "processes": below})
             )
 
     def _publish(self) -> None:
@@ -301,12 +301,10 @@ class Runner:
                 elif name in asked and time.monotonic() - asked[name] > run.service.grace_s:
                     asked[name] = float("inf")
                     _log.warning("%s did not stop within %.0f s: killed", name, run.service.grace_s)
-                    processes.signal_all(processes.descendants([run.process.pid], processes.table()), signal.SIGKILL)
+                    processes.signal_all(processes.descendants([run.process.pid]), signal.SIGKILL)
             self._reap()
             time.sleep(_POLL_S / 2)
 
-    def _below(self) -> set[int]:
+    def _below(self) -> set[psutil.Process]:
         self._reap()
-        table = processes.table()
-        below = processes.descendants([os.getpid()], table) - {os.getpid()}
-        return {pid for pid in below if not table[pid].zombie}
+        return processes.descendants([os.getpid()]) - {psutil.Process()}

@@ -40,14 +40,14 @@ def load(path: Path, *, create: bool = True) -> Secrets:
     if path.exists():
         try:
             known = json.loads(path.read_text())
-            found = Secrets(**known)
+            loaded = Secrets(**known)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"{path} is damaged ({error}); move it away to have a new one generated") from None
     else:
-        found = Secrets()
-    if create and asdict(found) != known:
-        write_private(path, json.dumps(asdict(found), indent=1))
-    return found
+        loaded = Secrets()
+    if create and asdict(loaded) != known:
+        write_private(path, json.dumps(asdict(loaded), indent=1))
+    return loaded
 
 
 def write_private(path: Path, text: str) -> None:

@@ -46,13 +46,13 @@ def transitive_needs(services: Mapping[str, Service]) -> dict[str, frozenset[str
 
     :raises ConfigurationError: they need each other in a circle, or one that does not exist
     """
-    found: dict[str, frozenset[str]] = {}
+    needs: dict[str, frozenset[str]] = {}
     todo = dict(services)
     while todo:
-        free = {name: s for name, s in todo.items() if all(need in found for need in s.needs)}
+        free = {name: s for name, s in todo.items() if all(need in needs for need in s.needs)}
         if not free:
             raise ConfigurationError(f"services need each other or one that is missing: {', '.join(sorted(todo))}")
         for name, service in free.items():
-            found[name] = frozenset(service.needs).union(*(found[need] for need in service.needs))
+            needs[name] = frozenset(service.needs).union(*(needs[need] for need in service.needs))
             del todo[name]
-    return found
+    return needs

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from operators.stack.secret import write_private
 
@@ -16,11 +15,14 @@ PENDING, STARTING, READY, FAILED, STOPPED = "pending", "starting", "ready", "fai
 
 @dataclass
 class ServiceState:
-    """One service. ``pid`` and ``start`` name its process; steps and external services have none once ready."""
+    """One service.
+
+    ``pid`` and ``start`` (seconds since boot) name its process; steps and external services have none once ready.
+    """
 
     state: str = PENDING
     pid: int | None = None
-    start: int | None = None
+    start: float | None = None
     ready_after_s: float | None = None
     restarts: int = 0
     note: str = ""
@@ -34,7 +36,7 @@ class StackState:
 
     state: str = STARTING
     supervisor: int = 0
-    supervisor_start: int = 0
+    supervisor_start: float = 0.0
     elapsed_s: float = 0.0
     services: dict[str, ServiceState] = field(default_factory=dict)
 
@@ -52,31 +54,27 @@ def write(path: Path, state: StackState) -> None:
 def read(path: Path) -> StackState | None:
     """Return what was written last, or None."""
     try:
-        found = json.loads(path.read_text())
-        return StackState(**{**found, "services": {n: ServiceState(**s) for n, s in found["services"].items()}})
+        document = json.loads(path.read_text())
+        return StackState(**{**document, "services": {n: ServiceState(**s) for n, s in document["services"].items()}})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
-def lock(path: Path) -> IO[str] | None:
+def lock(path: Path) -> FileLock | None:
     """Take the lock, or return None if somebody has it. The kernel frees it when the holder ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a")
-    os.chmod(path, 0o600)
+    held = FileLock(path, mode=0o600, blocking=False, fallback_to_soft=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        held.acquire()
+    except Timeout:
         return None
-    return file
+    return held
 
 
 def locked(path: Path) -> bool:
     """Say whether somebody has the lock."""
     if not path.exists():
         return False
-    file = lock(path)
-    if file is None:
-        return True
-    file.close()
-    return False
+    if held := lock(path):
+        held.release()
+    return held is None

@@ -1,10 +1,11 @@
-"""`taxiway status`: what the supervisor says, checked against /proc and the network."""
+"""`taxiway status`: what the supervisor says, checked against the kernel and the network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from operators.core import processes
 from operators.stack import probes, state, supervisor
@@ -39,19 +40,18 @@ class Report:
 def collect(stack: Stack) -> Report:
     """Look at the stack."""
     files = supervisor.Files(stack.run_dir)
-    found = state.read(files.state) or state.StackState(state=state.STOPPED)
+    current = state.read(files.state) or state.StackState(state=state.STOPPED)
     alive = state.locked(files.lock)
-    table = processes.table()
-    rows, seen = [], set[int]()
-    for name, service in found.services.items():
-        row, pids = _row(name, service, table, alive)
+    rows, seen = [], set[psutil.Process]()
+    for name, service in current.services.items():
+        row, below = _row(name, service, alive)
         rows.append(row)
-        seen |= pids
-    every = processes.descendants([found.supervisor], table) if alive else set()
+        seen |= below
+    every = processes.descendants([current.supervisor]) if alive else set()
     rest = every - seen
-    others = Row("supervisor, orphans", state.READY, len(rest), found.supervisor, processes.rss_bytes(rest), "", "")
+    others = Row("supervisor, orphans", state.READY, len(rest), current.supervisor, processes.rss_bytes(rest), "", "")
     return Report(
-        up=alive and found.state == state.READY and all(row.state == state.READY for row in rows),
+        up=alive and current.state == state.READY and all(row.state == state.READY for row in rows),
         rows=tuple(rows),
         others=others if rest else None,
         pss_bytes=processes.pss_bytes(every),
@@ -60,20 +60,17 @@ def collect(stack: Stack) -> Report:
     )
 
 
-def _row(
-    name: str, service: state.ServiceState, table: Mapping[int, processes.Process], alive: bool
-) -> tuple[Row, set[int]]:
-    pids: set[int] = set()
+def _row(name: str, service: state.ServiceState, alive: bool) -> tuple[Row, set[psutil.Process]]:
     shown, note = service.state, service.note
-    if service.pid and service.start and processes.alive(service.pid, service.start):
-        pids = processes.descendants([service.pid], dict(table))
+    process = processes.find(service.pid, service.start)
+    below = processes.descendants([process.pid]) if process else set()
     if not alive and shown in (state.READY, state.STARTING, state.PENDING):
         shown, note = "lost", "the supervisor was killed; run `taxiway down`"
     elif shown == state.READY and service.address.startswith("http") and not probes.connects(service.address):
         shown, note = state.FAILED, "does not answer"
     if service.restarts:
         note = f"{note} (restarts: {service.restarts})".strip()
-    return Row(name, shown, len(pids), service.pid, processes.rss_bytes(pids), service.address, note), pids
+    return Row(name, shown, len(below), service.pid, processes.rss_bytes(below), service.address, note), below
 
 
 def render(report: Report) -> str:

@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from operators.core import processes
 from operators.core.errors import ServiceError
 from operators.stack import environment, preflight, state
@@ -62,8 +64,8 @@ def is_up(stack: Stack | None = None) -> bool:
     """Say whether the stack runs and everything in it is ready."""
     stack = stack or Stack.running()
     files = Files(stack.run_dir)
-    found = state.read(files.state)
-    return found is not None and found.state == state.READY and not found.failed and state.locked(files.lock)
+    current = state.read(files.state)
+    return current is not None and current.state == state.READY and not current.failed and state.locked(files.lock)
 
 
 def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> dict[str, str]:
@@ -77,9 +79,9 @@ def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> di
     files = Files(wanted.run_dir)
     if state.locked(files.lock):
         wanted = stack or Stack.running()
-        found = state.read(files.state)
-        if found and found.state == state.READY and found.failed:
-            progress(f"{', '.join(found.failed)} failed since; starting everything again")
+        current = state.read(files.state)
+        if current and current.state == state.READY and current.failed:
+            progress(f"{', '.join(current.failed)} failed since; starting everything again")
             down(wanted, progress=progress)
             return ensure_up(stack, progress=progress)
         _follow(wanted, progress)
@@ -117,28 +119,28 @@ def _follow(stack: Stack, progress: Progress, child: subprocess.Popen[bytes] | N
     files, told = Files(stack.run_dir), set[str]()
     while True:
         ended = child is not None and child.poll() is not None
-        found = state.read(files.state)
-        for name, service in found.services.items() if found else ():
+        current = state.read(files.state)
+        for name, service in current.services.items() if current else ():
             if service.state == state.READY and name not in told:
                 told.add(name)
                 extra = service.address or service.note
                 progress(f"{service.ready_after_s or 0:6.1f} s  {name:<22} {extra}".rstrip())
-        if found and found.state == state.READY:
+        if current and current.state == state.READY:
             return
-        if found and found.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
-            raise ServiceError(_explain(stack, found))
+        if current and current.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
+            raise ServiceError(_explain(stack, current))
         # If it ended because another `up` was faster, that one is followed.
         if ended and not state.locked(files.lock):
             raise ServiceError(f"the supervisor ended:\n{tail(stack.log_dir / 'supervisor.log')}")
         time.sleep(_POLL_S)
 
 
-def _explain(stack: Stack, found: state.StackState) -> str:
-    if not found.failed:
+def _explain(stack: Stack, current: state.StackState) -> str:
+    if not current.failed:
         return "the stack was stopped while it started"
-    name = found.failed[0]
+    name = current.failed[0]
     log = stack.log_dir / f"{name}.log"
-    return f"{name} failed ({found.services[name].note}); everything was stopped. Last lines of {log}:\n{tail(log)}"
+    return f"{name} failed ({current.services[name].note}); everything was stopped. Last lines of {log}:\n{tail(log)}"
 
 
 def tail(path: Path, lines: int = _LAST_LINES) -> str:
@@ -149,18 +151,17 @@ def tail(path: Path, lines: int = _LAST_LINES) -> str:
     return "(no log)"
 
 
-def leftovers(stack: Stack) -> set[int]:
+def leftovers(stack: Stack) -> set[psutil.Process]:
     """Return the processes that are proven to be this stack's: marked, recorded, in its folders, or below one that is."""
-    table = processes.table()
-    proven = processes.marked(f"{environment.MARKER}={stack.secrets.stack_id}", table)
-    proven |= processes.inside((stack.home / "edge", stack.home / "postgres"), ("haproxy", "postgres"), table)
+    proven = {process.pid for process in processes.marked(environment.MARKER, stack.secrets.stack_id)}
+    folders = (stack.home / "edge", stack.home / "postgres")
+    proven |= {process.pid for process in processes.inside(folders, ("haproxy", "postgres"))}
     with suppress(FileNotFoundError, ValueError, TypeError, KeyError):  # damaged: the other proofs remain
         recorded = json.loads(Files(stack.run_dir).processes.read_text())
         if recorded["boot"] == processes.boot_id():
-            proven |= {pid for pid, start in recorded["processes"] if pid in table and table[pid].start == start}
-    # `taxiway down` may itself run below a process of the stack.
-    spared = processes.ancestors(os.getpid(), table)
-    return {pid for pid in processes.descendants(proven, table) - spared if not table[pid].zombie}
+            proven |= {pid for pid, start in recorded["processes"] if processes.find(pid, start)}
+    me = psutil.Process()  # `taxiway down` may itself run below a process of the stack
+    return processes.descendants(proven) - {me, *me.parents()}
 
 
 def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
@@ -170,11 +171,15 @@ def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
     """
     stack = stack or Stack.running()
     files = Files(stack.run_dir)
-    found = state.read(files.state)
-    if found and state.locked(files.lock) and processes.alive(found.supervisor, found.supervisor_start):
-        os.kill(found.supervisor, signal.SIGTERM)
+    current = state.read(files.state)
+    if (
+        current
+        and state.locked(files.lock)
+        and (leader := processes.find(current.supervisor, current.supervisor_start))
+    ):
+        processes.signal_all([leader], signal.SIGTERM)
         deadline = time.monotonic() + _DOWN_TIMEOUT_S
-        while processes.alive(found.supervisor, found.supervisor_start) and time.monotonic() < deadline:
+        while processes.find(current.supervisor, current.supervisor_start) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
     if not (stack.home / "secrets.json").exists():
         return

@@ -7,11 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from operators.core.errors import ConfigurationError
-from operators.core.spec_release import Release
+from operators.core.spec_release import CONTROL_BP, Release
 from operators.core.traffic import Route, Unit
 from operators.traffic.limits import AnswerLimits
-
-CONTROL_BP = 100  # the old version's share after a promotion: 1 %
 
 
 def only(model: str, stable: str | None, *, unit: Unit | None = None, holder: str | None = None) -> Route:

@@ -1,8 +1,8 @@
-"""The console's routes, mounted below Airflow's API server. Airflow closes none of them by itself: each asks here.
+"""The console's routes, mounted below Airflow's API server. Airflow protects none of them, so each checks the user here.
 
-Who may read a model's release DAG sees the model; who may edit the DAG may roll the model back and lift a quarantine.
-Airflow's session is a cookie, so a request that changes something must be one that no other site's page can send: JSON,
-with a header of ours.
+A user who may read a model's release DAG sees the model; one who may edit the DAG may roll the model back and lift a quarantine.
+Airflow's session is a cookie, so a request that changes something must be one that another site's page cannot send: JSON,
+with a header of our own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from operators.core.errors import ConfigurationError, RejectedError, ServiceErro
 from operators.core.ledger import Ledger
 from operators.core.settings import Settings
 from operators.registry.client import Registry
-from operators.rollout.manual_moves import ByHand
+from operators.rollout.manual_moves import ManualMoves
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.quarantine import Quarantine
 from operators.traffic.client import Agent
 from operators.ui.view import Console, ModelView
@@ -35,7 +36,7 @@ _STATIC = File(__file__).resolve().parent / "static"
 _HEADER, _HEADER_VALUE = "X-Taxiway", "console"
 _STATUS = {RejectedError: 409, ServiceRefusedError: 409, ConfigurationError: 500, ServiceError: 503}
 _HEADERS = {
-    # The page may be framed by Airflow, takes scripts and styles from here only, and is kept by no cache.
+    # Airflow may frame the page; scripts and styles come from here only; no cache keeps it.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -53,7 +54,7 @@ class Row(ModelView):
 
 
 class Reason(BaseModel):
-    """Why, for the ledger."""
+    """The reason, for the ledger."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -61,13 +62,13 @@ class Reason(BaseModel):
 
 
 class RollbackOrder(Reason):
-    """What the button sends."""
+    """The request of the rollback button."""
 
     version: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="null: the version before")
 
 
 class RollbackDone(BaseModel):
-    """What a rollback did."""
+    """The result of a rollback."""
 
     stable: str
     left: str | None
@@ -83,9 +84,10 @@ def services() -> tuple[Ledger, Registry, Agent]:
 
 
 def require_same_site(request: Request) -> None:
-    """Let only requests pass that a page of this server has sent.
+    """Refuse every request that was not sent by a page of this server.
 
-    A page of another site can send cookies, but neither this header nor JSON without asking first, which is refused.
+    The browser sends cookies with requests of other sites' pages, too, but this header and JSON only after asking this server,
+    which refuses.
     """
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     site = request.headers.get("Sec-Fetch-Site", "same-origin")
@@ -111,9 +113,9 @@ def _require_edit(model: str, request: Request, user: GetUserDep) -> None:
 def create_app(connect: Callable[[], tuple[Ledger, Registry, Agent]] = services) -> FastAPI:
     """Return the web application of the console.
 
-    :param connect: gives the services; called by the first request that needs them
+    :param connect: returns the services; called by the first request that needs them
     """
-    # No documents of the API: FastAPI would leave them open.
+    # No API documents: FastAPI would show them without a login.
     app = FastAPI(dependencies=[Depends(requires_authenticated())], docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
@@ -152,8 +154,8 @@ def create_app(connect: Callable[[], tuple[Ledger, Registry, Agent]] = services)
     def roll_back(model: Model, order: RollbackOrder, request: Request, user: GetUserDep) -> RollbackDone:
         _require_edit(model, request, user)
         ledger, registry, agent = connect()
-        hand = ByHand(model, ledger=ledger, registry=registry, agent=agent)
-        done = hand.return_now(order.version, reason=order.reason, actor=user.get_name())
+        moves = ManualMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))
+        done = moves.return_now(order.version, reason=order.reason, actor=user.get_name())
         return RollbackDone(
             stable=done.stable, left=done.left, traffic_s=round(done.traffic_s, 4), unwritten=done.unwritten
         )

@@ -8,23 +8,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from operators.core import rows
 from operators.core.errors import ServiceRefusedError
-from operators.core.ledger import Entry, Ledger
+from operators.core.ledger import Ledger
+from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.core.traffic import RouteState
-from operators.judge.evidence import Evidence, Reading
+from operators.judge.evidence import Evidence, GuardResult
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
-from operators.rollout.quarantine import LIFTED, QUARANTINED, Quarantined, standing
+from operators.rollout.quarantine import KINDS, Quarantined, standing
 from operators.rollout.reconcile.client import models
 from operators.traffic.client import Agent
 
 _DECISIONS = 8
-_TOLD = (
-    "promoted", "rolled_back", "manual_rollback", "abandoned", "withdrawn", "watch_ended", "reconciled", "quarantine_lifted",
-    "quarantined", "approval", "verdict", "edge",
+_SHOWN = (
+    rows.PromotedRow, rows.RolledBackRow, rows.ManualRollbackRow, rows.AbandonedRow, rows.WithdrawnRow, rows.WatchEndedRow,
+    rows.ReconciledRow, rows.QuarantineLiftedRow, rows.QuarantinedRow, rows.ApprovalRow, rows.VerdictRow, rows.EdgeRow,
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ class ReleaseView(_View):
 
     :param since: when its step began
     :param look: number of the last look in its step; 0: none yet
-    :param guards: what the guards say of the last look
+    :param guards: the guards' results at the last look
     """
 
     release_id: str
@@ -54,14 +56,14 @@ class ReleaseView(_View):
     since: datetime | None
     look: int
     looked_at: datetime | None
-    guards: dict[str, Reading]
+    guards: dict[str, GuardResult]
 
 
 class ModelView(_View):
     """What the console shows of one model.
 
     :param weight_pct: the canary's share as it was set
-    :param weight_now_pct: the share in force: 0 once the lease has ended
+    :param weight_now_pct: its share now: 0 once the lease has ended
     :param control: whether the canary is the old version, after a promotion
     """
 
@@ -91,14 +93,14 @@ class Console:
         return models(self._ledger, self._agent)
 
     def view(self, names: list[str]) -> list[ModelView]:
-        """Return what there is to see of some models."""
+        """Return the state of some models."""
         routes = self._agent.routes()
         return [self._model(name, routes.get(name)) for name in names]
 
     def _model(self, name: str, route: RouteState | None) -> ModelView:
         known = self._registry.model(name)
         aliases = known.aliases if known else {}
-        rows = self._ledger.entries(name, kind=_TOLD, last=_DECISIONS)
+        shown = self._ledger.entries(name, kind=[kind.KIND for kind in _SHOWN], last=_DECISIONS)
         return ModelView(
             name=name,
             stable=route.stable if route else None,
@@ -111,8 +113,10 @@ class Console:
             weight_now_pct=route.weight_now_bp / 100 if route else 0.0,
             breaker_open=bool(route and route.breaker == "open"),
             release=self._release(name),
-            quarantine=standing(self._ledger.entries(name, kind=(QUARANTINED, LIFTED))),
-            decisions=tuple(Decision(at=row.at, kind=row.kind, text=in_words(row)) for row in reversed(rows)),
+            quarantine=standing(self._ledger.entries(name, kind=KINDS)),
+            decisions=tuple(
+                Decision(at=row.at, kind=row.kind, text=in_words(rows.read(row))) for row in reversed(shown)
+            ),
         )
 
     def _release(self, name: str) -> ReleaseView | None:
@@ -120,21 +124,21 @@ class Console:
         if release_id is None:
             return None
         started = self._ledger.entry(f"{release_id}/started")
-        version = started.payload.get("version") if started else None
-        made = self._ledger.entries(name, release_id=release_id, kind="weight_set", last=1)
+        version = rows.ReleaseStartedRow.of(started).version if started else None
+        moves = self._ledger.entries(name, release_id=release_id, kind=rows.WeightSetRow.KIND, last=1)
         looks = self._ledger.looks(release_id, last=1)
         return ReleaseView(
             release_id=release_id,
             version=version,
-            step=made[-1].payload["step"] if made else "begin",
-            since=made[-1].at if made else None,
+            step=rows.WeightSetRow.of(moves[-1]).step if moves else "begin",
+            since=moves[-1].at if moves else None,
             look=looks[-1].n if looks else 0,
             looked_at=looks[-1].at if looks else None,
             guards=self._guards(name, version, looks[-1].evidence) if looks and version else {},
         )
 
-    def _guards(self, name: str, version: str, seen: dict[str, Any]) -> dict[str, Reading]:
-        """Ask the judge once more: what e-values and intervals are depends on the spec and the evidence only."""
+    def _guards(self, name: str, version: str, evidence: dict[str, Any]) -> dict[str, GuardResult]:
+        """Ask the judge again: e-values and intervals depend on the spec and the evidence alone."""
         try:
             spec_json = self._registry.version(name, version).tags.get("taxiway.spec", "")
         except ServiceRefusedError as error:
@@ -142,30 +146,15 @@ class Console:
                 return {}
             raise
         policy = _policy(spec_json)
-        return dict(judge(policy, Evidence.model_validate(seen), elapsed_s=0.0, bake_s=1.0).guards) if policy else {}
+        return (
+            dict(judge(policy, Evidence.model_validate(evidence), elapsed_s=0.0, bake_s=1.0).guards) if policy else {}
+        )
 
 
 @lru_cache(maxsize=64)
 def _policy(spec_json: str) -> Judge | None:
-    """Return the judge of a spec; None for a version that was registered by somebody else, or by an older Taxiway."""
+    """Return the judge of a spec; None for a version that Taxiway has not registered, or that an older Taxiway has."""
     try:
         return ModelSpec.from_json(spec_json).release.judge
     except ValueError:
         return None
-
-
-def in_words(row: Entry) -> str:
-    """Say in a few words what a row decided."""
-    said = row.payload
-    if row.kind == "verdict":
-        return f"{said['step']}: {said['judgement']['outcome']}: {said['judgement']['reason']}"
-    if row.kind == "promoted":
-        return f"version {said['version']} in place of {said['previous'] or 'nothing'}"
-    if row.kind == "rolled_back":
-        return f"version {said['version']}; {said['stable'] or 'nothing'} has the traffic: {said['reason']}"
-    if row.kind == "manual_rollback":
-        return f"to version {said['version']}, by {said['actor']}: {said['reason']}"
-    if row.kind == "approval":
-        return f"{said['step']}: {said['answer']}, by {said['by']}"
-    words = (f"{key} {said[key]}" for key in ("kind", "version", "by", "why", "reason", "did") if said.get(key))
-    return ", ".join(words)

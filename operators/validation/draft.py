@@ -8,8 +8,8 @@ from math import ceil, floor, isfinite
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
+from operators.core.frozen import Frozen
 from operators.validation.policy import Expectation
 from operators.validation.sql_or_pandas import Kind
 
@@ -27,13 +27,11 @@ _ENOUGH_ROWS = 100
 _VALUES = "expect_column_values_to_"
 
 
-class Column(BaseModel):
+class Column(Frozen):
     """What was seen in a column.
 
     ``low`` and ``high`` are of the numbers, or of the lengths of a text.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     kind: Kind
@@ -48,10 +46,8 @@ class Column(BaseModel):
     shape: str = ""
 
 
-class Table(BaseModel):
+class Table(Frozen):
     """What was seen in a table."""
-
-    model_config = ConfigDict(frozen=True)
 
     rows: int
     hours: float | None = None
@@ -66,10 +62,10 @@ def sketch(table: Table, *, margin_pct: float) -> tuple[Expectation, ...]:
     :param margin_pct: room around what was seen, in percent of the range
     """
     margin = margin_pct / 100
-    found = [_columns(table), _row_count(table)]
+    expectations = [_columns(table), _row_count(table)]
     for column in table.columns:
-        found += [*_presence(column, table.rows, margin), *_content(column, table.rows, margin)]
-    return tuple(found)
+        expectations += [*_presence(column, table.rows, margin), *_content(column, table.rows, margin)]
+    return tuple(expectations)
 
 
 def _columns(table: Table) -> Expectation:

@@ -70,11 +70,11 @@ class Examination:
             return Examined(first.noted(over), first.outcome.rows, first.outcome)
         words = [suite.expectations[n].words for n in chosen]
         most = max(count for _, count in counts)
-        found = bad_rows(self.engine, data, [made[n] for n in chosen], words, at_most=most, parameters=self.parameters)
-        whole = suite.quarantine.excess(distinct_rows(found), first.outcome.rows) if suite.quarantine else ""
+        bad = bad_rows(self.engine, data, [made[n] for n in chosen], words, at_most=most, parameters=self.parameters)
+        whole = suite.quarantine.excess(distinct_rows(bad), first.outcome.rows) if suite.quarantine else ""
         if whole:
             return Examined(first.noted(dict.fromkeys(chosen, whole)), first.outcome.rows, first.outcome)
-        parts = split(data, found, self.folder)
+        parts = split(data, bad, self.folder)
         good = open_files(data.db, f"{data.name}_good", [parts.good])
         name = f"{table} without {parts.rows:,} rows"
         second = self._check(name, good, suite, made, gaps or {})
@@ -110,20 +110,20 @@ def check_suite(
     :param made: Great Expectations' own objects of the suite
     :param run: checks some objects
     """
-    found = column_findings(table, suite.expectations, list(types), gaps)
+    findings = column_findings(table, suite.expectations, list(types), gaps)
     runs = runnable(suite.expectations, types)
     numbers = [n for n, e in enumerate(suite.expectations) if e in runs]
-    missing = [_exists(f.column) for f in found if f.column not in types]  # so that Data Docs show them too
+    missing = [_exists(f.column) for f in findings if f.column not in types]  # so that Data Docs show them too
     objects = [*(made[n] for n in numbers), *missing]
     outcome = run(objects)
     by_number: dict[int, Finding] = {}
     for number, result in zip(numbers, outcome.result.results, strict=False):
         expectation = suite.expectations[number]
-        if expectation.is_column_list and found and not result.success:
-            continue  # said in better words by column_findings
+        if expectation.is_column_list and findings and not result.success:
+            continue  # column_findings has better words for it
         kind = types.get(expectation.columns[0]) if len(expectation.columns) == 1 else None
         by_number[number] = finding(table, expectation, result.to_json_dict(), outcome.rows, kind)
-    return Checked(tuple(found), by_number, outcome, objects)
+    return Checked(tuple(findings), by_number, outcome, objects)
 
 
 @dataclass(frozen=True)

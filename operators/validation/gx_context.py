@@ -94,20 +94,20 @@ class Engine:
         wanted = dict.fromkeys(range(len(numbered)), "it was asked for")
         reasons = wanted if on_pandas else self._on_pandas_because(data, numbered, rows)
         on_sql = [e for n, e in enumerate(numbered) if n not in reasons]
-        found: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         first = None
         if on_sql:
             first = self._on_duckdb(data, on_sql, suite_name, result_format, parameters)
-            found = {r.expectation_config.meta[_NUMBER]: r for r in first.results}
-            reasons |= {n: "SQL could not answer" for n, r in found.items() if _raised(r)}
+            results = {r.expectation_config.meta[_NUMBER]: r for r in first.results}
+            reasons |= {n: "SQL could not answer" for n, r in results.items() if _raised(r)}
         if reasons:
             left = [numbered[n] for n in reasons]
             second = self._on_pandas(data, left, suite_name, result_format, parameters)
-            found |= {r.expectation_config.meta[_NUMBER]: r for r in second.results}
+            results |= {r.expectation_config.meta[_NUMBER]: r for r in second.results}
             first = first or second
         for number, why in reasons.items():
             log.info("%s: checked by pandas: %s", expectations[number].expectation_type, why)
-        return Outcome(self._merged(first, suite_name, numbered, found), rows, reasons)
+        return Outcome(self._merged(first, suite_name, numbered, results), rows, reasons)
 
     def keep_page(self, outcome: Outcome, expectations: Sequence[Any]) -> None:
         """Give the outcome a page in the Data Docs."""
@@ -181,8 +181,8 @@ class Engine:
         """Check a table or a query where it is, in its database; nothing is copied."""
         numbered = [_numbered(e, number) for number, e in enumerate(expectations)]
         result = self._on_database(database, numbered, suite_name, result_format, parameters)
-        found = {r.expectation_config.meta[_NUMBER]: r for r in result.results}
-        return Outcome(self._merged(result, suite_name, numbered, found), database.count(), {})
+        results = {r.expectation_config.meta[_NUMBER]: r for r in result.results}
+        return Outcome(self._merged(result, suite_name, numbered, results), database.count(), {})
 
     def _on_duckdb(self, data: Data, expectations: Any, name: str, result_format: Any, parameters: Any) -> Any:
         here = Database(duckdb_engine(data.db), table=data.name)
@@ -205,11 +205,11 @@ class Engine:
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all rows")
         return check_batch(batch, expectations, name, result_format, parameters, {"dataframe": frame})
 
-    def _merged(self, result: Any, name: str, expectations: Sequence[Any], found: Mapping[int, Any]) -> Any:
+    def _merged(self, result: Any, name: str, expectations: Sequence[Any], results: Mapping[int, Any]) -> Any:
         """Return one result for the suite, whoever answered."""
         from great_expectations.validator.validator import calc_validation_statistics
 
-        result.results = [found[number] for number in range(len(expectations))]
+        result.results = [results[number] for number in range(len(expectations))]
         for one in result.results:
             del one.expectation_config.meta[_NUMBER]
         statistics = calc_validation_statistics(result.results)
@@ -268,9 +268,9 @@ def _configurations_kept() -> Iterator[None]:
     def kept(self: Any) -> Any:
         if id(self) not in made:
             made[id(self)] = self, original.fget(self)  # with the expectation itself, so that its id stays its own
-        found = copy(made[id(self)][1])
-        found._kwargs = dict(found._kwargs)
-        return found
+        again = copy(made[id(self)][1])
+        again._kwargs = dict(again._kwargs)
+        return again
 
     Expectation.configuration = property(kept)
     try:

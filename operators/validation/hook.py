@@ -57,14 +57,14 @@ def gx_cloud(conn_id: str) -> dict[str, str]:
     :raises ConfigurationError: one of them is missing
     """
     connection = BaseHook.get_connection(conn_id)
-    found = {
+    values = {
         "cloud_organization_id": connection.login,
         "cloud_access_token": connection.password,
         "cloud_workspace_id": connection.schema,
     }
-    if missing := [name for name, value in found.items() if not value]:
+    if missing := [name for name, value in values.items() if not value]:
         raise ConfigurationError(
             f"the connection {conn_id!r} lacks {', '.join(missing)}: login is the organization's id, password the access "
             "token, schema the workspace's id"
         )
-    return {name: str(value) for name, value in found.items()}
+    return {name: str(value) for name, value in values.items()}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote
 
-from airflow.sdk import BaseOperatorLink
-from airflow.sdk.execution_time.xcom import XCom
+from operators.links import XComLink
 
 
-class DataDocsLink(BaseOperatorLink):
+class DataDocsLink(XComLink):
     """The first page of the Data Docs of one validation.
 
     A browser opens it where ``docs_base_url`` says under which http(s) address the storage is served, or where the storage is
@@ -18,15 +16,6 @@ class DataDocsLink(BaseOperatorLink):
 
     name = "Data Docs"
     key = "_link_DataDocsLink"
-
-    @property
-    def xcom_key(self) -> str:
-        """The XCom that holds the address."""
-        return self.key
-
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the address, or an empty text before there is one."""
-        return str(XCom.get_value(key=self.key, ti_key=ti_key) or "")
 
 
 def docs_link(docs_url: str | None, storage_root: str, docs_base_url: str | None) -> str | None:

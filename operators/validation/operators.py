@@ -258,9 +258,9 @@ class ValidateOperator(Expecting):
         checks = self.checks(engine.context, self.quarantine)
         work = Validation(engine, Storage.from_url(self.storage_root()), self.prefix(context))
         self._stop = work.stop
-        found = self._validated(work, checks)
-        described = {**found.described, "dataset_uri": found.report.dataset_uri}
-        return self.finish(context, described, found.report.to_xcom(), found.report.text())
+        validated = self._validated(work, checks)
+        described = {**validated.described, "dataset_uri": validated.report.dataset_uri}
+        return self.finish(context, described, validated.report.to_xcom(), validated.report.text())
 
     def _validated(self, work: Validation, checks: Checks) -> Validated:
         if self.source:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from operators.core.frozen import Exact
 
 SAMPLE = 3
 Severity = Literal["critical", "warning", "info"]
@@ -16,11 +18,7 @@ _COLUMN_KEYS = ("column", "column_A", "column_B")
 _COLUMN_LIST_KEYS = ("column_list", "column_set")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class QuarantineLimit(_Frozen):
+class QuarantineLimit(Exact):
     """How many rows may be set aside. More of them are no outliers: the data is refused."""
 
     max_rows_pct: float = Field(gt=0, le=100, description="of the rows of the table")
@@ -39,7 +37,7 @@ class QuarantineLimit(_Frozen):
         return ""
 
 
-class Expectation(_Frozen):
+class Expectation(Exact):
     """One expectation as it stands in the YAML file: Great Expectations' own type and kwargs."""
 
     type: str
@@ -72,7 +70,7 @@ class Expectation(_Frozen):
         return f"{text} ({rest})" if rest else text
 
 
-class Finding(_Frozen):
+class Finding(Exact):
     """One row of the report."""
 
     table: str
@@ -96,7 +94,7 @@ class Finding(_Frozen):
         return not self.ok and not self.set_aside and _RANKS[self.severity] >= _RANKS[level]
 
 
-class Suite(_Frozen):
+class Suite(Exact):
     """The expectations of one table."""
 
     expectations: tuple[Expectation, ...]

@@ -85,23 +85,23 @@ def _column(db: InterruptibleDuckDB, name: str, type_name: str, kind: Any) -> Co
         asked |= {f"shape{n}": f"bool_and(regexp_matches({column}, '{shape}'))" for n, shape in enumerate(SHAPES)}
     if kind == "other":
         del asked["distinct"]
-    found = dict(zip(asked, db.rows(f"SELECT {', '.join(asked.values())} FROM {_VIEW}")[0], strict=True))
+    measured = dict(zip(asked, db.rows(f"SELECT {', '.join(asked.values())} FROM {_VIEW}")[0], strict=True))
     values: tuple[Any, ...] = ()
-    if kind == "text" and 0 < found["distinct"] <= FEW_VALUES:
+    if kind == "text" and 0 < measured["distinct"] <= FEW_VALUES:
         values = tuple(
             r[0] for r in db.rows(f"SELECT DISTINCT {column} FROM {_VIEW} WHERE {column} IS NOT NULL ORDER BY 1")
         )
-    shape = next((shape for n, shape in enumerate(SHAPES) if found.get(f"shape{n}")), "")
+    shape = next((shape for n, shape in enumerate(SHAPES) if measured.get(f"shape{n}")), "")
     return Column(
         name=name,
         kind=kind,
         whole="INT" in type_name,
-        nulls=found["nulls"],
-        distinct=found.get("distinct"),
-        low=found.get("low"),
-        high=found.get("high"),
-        mean=found.get("mean"),
-        deviation=found.get("deviation"),
+        nulls=measured["nulls"],
+        distinct=measured.get("distinct"),
+        low=measured.get("low"),
+        high=measured.get("high"),
+        mean=measured.get("mean"),
+        deviation=measured.get("deviation"),
         values=values,
         shape=shape,
     )

@@ -40,7 +40,7 @@ def bad_rows(
 
     numbered = data.numbered()
     rows: list[int] = []
-    said: list[str] = []
+    reason_of_row: list[str] = []
     for expectation, reason in zip(expectations, reasons, strict=True):
         for on_pandas in (False, True):  # in SQL it names no rows for some expectations about several columns
             outcome = engine.check(
@@ -58,14 +58,14 @@ def bad_rows(
                 on_pandas=on_pandas,
             )
             result = outcome.result.results[0].result
-            found = _rows(result.get("unexpected_index_list") or [])
-            if len(found) == result.get("unexpected_count"):
+            bad = _rows(result.get("unexpected_index_list") or [])
+            if len(bad) == result.get("unexpected_count"):
                 break
         else:
-            raise RejectedError(f"{reason}: Great Expectations names {len(found)} of the rows; none can be set aside")
-        rows += found
-        said += [reason] * len(found)
-    return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(said, pa.string())})
+            raise RejectedError(f"{reason}: Great Expectations names {len(bad)} of the rows; none can be set aside")
+        rows += bad
+        reason_of_row += [reason] * len(bad)
+    return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(reason_of_row, pa.string())})
 
 
 def _rows(listed: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -73,17 +73,17 @@ def _rows(listed: Sequence[Mapping[str, Any]]) -> list[int]:
     return [int(n) for item in listed for n in (item[ROW] if isinstance(item[ROW], list) else [item[ROW]])]
 
 
-def distinct_rows(found: Any) -> int:
+def distinct_rows(bad: Any) -> int:
     """Count the rows in what `bad_rows` returned."""
     import pyarrow.compute as pc
 
-    return int(pc.count_distinct(found["row"]).as_py())
+    return int(pc.count_distinct(bad["row"]).as_py())
 
 
-def split(data: Data, found: Any, folder: Path) -> Split:
+def split(data: Data, bad: Any, folder: Path) -> Split:
     """Write ``good.parquet`` and ``bad.parquet``; both keep the order and the columns of the source.
 
-    :param found: what `bad_rows` returned
+    :param bad: what `bad_rows` returned
     :raises ConfigurationError: a column cannot be written, or has the name of the column of reasons
     """
     if data.unwritable:
@@ -94,7 +94,7 @@ def split(data: Data, found: Any, folder: Path) -> Split:
     if REASONS in data.types:
         raise ConfigurationError(f"{data.name} already has a column {REASONS}; rename it")
     db, source = data.db, data.numbered_sql
-    db.register("taxiway_found", found)
+    db.register("taxiway_found", bad)
     db.execute(
         "CREATE OR REPLACE TEMP TABLE taxiway_bad AS "
         "SELECT row, list(reason ORDER BY reason) AS reasons FROM taxiway_found GROUP BY row"

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from operators.core.dataset import Dataset
+from operators.core.frozen import Exact
+from operators.core.render import columns
 from operators.validation.policy import Finding
 
 _XCOM_ROWS = 50
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quarantined(_Frozen):
+class Quarantined(Exact):
     """Rows that were set aside, so that the others could go on."""
 
     uri: str = Field(description="Parquet: the rows as they were, and a list `quarantine_reasons`")
@@ -25,7 +23,7 @@ class Quarantined(_Frozen):
     of_rows: int
 
 
-class ValidationReport(_Frozen):
+class ValidationReport(Exact):
     """What was checked, what was found, and the dataset if the data may be used."""
 
     passed: bool
@@ -59,7 +57,7 @@ class ValidationReport(_Frozen):
         return report_text(self.passed, self.findings, self.quarantined)
 
 
-class TableReport(_Frozen):
+class TableReport(Exact):
     """What was found in one table, and where what goes on is."""
 
     passed: bool
@@ -122,9 +120,7 @@ def table_text(failures: Sequence[Finding]) -> list[str]:
     if not failures:
         return []
     names = ("", "table", "column", "expectation", "unexpected", "found")
-    rows = [names, *(_cells(finding) for finding in failures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return columns([names, *(_cells(finding) for finding in failures)])
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -132,8 +128,8 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     if finding.unexpected_count is not None and finding.rows:
         share = f"{finding.unexpected_count:,} of {finding.rows:,} rows"
     mark = "FAIL" if finding.stops else "aside" if finding.set_aside else "warn"
-    found = finding.detail or ", ".join(finding.sample)
-    return mark, finding.table, finding.column or "", finding.expectation, share, found
+    detail = finding.detail or ", ".join(finding.sample)
+    return mark, finding.table, finding.column or "", finding.expectation, share, detail
 
 
 def verdict(findings: Iterable[Finding], *, complete: bool) -> bool:

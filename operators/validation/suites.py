@@ -7,15 +7,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain, suggestion
 from operators.core.extras import require
 from operators.validation.policy import Expectation, QuarantineLimit, Suite
 
@@ -38,7 +38,9 @@ class Suites:
         if not name and len(self.tables) == 1:
             return next(iter(self.tables.items()))
         if name not in self.tables:
-            raise ConfigurationError(f"{self.path}: there is no suite {name!r}; {hint(name, list(self.tables))}")
+            raise ConfigurationError(
+                f"{self.path}: there is no suite {name!r}; {suggestion(name, sorted(self.tables))}"
+            )
         return name, self.tables[name]
 
 
@@ -107,25 +109,23 @@ def _suite(path: Path, table: str, body: yaml.Node) -> Suite:
     line = body.start_mark.line + 1
     parts = dict(_pairs(path, body, f"the suite of {table}"))
     if unknown := [key for key in parts if key not in ("expectations", "quarantine")]:
-        suggestion = hint(unknown[0], ["expectations", "quarantine"])
-        raise ConfigurationError(f"{path}:{line}: the suite of {table} has an unknown key {unknown[0]!r}; {suggestion}")
+        meant = suggestion(unknown[0], ["expectations", "quarantine"])
+        raise ConfigurationError(f"{path}:{line}: the suite of {table} has an unknown key {unknown[0]!r}; {meant}")
     items = parts.get("expectations")
     if not isinstance(items, yaml.SequenceNode) or not items.value:
         raise ConfigurationError(f"{path}:{line}: the suite of {table} needs a list `expectations`")
     limit = None
     if "quarantine" in parts:
-        limit = _checked(path, parts["quarantine"], QuarantineLimit.model_validate)
+        limit = _checked(path, parts["quarantine"], QuarantineLimit, QuarantineLimit.model_validate)
     return Suite(expectations=tuple(_expectation(path, node) for node in items.value), quarantine=limit)
 
 
-def _checked(path: Path, node: yaml.Node, build: Callable[[Any], Any]) -> Any:
-    """Build a model from a part of the file; what is wrong is said with its line."""
+def _checked(path: Path, node: yaml.Node, model: type[BaseModel], build: Callable[[Any], Any]) -> Any:
+    """Build a model from a part of the file; an error names its line."""
     try:
         return build(yaml.SafeLoader("").construct_document(node))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{path}:{node.start_mark.line + 1}: {where}: {first['msg']}") from None
+        raise ConfigurationError(f"{path}:{node.start_mark.line + 1}: {explain(error, model)}") from None
 
 
 def _pairs(path: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[str, yaml.Node]]:
@@ -144,11 +144,11 @@ def _expectation(path: Path, node: yaml.Node) -> Expectation:
             raise ConfigurationError(f"{path}:{line}: an expectation is a mapping with `type` and `kwargs`")
         meta = value.pop("meta", None) or {}
         if unknown := [key for key in value if key not in _KEYS]:
-            suggestion = hint(unknown[0], [*_KEYS, "meta"])
-            raise ConfigurationError(f"{path}:{line}: unknown key {unknown[0]!r}; {suggestion}")
+            meant = suggestion(unknown[0], [*_KEYS, "meta"])
+            raise ConfigurationError(f"{path}:{line}: unknown key {unknown[0]!r}; {meant}")
         return Expectation(**value, notes=str(meta.get("notes", "")), line=line)
 
-    expectation: Expectation = _checked(path, node, build)
+    expectation: Expectation = _checked(path, node, Expectation, build)
     return expectation
 
 
@@ -165,14 +165,14 @@ def _problems(expectation: Expectation) -> Iterator[str]:
     try:
         implementation = get_expectation_impl(expectation.type)
     except ExpectationNotFoundError:
-        suggestion = hint(expectation.type, list_registered_expectation_implementations())
-        yield f"unknown expectation {expectation.type!r}; {suggestion}"
+        known = sorted(list_registered_expectation_implementations())
+        yield f"unknown expectation {expectation.type!r}; {suggestion(expectation.type, known)}"
         return
     own = [key for key in implementation.__fields__ if key not in Base.__fields__]
     allowed = [*own, "row_condition", "condition_parser"]
     unknown = [key for key in expectation.kwargs if key not in allowed]
     for key in unknown:
-        yield f"{expectation.type} has no argument {key!r}; {hint(key, own)}"
+        yield f"{expectation.type} has no argument {key!r}; {suggestion(key, own)}"
     if unknown:
         return
     try:
@@ -181,12 +181,6 @@ def _problems(expectation: Expectation) -> Iterator[str]:
         yield f"{expectation.type}: {' '.join(str(error).split())[:300]}"
     if expectation.quarantine and not is_about_rows(expectation.type):
         yield f"{expectation.type} judges no single row, so it has none to set aside; remove `quarantine`"
-
-
-def hint(word: str, known: list[str]) -> str:
-    """Suggest what a mistyped word was meant to be."""
-    close = get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known)[:20])}"
 
 
 @cache

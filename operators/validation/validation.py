@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from operators.core.duck import open_duckdb
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain
 from operators.core.storage import Storage
 from operators.validation.data import Data, convert_csv, open_files, open_frame
 from operators.validation.database import Database, export
@@ -72,20 +73,19 @@ def expected(
         try:
             wanted = wanted.model_copy(update={"quarantine": QuarantineLimit.model_validate(dict(quarantine))})
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ConfigurationError(f"quarantine: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise ConfigurationError(f"quarantine: {explain(error, QuarantineLimit)}") from None
     return Checks(name, wanted, tuple(made), parameters or {}, result_format, fail_on)
 
 
 def _listed(objects: Any) -> list[Any]:
     from great_expectations.expectations.expectation import Expectation
 
-    found = getattr(objects, "expectations", None) or (objects if isinstance(objects, list | tuple) else [objects])
-    if not found or not all(isinstance(one, Expectation) for one in found):
+    listed = getattr(objects, "expectations", None) or (objects if isinstance(objects, list | tuple) else [objects])
+    if not listed or not all(isinstance(one, Expectation) for one in listed):
         raise ConfigurationError(
             f"the expectations are {type(objects).__name__}; give an expectation of Great Expectations, a list, or a suite"
         )
-    return list(found)
+    return list(listed)
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ class Validation:
 
         :param source: see `local_files`
         """
-        found = local_files(source, file_format, self._folder / "source")
-        folders = {path.parent for path in found.paths}
+        files = local_files(source, file_format, self._folder / "source")
+        folders = {path.parent for path in files.paths}
 
         def opened(db: InterruptibleDuckDB) -> Data:
-            paths = list(found.paths)
-            if found.file_format == "csv":
+            paths = list(files.paths)
+            if files.file_format == "csv":
                 paths = [convert_csv(db, paths, self._folder / "converted.parquet")]
             return open_files(db, checks.name, paths)
 

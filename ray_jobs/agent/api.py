@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from operators.core.errors import ConfigurationError, TaxiwayError
+from operators.core.explain_error import dotted, sentence
 from operators.core.traffic import (
     MODEL_PATTERN,
     VERSION_PATTERN,
@@ -181,12 +182,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 def _words(error: Any) -> str:
     kind, *where = error["loc"]
-    place = ".".join(map(str, where)) or "the whole"
-    problem = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{kind}: {place} is not known here; leave it out, or mend its spelling"
-    given = "" if isinstance(error.get("input"), dict | list) else f", not {str(error.get('input'))[:80]!r}"
-    return f"{kind}: {place}: {problem}{given}"
+    return f"{kind}: {dotted(where)}: {sentence(error)}"
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

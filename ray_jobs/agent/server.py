@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 import time
@@ -17,7 +16,6 @@ from ray_jobs.agent.api import application
 from ray_jobs.agent.auth import Admission
 
 _LISTEN_S = 30.0
-_log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int, patience_s: float = _LISTEN_S) -> socket.socket:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pydantic_core import SchemaValidator, core_schema
 
 from operators.core.spec_training import FeatureKind
-from ray_jobs.serve.protocol import Limits, Request, narrowest, read_request, unit_of
+from ray_jobs.serve.protocol import NumberRange, Request, narrowest, read_request, unit_of
 
 _QUICK = {"category": ["BYTES"], "number": ["FP64", "FP32", "FP16"], "integer": ["INT64"], "boolean": ["BOOL"]}
 """The datatypes whose limits are the kind's own."""
@@ -27,7 +27,7 @@ class Reader:
     """
 
     def __init__(
-        self, features: Mapping[str, FeatureKind], *, max_rows: int, limits: Mapping[str, Limits] | None = None
+        self, features: Mapping[str, FeatureKind], *, max_rows: int, limits: Mapping[str, NumberRange] | None = None
     ) -> None:
         self._features = dict(features)
         self._max_rows = max_rows
@@ -75,7 +75,7 @@ class Reader:
         )
 
 
-def _document(features: Mapping[str, FeatureKind], limits: Mapping[str, Limits]) -> core_schema.CoreSchema:
+def _document(features: Mapping[str, FeatureKind], limits: Mapping[str, NumberRange]) -> core_schema.CoreSchema:
     field = core_schema.typed_dict_field
     tensors = {name: _tensor(kind, limits.get(name)) for name, kind in features.items()}
     return core_schema.typed_dict_schema(
@@ -90,7 +90,7 @@ def _document(features: Mapping[str, FeatureKind], limits: Mapping[str, Limits])
     )
 
 
-def _tensor(kind: FeatureKind, limits: Limits | None) -> core_schema.CoreSchema:
+def _tensor(kind: FeatureKind, limits: NumberRange | None) -> core_schema.CoreSchema:
     base = kind.rstrip("?")
     value = _value(base, narrowest(base, _QUICK[base][0], limits))
     field = core_schema.typed_dict_field
@@ -105,7 +105,7 @@ def _tensor(kind: FeatureKind, limits: Limits | None) -> core_schema.CoreSchema:
     )
 
 
-def _value(base: str, limits: Limits | None) -> core_schema.CoreSchema:
+def _value(base: str, limits: NumberRange | None) -> core_schema.CoreSchema:
     if base == "category":
         return core_schema.str_schema(strict=True)
     if base == "boolean":

@@ -34,13 +34,13 @@ _PYTHON: Mapping[str, tuple[type, ...]] = {
 }
 _TYPES = {kind: frozenset(types) for kind, types in _PYTHON.items()}
 _PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
-Limits = tuple[float, float]
+NumberRange = tuple[float, float]
 """Smallest and largest value that a type holds."""
-_INTEGER_LIMITS: Mapping[str, Limits] = {
+_INTEGER_LIMITS: Mapping[str, NumberRange] = {
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
 }
-_KIND_LIMITS: Mapping[str, Limits] = {
+_KIND_LIMITS: Mapping[str, NumberRange] = {
     "number": (-sys.float_info.max, sys.float_info.max),
     "integer": _INTEGER_LIMITS["INT64"],
 }
@@ -61,7 +61,7 @@ class Request:
 
 
 def read_request(
-    body: bytes, features: Mapping[str, FeatureKind], *, max_rows: int, limits: Mapping[str, Limits] | None = None
+    body: bytes, features: Mapping[str, FeatureKind], *, max_rows: int, limits: Mapping[str, NumberRange] | None = None
 ) -> Request:
     """Read and check a request.
 
@@ -220,7 +220,7 @@ def _is_unicode(value: str) -> bool:
     return True
 
 
-def _values(name: str, tensor: Mapping[str, Any], kind: FeatureKind, limits: Limits | None) -> list[Any]:
+def _values(name: str, tensor: Mapping[str, Any], kind: FeatureKind, limits: NumberRange | None) -> list[Any]:
     base = kind.rstrip("?")
     datatype = tensor.get("datatype")
     if not isinstance(datatype, str) or datatype not in _DATATYPES[base]:
@@ -240,13 +240,13 @@ def _values(name: str, tensor: Mapping[str, Any], kind: FeatureKind, limits: Lim
 
 
 @cache
-def narrowest(base: str, datatype: str, limits: Limits | None) -> Limits | None:
+def narrowest(base: str, datatype: str, limits: NumberRange | None) -> NumberRange | None:
     """Return the limits that all of the feature's kind, the request's datatype and the model's type keep."""
     bounds = [found for found in (_KIND_LIMITS.get(base), _INTEGER_LIMITS.get(datatype), limits) if found]
     return (max(low for low, _ in bounds), min(high for _, high in bounds)) if bounds else None
 
 
-def _all_valid(data: list[Any], base: str, *, nullable: bool, limits: Limits | None) -> bool:
+def _all_valid(data: list[Any], base: str, *, nullable: bool, limits: NumberRange | None) -> bool:
     """Say whether all values are right, in a few passes that run in C: nearly all requests are."""
     if nullable and None in data:
         data = [value for value in data if value is not None]
@@ -257,7 +257,7 @@ def _all_valid(data: list[Any], base: str, *, nullable: bool, limits: Limits | N
     return base != "category" or _is_unicode("".join(data))
 
 
-def _complain(name: str, data: list[Any], base: str, *, nullable: bool, limits: Limits | None) -> None:
+def _complain(name: str, data: list[Any], base: str, *, nullable: bool, limits: NumberRange | None) -> None:
     """Name the first value that is wrong.
 
     :raises BadRequestError: always

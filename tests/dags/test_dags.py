@@ -112,7 +112,10 @@ def test_broken_spec_is_an_import_error_and_others_live_on(include: Path) -> Non
 
 
 def test_forms() -> None:
-    assert parse(DAGS / "operations.py")["params"]["rollback"] == ["model", "version", "reason"]
+    parsed = parse(DAGS / "operations.py")
+    assert parsed["params"]["rollback"] == ["model", "version", "reason"]
+    # Neither waits for the other: a model that only a person can mend does not keep the copies of drills.
+    assert parsed["dags"]["reconcile"] == {"reconcile": [], "remove_drill_copies": []}
     params = parse(DAGS / "models.py")["params"]
     assert params["flight_delay.train"] == ["as_of", "parameters", "sources"]
     assert params["flight_delay.release"] == ["version"]

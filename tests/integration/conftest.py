@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from operators.core.ledger import Ledger
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.client import Agent
 from tests.support import postgres
 from tests.support.agent_world import MODEL, TOKEN, World, world_in
@@ -119,7 +120,7 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseMoves]:
     for name in ("MLFLOW_TRACKING_URI", "TAXIWAY_RAY_URL", "TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", "file:///nowhere")
@@ -127,5 +128,5 @@ def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
     monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
     ledger = Ledger(ledger_url)
-    yield Controller(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent())
+    yield ReleaseMoves(ModelTraffic(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent()))
     ledger.close()

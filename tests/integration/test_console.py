@@ -17,7 +17,8 @@ from fastapi.testclient import TestClient
 from operators.core.errors import ServiceError
 from operators.core.ledger import Ledger
 from operators.judge.evidence import Arm, Evidence, Period
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.ui.api import create_app
 from tests.support.release_world import FakeAgent, FakeRegistry
 from tests.support.specs import small_spec
@@ -26,11 +27,11 @@ OURS = {"X-Taxiway": "console"}
 
 
 @pytest.fixture
-def to(ledger: Ledger) -> Controller:
+def to(ledger: Ledger) -> ReleaseMoves:
     """Version 2 was promoted over 1; version 3 is a canary and has been looked at."""
     model = f"m_{uuid.uuid4().hex[:8]}"
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
-    made = Controller(model, ledger=ledger, registry=registry, agent=agent)
+    made = ReleaseMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))
     spec = small_spec(name=model)
     made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
     made.promote(made.begin("second", made.find("2")).release_id, "2", "1", spec)
@@ -43,7 +44,7 @@ def to(ledger: Ledger) -> Controller:
 
 
 @pytest.fixture
-def client(to: Controller, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(to: ReleaseMoves, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The console as a stranger sees it. Airflow's own rules of who may what; no database of Airflow's."""
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", staticmethod(lambda _: None))
@@ -58,12 +59,12 @@ def as_user(client: TestClient, role: str) -> TestClient:
     return client
 
 
-def order(client: TestClient, to: Controller, headers: dict[str, str] | None = None, **body: Any) -> Any:
+def order(client: TestClient, to: ReleaseMoves, headers: dict[str, str] | None = None, **body: Any) -> Any:
     path = f"/api/models/{to.model}/rollback"
     return client.post(path, json={"reason": "wrong prices", **body}, headers=OURS if headers is None else headers)
 
 
-def traffic(to: Controller) -> tuple[str | None, str | None]:
+def traffic(to: ReleaseMoves) -> tuple[str | None, str | None]:
     route = to.agent.routes()[to.model]
     return route.stable, route.canary
 
@@ -77,7 +78,7 @@ def test_a_stranger_sees_nothing(client: TestClient, path: str) -> None:
     assert answered.status_code == 401 or path in ("/docs", "/openapi.json", "/api/models/m/rollback")
 
 
-def test_a_stranger_moves_nothing(client: TestClient, to: Controller) -> None:
+def test_a_stranger_moves_nothing(client: TestClient, to: ReleaseMoves) -> None:
     assert order(client, to).status_code == 401
     assert client.post(f"/api/models/{to.model}/rollback", headers={"Authorization": "Bearer x"}).status_code in (
         401,
@@ -86,7 +87,7 @@ def test_a_stranger_moves_nothing(client: TestClient, to: Controller) -> None:
     assert traffic(to) == ("2", "3")
 
 
-def test_a_viewer_sees_and_moves_nothing(client: TestClient, to: Controller) -> None:
+def test_a_viewer_sees_and_moves_nothing(client: TestClient, to: ReleaseMoves) -> None:
     viewer = as_user(client, "viewer")
     mine = [row for row in viewer.get("/api/models").json() if row["name"] == to.model]
     assert [row["may_roll_back"] for row in mine] == [False]
@@ -96,7 +97,7 @@ def test_a_viewer_sees_and_moves_nothing(client: TestClient, to: Controller) -> 
     assert traffic(to) == ("2", "3")
 
 
-def test_what_is_shown(client: TestClient, to: Controller) -> None:
+def test_what_is_shown(client: TestClient, to: ReleaseMoves) -> None:
     answered = as_user(client, "user").get("/api/models")
     row = next(row for row in answered.json() if row["name"] == to.model)
     assert (row["stable"], row["champion"], row["canary"], row["weight_now_pct"]) == ("2", "2", "3", 5.0)
@@ -118,7 +119,7 @@ def test_the_page_lets_nothing_foreign_in(client: TestClient) -> None:
     assert "innerHTML" not in script
 
 
-def test_rollback_takes_the_canary_then_goes_back(client: TestClient, to: Controller) -> None:
+def test_rollback_takes_the_canary_then_goes_back(client: TestClient, to: ReleaseMoves) -> None:
     user = as_user(client, "user")
     first = order(user, to)
     assert first.status_code == 200
@@ -145,19 +146,19 @@ def test_rollback_takes_the_canary_then_goes_back(client: TestClient, to: Contro
     ],
 )
 def test_another_sites_page_moves_nothing(
-    client: TestClient, to: Controller, headers: dict[str, str], status: int
+    client: TestClient, to: ReleaseMoves, headers: dict[str, str], status: int
 ) -> None:
     assert order(as_user(client, "admin"), to, headers).status_code == status
     assert traffic(to) == (("2", None) if status == 200 else ("2", "3"))
 
 
 @pytest.mark.parametrize("body", [{"reason": "  "}, {"reason": "x" * 501}, {"version": "1; drop"}, {"other": 1}])
-def test_wrong_orders_are_refused(client: TestClient, to: Controller, body: dict[str, Any]) -> None:
+def test_wrong_orders_are_refused(client: TestClient, to: ReleaseMoves, body: dict[str, Any]) -> None:
     assert order(as_user(client, "admin"), to, **body).status_code == 422
     assert traffic(to) == ("2", "3")
 
 
-def test_a_service_that_is_away_is_named(client: TestClient, to: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_is_away_is_named(client: TestClient, to: ReleaseMoves, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any, **__: Any) -> Any:
         raise ServiceError("the agent did not answer")
 
@@ -166,8 +167,8 @@ def test_a_service_that_is_away_is_named(client: TestClient, to: Controller, mon
     assert (answered.status_code, answered.json()) == (503, {"error": "the agent did not answer"})
 
 
-def test_a_quarantine_is_lifted_by_name(client: TestClient, to: Controller) -> None:
-    to.quarantine.put("1", "bad", key=f"{to.model}/q")
+def test_a_quarantine_is_lifted_by_name(client: TestClient, to: ReleaseMoves) -> None:
+    to.traffic.quarantine.put("1", "bad", key=f"{to.model}/q")
     path = f"/api/models/{to.model}/quarantine/1/lift"
     body = {"reason": "the labels were wrong"}
     assert as_user(client, "viewer").post(path, json=body, headers=OURS).status_code == 403

@@ -11,8 +11,10 @@ from operators.core.ledger import BusyError, Ledger
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, Judgement, Outcome
-from operators.rollout.controller import Controller
+from operators.rollout.manual_moves import ManualMoves
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
+from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.limits import AnswerLimits
 from tests.support.release_world import FakeAgent, FakeRegistry
 from tests.support.specs import small_spec
@@ -39,11 +41,11 @@ def spec(model: str) -> PredictionSpec:
 
 
 @pytest.fixture
-def controller(model: str, ledger: Ledger, agent: FakeAgent, registry: FakeRegistry) -> Controller:
-    return Controller(model, ledger=ledger, registry=registry, agent=agent)
+def controller(model: str, ledger: Ledger, agent: FakeAgent, registry: FakeRegistry) -> ReleaseMoves:
+    return ReleaseMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))
 
 
-def first_release(controller: Controller, spec: PredictionSpec) -> None:
+def first_release(controller: ReleaseMoves, spec: PredictionSpec) -> None:
     begun = controller.begin("first", controller.find("1"))
     assert begun.stable is None
     controller.promote(begun.release_id, "1", None, spec)
@@ -53,7 +55,7 @@ def watching(spec: PredictionSpec) -> PredictionSpec:
     return spec.model_copy(update={"release": spec.release.model_copy(update={"watch_s": 60.0})})
 
 
-def state(controller: Controller) -> tuple[str | None, str | None]:
+def state(controller: ReleaseMoves) -> tuple[str | None, str | None]:
     """Where traffic and alias are."""
     route = controller.agent.route(controller.model)
     champion = controller.registry.alias(controller.model, "champion")
@@ -66,11 +68,11 @@ def now(agent: FakeAgent) -> RouteState:
     return route
 
 
-def kinds(controller: Controller) -> list[str]:
+def kinds(controller: ReleaseMoves) -> list[str]:
     return [entry.kind for entry in controller.ledger.entries(controller.model)]
 
 
-def verdict(controller: Controller, release_id: str, outcome: Outcome) -> None:
+def verdict(controller: ReleaseMoves, release_id: str, outcome: Outcome) -> None:
     controller.record_verdict(
         release_id,
         "canary",
@@ -81,7 +83,7 @@ def verdict(controller: Controller, release_id: str, outcome: Outcome) -> None:
     )
 
 
-def test_a_release_moves_alias_and_traffic(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
+def test_a_release_moves_alias_and_traffic(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     assert state(controller) == ("1", "1")
     begun = controller.begin("r", controller.find("2"))
@@ -99,7 +101,7 @@ def test_a_release_moves_alias_and_traffic(controller: Controller, spec: Predict
     assert controller.ledger.broken_links(controller.model) == []
 
 
-def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Controller, spec: PredictionSpec) -> None:
+def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: ReleaseMoves, spec: PredictionSpec) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
 
@@ -116,11 +118,11 @@ def test_a_step_that_runs_again_makes_the_move_of_its_first_try(controller: Cont
     step("b", 5000, 10_000)
     assert step("a", 500, 20_000) == 20_000  # somebody has cleared an earlier task: that is a change, and a row
     assert len(kinds(controller)) == written + 2
-    assert controller.weights_bp(release_id) == (500, 5000)
+    assert [m.route.weight_bp for m in controller.traffic.moves_of(release_id)][-3:] == [500, 5000, 500]
 
 
 def test_a_version_that_was_taken_out_at_once_is_rolled_back_by_the_same_row(
-    controller: Controller, spec: PredictionSpec, agent: FakeAgent
+    controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent
 ) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
@@ -134,7 +136,7 @@ def test_a_version_that_was_taken_out_at_once_is_rolled_back_by_the_same_row(
     assert state(controller) == ("1", "1")
 
 
-def test_the_second_release_waits(controller: Controller, spec: PredictionSpec) -> None:
+def test_the_second_release_waits(controller: ReleaseMoves, spec: PredictionSpec) -> None:
     first_release(controller, spec)
     begun = controller.begin("r", controller.find("2"))
     with pytest.raises(BusyError) as caught:
@@ -144,25 +146,25 @@ def test_the_second_release_waits(controller: Controller, spec: PredictionSpec) 
     assert controller.begin("other", controller.find("3")).stable == "1"
 
 
-def test_the_second_release_supersedes(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
+def test_the_second_release_supersedes(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     old = controller.begin("r", controller.find("2")).release_id
     controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
     begun = controller.begin("other", controller.find("3"), when_busy="supersede")
-    assert (begun.stable, begun.superseded) == ("1", old)
+    assert begun.stable == "1"
     assert (now(agent).canary, now(agent).holder) == (None, begun.release_id)
     assert agent.deployed == {"1", "3"}
     assert controller.ledger.end(old).kind == "abandoned"  # type: ignore[union-attr]
     with pytest.raises(RejectedError, match="no longer holds"):
         controller.set_route(old, "canary_50", spec.release, stable="1", version="2", weight_bp=5000)
-    with pytest.raises(RejectedError, match="put aside"):
+    with pytest.raises(RejectedError, match="ended by"):
         controller.begin("r", controller.find("2"))
     with pytest.raises(RejectedError, match="no longer holds"):
         controller.roll_back(old, "2", "1", "its run failed")
 
 
 def test_an_orphan_that_is_released_again_is_not_deleted(
-    controller: Controller, spec: PredictionSpec, agent: FakeAgent
+    controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent
 ) -> None:
     first_release(controller, spec)
     controller.begin("r", controller.find("2"))
@@ -173,7 +175,7 @@ def test_an_orphan_that_is_released_again_is_not_deleted(
     assert "3" not in agent.deployed
 
 
-def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
+def test_a_zombie_is_stopped_by_the_edge_too(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     old = controller.begin("r", controller.find("2")).release_id
     move = controller.set_route(old, "canary", spec.release, stable="1", version="2", weight_bp=500)
@@ -184,7 +186,7 @@ def test_a_zombie_is_stopped_by_the_edge_too(controller: Controller, spec: Predi
 
 
 def test_a_watched_promotion_keeps_a_control_and_comes_back(
-    controller: Controller, spec: PredictionSpec, agent: FakeAgent
+    controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent
 ) -> None:
     spec = watching(spec)
     first_release(controller, spec)
@@ -204,7 +206,7 @@ def test_a_watched_promotion_keeps_a_control_and_comes_back(
         controller.begin("again", controller.find("2"))
 
 
-def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
+def test_a_watch_that_finds_nothing_ends(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:
     spec = watching(spec)
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
@@ -215,7 +217,7 @@ def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: Predictio
     assert state(controller) == ("2", "2")
     assert agent.deployed == {"1", "2", "3"}  # the old version stays warm
     assert controller.ledger.holder(spec.name) is None
-    assert controller.earlier(None) == "1"
+    assert ManualMoves(controller.traffic).earlier(None) == "1"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_a_watch_that_finds_nothing_ends(controller: Controller, spec: Predictio
     ],
 )
 def test_what_goes_into_quarantine(
-    controller: Controller,
+    controller: ReleaseMoves,
     spec: PredictionSpec,
     registry: FakeRegistry,
     outcome: Outcome | None,
@@ -247,7 +249,7 @@ def test_what_goes_into_quarantine(
     for version in ("2", "3"):
         with pytest.raises(QuarantinedError, match="rejected"):
             controller.begin("again", controller.find(version))
-    quarantine = controller.quarantine
+    quarantine = controller.traffic.quarantine
     assert quarantine.lift("3", by="ada", reason="the data was wrong, not the model", key=f"{controller.model}/lift1")
     assert quarantine.lift("3", by="ada", reason="once more", key=f"{controller.model}/lift2") is None
     assert controller.begin("again", controller.find("2")).stable == "1"
@@ -255,7 +257,7 @@ def test_what_goes_into_quarantine(
     assert (row.payload["by"], row.payload["reason"]) == ("ada", "the data was wrong, not the model")
 
 
-def test_a_rollback_names_the_person_who_decided_it(controller: Controller, spec: PredictionSpec) -> None:
+def test_a_rollback_names_the_person_who_decided_it(controller: ReleaseMoves, spec: PredictionSpec) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
     verdict(controller, release_id, Outcome.INCONCLUSIVE)
@@ -265,43 +267,45 @@ def test_a_rollback_names_the_person_who_decided_it(controller: Controller, spec
     assert controller.why(release_id) == "ask_at_25_pct: eve decided to roll back"
 
 
-def test_a_person_returns_to_a_version(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
+def test_a_person_returns_to_a_version(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
     release_id = controller.begin("r", controller.find("2")).release_id
     controller.promote(release_id, "2", "1", spec)
     running = controller.begin("r3", controller.find("3")).release_id
-    assert controller.return_to("hand", controller.earlier(None), "wrong", "ada") == "2"
+    assert (
+        ManualMoves(controller.traffic).return_to("hand", ManualMoves(controller.traffic).earlier(None), "wrong", "ada")
+        == "2"
+    )
     assert state(controller) == ("1", "1")
     with pytest.raises(RejectedError, match="no longer holds"):
         controller.set_route(running, "canary", spec.release, stable="2", version="3", weight_bp=500)
     with pytest.raises(QuarantinedError):
         controller.begin("again", controller.find("2"))
     # Somebody says: it was not the model. Going back to it ends its quarantine.
-    controller.return_to("hand2", "2", "it was the network", "ada")
-    assert controller.quarantine.standing() == ()
+    ManualMoves(controller.traffic).return_to("hand2", "2", "it was the network", "ada")
+    assert controller.traffic.quarantine.standing() == ()
     assert state(controller) == ("2", "2")
 
 
-def test_withdrawn_and_retired(controller: Controller, spec: PredictionSpec, agent: FakeAgent) -> None:
+def test_withdrawn_and_retired(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:
     first_release(controller, spec)
-    assert controller.retire("r", "1") is False
-    assert controller.retire("r", "3") is True
-    assert controller.withdraw("ada", "obsolete") is True
+    assert ManualMoves(controller.traffic).retire("r", "1") is False
+    assert ManualMoves(controller.traffic).retire("r", "3") is True
+    assert ManualMoves(controller.traffic).withdraw("ada", "obsolete") is True
     assert state(controller) == (None, None)
     assert agent.deployed == set()
-    assert controller.withdraw("ada", "obsolete") is False
+    assert ManualMoves(controller.traffic).withdraw("ada", "obsolete") is False
 
 
-def test_looks_are_numbered_and_told_apart(controller: Controller) -> None:
+def test_looks_are_numbered_and_told_apart(controller: ReleaseMoves) -> None:
     seen = Evidence()
     assert [controller.record_look("r", "canary", seen) for _ in range(2)] == [1, 2]
-    assert controller.record_look("r", "canary", seen, n=2) == 2
     assert [look.n for look in controller.ledger.looks("r")] == [1, 2]
     assert controller.ledger.look_numbers("r", "canary", seen.model_dump(mode="json")) == [1, 2]
 
 
 def test_what_has_the_traffic_is_not_released(
-    controller: Controller, spec: PredictionSpec, registry: FakeRegistry
+    controller: ReleaseMoves, spec: PredictionSpec, registry: FakeRegistry
 ) -> None:
     first_release(controller, spec)
     with pytest.raises(RejectedError, match="has all the traffic already"):

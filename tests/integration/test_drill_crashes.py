@@ -17,14 +17,14 @@ from operators.drills import operators as drill_operators
 from operators.drills.operators import (
     ClaimDrillOperator,
     CleanUpDrillOperator,
-    clean_up_after_drills,
-    drill_copies,
+    RemoveDrillCopiesOperator,
 )
 from operators.drills.policy import STEP
 from operators.drills.record import Drills
 from operators.registry.client import ModelVersion
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.quarantine import DIGEST_TAG
+from operators.rollout.release_moves import ReleaseMoves
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.specs import small_spec
 from tests.support.tasks import TaskInstance, context
@@ -78,16 +78,17 @@ class Copied:
         self.life: Life | None = None
         self.alive: set[str] = set()
         monkeypatch.setattr(copies, "Cluster", lambda _drill: self.jobs)
-        monkeypatch.setattr(drill_operators, "controller_of", self.controller)
+        monkeypatch.setattr(drill_operators, "release_moves_of", self.controller)
         monkeypatch.setattr(drill_operators, "spec_of", lambda _model: spec)
+        monkeypatch.setattr(drill_operators, "_ledger", lambda: self.ledger)
         monkeypatch.setattr(drill_operators, "_storage", lambda: self.storage)
 
-    def controller(self, name: str) -> Controller:
+    def controller(self, name: str) -> ReleaseMoves:
         registry = self.copies if name == self.copy else self.registry
         services: list[Any] = [self.ledger, registry, self.agent]
         if self.life is not None:
             services = [Mortal(service, self.life) for service in services]
-        return Controller(name, ledger=services[0], registry=services[1], agent=services[2])
+        return ReleaseMoves(ModelTraffic(name, ledger=services[0], registry=services[1], agent=services[2]))
 
     def context(self, run_id: str) -> dict[str, Any]:
         ti = TaskInstance(dag_id="drill", run_id=run_id)
@@ -103,9 +104,9 @@ class Copied:
         """Do all that a drill does to the world, but for the waiting."""
         claimed = self.claim(run_id)
         about = copies.Original.model_validate(claimed["original"])
-        drill = drill_operators.drill_copies(self.ledger)[self.copy][-1]
+        drill = Drills(self.ledger, self.model).unfinished()[-1]
         to = self.controller(self.copy)
-        cast = copies.register(to, self.jobs, drill, about)
+        cast = copies.register(to.traffic, self.jobs, drill, about)
         begun = to.begin(f"{drill.drill_id}/stable", to.registry.version(self.copy, cast.stable))
         to.promote(begun.release_id, cast.stable, begun.stable, cast.spec)
         release = to.begin(drill.drill_id, to.registry.version(self.copy, cast.canary)).release_id
@@ -113,17 +114,17 @@ class Copied:
         to.roll_back(release, cast.canary, cast.stable, "the lease has ended", rejected=True)
         drills = Drills(to.ledger, self.model)
         drills.record(drill, passed=True, problems=[], facts={})
-        copies.clean_up(to, drills, drill, self.storage, by=drill.drill_id)
+        copies.clean_up(to.traffic, drills, drill, self.storage, by=drill.drill_id)
 
     def reconcile(self) -> list[str]:
-        found = drill_copies(self.ledger).get(self.copy, [])
-        return clean_up_after_drills(self.ledger, found, self.context("reconcile")).get(self.copy, [])
+        task = RemoveDrillCopiesOperator(task_id="remove_drill_copies", model=self.copy)
+        return task.execute(self.context("reconcile")).get(self.copy, [])
 
     def check(self) -> None:
         assert (self.agent.routes(), self.agent.deployed) == ({}, set())
         assert (self.copies.tags, self.copies.aliases) == ({}, {})
         assert self.ledger.holder(self.copy) is None
-        assert self.controller(self.copy).quarantine.standing() == ()
+        assert self.controller(self.copy).traffic.quarantine.standing() == ()
         assert Drills(self.ledger, self.model).unfinished() == ()
         assert self.ledger.broken_links(self.model) == self.ledger.broken_links(self.copy) == []
         assert self.registry.aliases == {"champion": "7"}

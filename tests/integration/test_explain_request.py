@@ -13,9 +13,11 @@ import pytest
 
 from operators.cli import explain
 from operators.core.ledger import Ledger
+from operators.core.rows import GateRow
 from operators.core.storage import Storage
 from operators.registry import client
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.assignment import bucket
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
 from tests.support.postgres import Postgres
@@ -24,7 +26,7 @@ from tests.support.specs import small_spec
 
 
 @pytest.fixture
-def to(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+def to(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseMoves]:
     """Version 1 is stable, version 2 a canary at 50 %."""
     spec = small_spec()
     with postgres_server.database() as url:
@@ -43,9 +45,9 @@ def to(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatc
         registry.tags["2"] |= {"taxiway.dag_run": "train-1", "taxiway.data_digest": "d1e5"}
         monkeypatch.setattr(client, "Registry", lambda _: registry)
         ledger, agent = Ledger(url), FakeAgent("1", "2", model=spec.name)
-        made = Controller(spec.name, ledger=ledger, registry=registry, agent=agent)
+        made = ReleaseMoves(ModelTraffic(spec.name, ledger=ledger, registry=registry, agent=agent))
         made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
-        ledger.append(spec.name, "gate", {"passed": True, "reasons": []}, key=f"{spec.name}/train-1/gate/1")
+        ledger.append(spec.name, GateRow(passed=True, reasons=()), key=f"{spec.name}/train-1/gate/1")
         release_id = made.begin("second", made.find("2")).release_id
         made.set_route(release_id, "canary", spec.release, stable="1", version="2", weight_bp=5000)
         yield made
@@ -68,7 +70,7 @@ def answer(tmp_path: Path, version: str, asked: Asked, values: list[float]) -> N
     log.close()
 
 
-def test_an_answer_is_explained(to: Controller, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_is_explained(to: ReleaseMoves, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = next(name for name in (f"u{n}" for n in range(1000)) if bucket(to.model, name) < 5000)
     answer(tmp_path, "2", Asked("r-1", mine, "canary", 5000), [0.25, 0.5])
     answer(tmp_path, "1", Asked("r-2", mine, "fallback", 5000), [0.75])
@@ -80,7 +82,7 @@ def test_an_answer_is_explained(to: Controller, tmp_path: Path, capsys: pytest.C
     for part in (
         f"{to.model} version 2 (canary)",
         "0.25, 0.5",
-        f"unit {mine} has bucket {bucket(to.model, mine)} of 10000, which is the canary's: there was a canary at 50 %",
+        f"unit {mine} has bucket {bucket(to.model, mine)} of 10000, which belongs to the canary; the canary had 50 %",
         "stable 1, canary 2 at 50 %",
         f"set by      {to.model}/second#1",
         "data digest       d1e5",

@@ -22,12 +22,12 @@ from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
 from operators.feedback.labels import QueryLabels
 from operators.judge.evidence import Evidence, Outcome, Pairs, Period
-from operators.judge.phases import Watched
-from operators.rollout.delayed.collector import Collector, collect
+from operators.rollout.delayed.collector import Collector
 from operators.rollout.delayed.source import LateSource, facts_of
 from operators.rollout.delayed.window import Facts, Span, with_late
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
-from tests.support.late_world import CANARY, STABLE, answer, keep, spec_with
+from tests.support.late_world import CANARY, STABLE, answer, keep, look_once, spec_with
+from tests.support.phases import live_phase
 from tests.support.specs import shipped_spec
 from tests.support.waiting import PATIENCE_S
 
@@ -89,8 +89,7 @@ def of_the_release() -> Facts:
         stable=STABLE,
         canary=CANARY,
         begin_s=(FROM - timedelta(hours=2)).timestamp(),
-        end_s=UNTIL.timestamp(),
-        spans=(Span(kind="shadow", share=1 / 3),),
+        spans=(Span(kind="shadow", weight_bp=5000),),
     )
 
 
@@ -128,8 +127,7 @@ def test_flights_are_judged_as_they_land(flights: Any) -> None:
         assert totals == sorted(set(totals))
         # Cancelled and diverted flights have no label; one landed when it was no longer waited for.
         assert len(rows) - late.pairs.total == sum(row["label"] is None for row in rows) + 1
-        assert late.waiting["labels"].unlabelled == len(rows) - late.pairs.total
-        assert late.waiting["labels"].open == 0
+        assert late.pairs.open == 0
     finally:
         collector.close()
 
@@ -138,28 +136,24 @@ def test_labels_that_come_during_a_step_fail_it(flights: Any) -> None:
     """The step itself is not held to labels: without them it would go on."""
     storage, spec, _ = flights
     began = of_the_release().begin_s
-    watched = Watched.model_validate(
-        {
-            "model": spec.name, "release_id": "r", "step": "canary_5", "kind": "canary", "canary": CANARY, "stable": STABLE,
-            "weights_bp": (500,), "pool_bp": 10_000, "bake_s": 1e9, "min_requests": 1, "harm_weight": 1.0,
-            "lease_s": 60.0, "released_at": began, "began_at": began, "before": {"since": "1"},
-        }
-    )  # fmt: skip
-
-    facts = facts_of(watched, spec)
+    live = live_phase(
+        model=spec.name, canary=CANARY, stable=STABLE, weights_bp=(500,), bake_s=1e9, released_at=began, began_at=began
+    )
+    policies = live.phase.policies(spec.release.judge)
+    facts = facts_of(live, spec)
     collector = Collector(spec, facts, storage=storage, labels_every_s=0)
     try:
         for now in (began + 3600 * hour for hour in count(6, 6)):
-            evidence = with_late(Evidence(periods=(Period(weight=0.05),)), facts, collector.look(now))
-            said = watched.judge(spec.release.judge, evidence, now=now)
-            if said.outcome is not Outcome.CONTINUE:
+            known = Evidence(periods=(Period(weight_bp=500, weight=0.05),))
+            evidence = with_late(known, facts, collector.look(now))
+            judgement = live.phase.judge(policies, evidence, elapsed_s=now - began)
+            if judgement.outcome is not Outcome.CONTINUE:
                 break
     finally:
         collector.close()
-    assert said.outcome is Outcome.FAILED
-    assert "only the canary was wrong" in said.reason
+    assert (judgement.outcome, judgement.part) == (Outcome.FAILED, "veto")
     assert now < UNTIL.timestamp()
-    assert watched.policy(spec.release.judge, said).guards == ("labels",)
+    assert live.policy(spec.release.judge, judgement).guards == ("labels",)
 
 
 def test_a_query_must_say_when_labels_arrived(flights: Any, tmp_path: Path) -> None:
@@ -187,25 +181,21 @@ def test_what_replicas_write_reaches_a_look(flights: Any, monkeypatch: pytest.Mo
             headers = {"x-request-id": f"{arm} {number}", "x-taxiway-arm": arm, "x-taxiway-weight": "2500"}
             log.add(Asked.of(headers, None), row, [value + number / 8])
         log.close()
-    watched = Watched.model_validate(
-        {
-            "model": spec.name, "release_id": "r", "step": "canary_25", "kind": "canary", "canary": "4", "stable": "3",
-            "weights_bp": (500, 2500), "pool_bp": 10_000, "bake_s": 1.0, "min_requests": 1, "harm_weight": 1.0,
-            "lease_s": 60.0, "released_at": began, "began_at": began, "before": {"since": "1"},
-        }
-    )  # fmt: skip
-    evidence = Evidence(periods=(Period(weight=0.05), Period(weight=0.25)))
+    live = live_phase(
+        model=spec.name, canary="4", stable="3", weights_bp=(500, 2500), released_at=began, began_at=began
+    )
+    evidence = Evidence(periods=tuple(Period(weight_bp=bp, weight=bp / 10_000) for bp in (500, 2500)))
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
 
     async def look() -> Evidence:
         source = LateSource(spec, every_s=0.01)
         try:
             began = time.monotonic()
-            found = await source.add(evidence, watched)
+            found = await source.add(evidence, live)
             while found == evidence:
                 assert time.monotonic() - began < PATIENCE_S
                 await asyncio.sleep(0.02)
-                found = await source.add(evidence, watched)
+                found = await source.add(evidence, live)
             return found
         finally:
             await source.close()
@@ -216,6 +206,6 @@ def test_what_replicas_write_reaches_a_look(flights: Any, monkeypatch: pytest.Mo
         (3, 0.375),
         (3, 0.625),
     ]  # fmt: skip
-    facts = Facts(model=spec.name, stable="3", canary="4", begin_s=began, spans=(Span(share=0.25, weight_bp=2500),))
-    once = collect(spec, facts, time.time(), storage=storage)
+    facts = Facts(model=spec.name, stable="3", canary="4", begin_s=began, spans=(Span(weight_bp=2500),))
+    once = look_once(spec, facts, time.time(), storage)
     assert once.arms[0][0].prediction == found.periods[1].stable.prediction

@@ -8,6 +8,9 @@ import sqlalchemy as sa
 
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.ledger import BusyError, Ledger
+from operators.core.rows import EdgeRow, GateRow, PromotedRow, ReleaseStartedRow, Row, WeightSetRow
+
+EDGE = EdgeRow(at=1.0, kind="edge_joined")
 
 
 @pytest.fixture
@@ -18,14 +21,14 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
 
 
 def test_an_entry_is_written_once(ledger: Ledger) -> None:
-    first = ledger.append("a", "gate", {"passed": True}, key="a/1")
-    assert ledger.append("a", "gate", {"passed": False}, key="a/1") == first
+    first = ledger.append("a", GateRow(passed=True), key="a/1")
+    assert ledger.append("a", GateRow(passed=False), key="a/1") == first
     assert [e.payload for e in ledger.entries("a")] == [{"passed": True}]
 
 
 def test_chain_shows_a_changed_and_a_deleted_row(ledger: Ledger, ledger_url: str) -> None:
     for i in range(5):
-        ledger.append("b", "gate", {"n": i}, key=f"b/{i}")
+        ledger.append("b", GateRow.model_validate({"n": i}), key=f"b/{i}")
     assert ledger.broken_links("b") == []
     engine = sa.create_engine(ledger_url)
     with engine.begin() as connection:
@@ -38,20 +41,20 @@ def test_chain_shows_a_changed_and_a_deleted_row(ledger: Ledger, ledger_url: str
 
 
 def test_newest_claim_fences_off_the_older(ledger: Ledger) -> None:
-    assert ledger.claim("c", "c/1", {}) is None
-    assert ledger.claim("c", "c/1", {}) is None  # the same task again
-    ledger.append("c", "weight_set", {"weight_bp": 500}, key="c/1/w", release_id="c/1")
-    assert ledger.claim("c", "c/2", {}) == "c/1"
+    ledger.claim("c", "c/1", ReleaseStartedRow())
+    ledger.claim("c", "c/1", ReleaseStartedRow())  # the same task again
+    ledger.append("c", WeightSetRow(weight_bp=500), key="c/1/w", release_id="c/1")
+    ledger.claim("c", "c/2", ReleaseStartedRow())
     with pytest.raises(RejectedError, match="c/1 no longer holds c"):
-        ledger.append("c", "weight_set", {"weight_bp": 900}, key="c/1/w2", release_id="c/1")
+        ledger.append("c", WeightSetRow(weight_bp=900), key="c/1/w2", release_id="c/1")
     with pytest.raises(RejectedError, match="no longer holds"):
-        ledger.finish("c", "c/1", "promoted", {})
-    assert ledger.finish("c", "c/2", "promoted", {"version": "2"}).kind == "promoted"
-    assert ledger.finish("c", "c/2", "promoted", {"version": "2"}).kind == "promoted"
+        ledger.finish("c", "c/1", PromotedRow(version="1"))
+    assert ledger.finish("c", "c/2", PromotedRow(version="2")).kind == "promoted"
+    assert ledger.finish("c", "c/2", PromotedRow(version="2")).kind == "promoted"
     assert ledger.holder("c") is None
     for ended in ("c/1", "c/2"):
         with pytest.raises(RejectedError, match="it cannot begin again"):
-            ledger.claim("c", ended, {})
+            ledger.claim("c", ended, ReleaseStartedRow())
     assert [e.kind for e in ledger.entries("c")] == [
         "release_started", "weight_set", "abandoned", "release_started", "promoted",
     ]  # fmt: skip
@@ -61,7 +64,7 @@ def test_writers_at_once_make_one_chain(ledger_url: str) -> None:
     def write(name: str) -> None:
         mine = Ledger(ledger_url)
         for i in range(10):
-            mine.append("d", "gate", {}, key=f"d/{name}/{i}")
+            mine.append("d", GateRow(), key=f"d/{name}/{i}")
         mine.close()
 
     threads = [threading.Thread(target=write, args=(str(n),)) for n in range(6)]
@@ -77,7 +80,7 @@ def test_writers_at_once_make_one_chain(ledger_url: str) -> None:
 
 def test_what_json_cannot_hold_is_refused(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        ledger.append("e", "gate", {"metric": float("nan")}, key="e/1")
+        ledger.append("e", GateRow(measured={"metric": float("nan")}), key="e/1")
     assert ledger.entries("e") == []
 
 
@@ -89,32 +92,32 @@ def test_a_database_that_is_not_there_is_a_service_error() -> None:
 
 
 def test_nobody_claims_while_a_release_moves_something(ledger: Ledger, ledger_url: str) -> None:
-    ledger.claim("f", "f/1", {})
+    ledger.claim("f", "f/1", ReleaseStartedRow())
     other = Ledger(ledger_url, timeout_s=1)
     with ledger.holding("f", "f/1"), pytest.raises(ServiceError, match="timeout"):
-        other.claim("f", "f/2", {})
-    assert other.claim("f", "f/2", {}) == "f/1"
+        other.claim("f", "f/2", ReleaseStartedRow())
+    other.claim("f", "f/2", ReleaseStartedRow())
     with pytest.raises(RejectedError), ledger.holding("f", "f/1"):
         pytest.fail("the release was put aside")
     other.close()
 
 
 def test_the_second_waits_where_it_may_not_supersede(ledger: Ledger) -> None:
-    ledger.claim("g", "g/1", {})
+    ledger.claim("g", "g/1", ReleaseStartedRow())
     with pytest.raises(BusyError, match="release g/1 of g is under way") as caught:
-        ledger.claim("g", "g/2", {}, supersede=False)
+        ledger.claim("g", "g/2", ReleaseStartedRow(), supersede=False)
     assert (caught.value.model, caught.value.holder) == ("g", "g/1")
-    assert ledger.claim("g", "g/1", {}, supersede=False) is None  # its own
-    ledger.finish("g", "g/1", "promoted", {"version": "1"})
-    assert ledger.claim("g", "g/2", {}, supersede=False) is None
+    ledger.claim("g", "g/1", ReleaseStartedRow(), supersede=False)  # its own
+    ledger.finish("g", "g/1", PromotedRow(version="1"))
+    ledger.claim("g", "g/2", ReleaseStartedRow(), supersede=False)
     assert ledger.end("g/2") is None
 
 
 @pytest.mark.parametrize("number", [1e300, 1e22, -0.0, 5e-324, 0.1 + 0.2, 1e-7, 2**70, 12345678901234567890.0])
 def test_numbers_come_back_as_they_were_hashed(ledger: Ledger, number: float) -> None:
     model = f"h{number!r}"
-    ledger.append(model, "verdict", {"e": number}, key=f"{model}/1")
-    assert repr(ledger.entries(model)[0].payload["e"]) == repr(number)
+    ledger.append(model, GateRow(measured={"e": number}), key=f"{model}/1")
+    assert repr(ledger.entries(model)[0].payload["measured"]["e"]) == repr(number)
     assert ledger.broken_links(model) == []
 
 
@@ -138,8 +141,9 @@ def test_looks_are_numbered_also_by_two_at_once(ledger_url: str, ledger: Ledger)
 
 
 def test_rows_by_key_and_kind(ledger: Ledger) -> None:
-    for key, kind in (("j/a_b#1/x", "gate"), ("j/aXb#1/y", "edge"), ("j/a_b#1/z", "edge")):
-        ledger.append("j", kind, {}, key=key)
+    rows: tuple[tuple[str, Row], ...] = (("j/a_b#1/x", GateRow()), ("j/aXb#1/y", EDGE), ("j/a_b#1/z", EDGE))
+    for key, row in rows:
+        ledger.append("j", row, key=key)
     assert [e.key for e in ledger.entries("j", key_prefix="j/a_b#1/")] == ["j/a_b#1/x", "j/a_b#1/z"]  # _ is no wildcard
     assert [e.key for e in ledger.entries("j", kind=("edge", "gate"), last=2)] == ["j/aXb#1/y", "j/a_b#1/z"]
     assert "j" in ledger.models()

@@ -13,9 +13,11 @@ import pytest
 from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
 from operators.core.traffic import Route
-from operators.rollout.controller import Controller
+from operators.rollout.manual_moves import ManualMoves
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.client import Reconciler, copy_journal, models, recorded
-from operators.rollout.reconcile.policy import Facts
+from operators.rollout.reconcile.policy import ModelFacts
+from operators.rollout.release_moves import ReleaseMoves
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
 from tests.support.specs import small_spec
 
@@ -38,16 +40,16 @@ class Release:
         self.release_id = to.begin("r", to.find("2")).release_id
         to.set_route(self.release_id, "canary", release, stable="1", version="2", weight_bp=500)
 
-    def controller(self, life: Life | None = None) -> Controller:
+    def controller(self, life: Life | None = None) -> ReleaseMoves:
         services: tuple[Any, ...] = (self.ledger, self.registry, self.agent)
         if life is not None:
             services = tuple(Mortal(service, life) for service in services)
         ledger, registry, agent = services
-        return Controller(self.model, ledger=ledger, registry=registry, agent=agent)
+        return ReleaseMoves(ModelTraffic(self.model, ledger=ledger, registry=registry, agent=agent))
 
     def reconcile(self, life: Life | None = None, *, alive: bool = False) -> list[str]:
         later = datetime.now(UTC) + timedelta(minutes=10)
-        found = Reconciler(self.controller(life), alive=lambda _: alive, clock=lambda: later).run()
+        found = Reconciler(self.controller(life).traffic, alive=lambda _: alive, clock=lambda: later).run()
         assert found.problem == ""
         return [action.do for action in found.actions]
 
@@ -63,44 +65,44 @@ class Release:
         assert self.reconcile() == []
 
 
-Move = Callable[[Controller, Release], object]
+Move = Callable[[ReleaseMoves, Release], object]
 
 
-def promote(to: Controller, world: Release) -> None:
+def promote(to: ReleaseMoves, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
 
 
-def roll_back(to: Controller, world: Release) -> None:
+def roll_back(to: ReleaseMoves, world: Release) -> None:
     to.roll_back(world.release_id, "2", "1", "bad", rejected=True)
 
 
-def return_to(to: Controller, world: Release) -> None:
-    to.return_to("hand", "1", "bad", "ada")
+def return_to(to: ReleaseMoves, world: Release) -> None:
+    ManualMoves(to.traffic).return_to("hand", "1", "bad", "ada")
 
 
-def withdraw(to: Controller, world: Release) -> None:
-    to.withdraw("ada", "obsolete")
+def withdraw(to: ReleaseMoves, world: Release) -> None:
+    ManualMoves(to.traffic).withdraw("ada", "obsolete")
 
 
-def supersede(to: Controller, world: Release) -> None:
+def supersede(to: ReleaseMoves, world: Release) -> None:
     begun = to.begin("other", to.find("3"), when_busy="supersede")
     to.promote(begun.release_id, "3", begun.stable, world.spec)
 
 
-def promote_and_watch(to: Controller, world: Release) -> None:
+def promote_and_watch(to: ReleaseMoves, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
     to.end_watch(world.release_id, "2", world.spec.release)
 
 
-def promote_and_regret(to: Controller, world: Release) -> None:
+def promote_and_regret(to: ReleaseMoves, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
     to.roll_back(world.release_id, "2", "1", "the labels say so")
 
 
-def by_the_agent(to: Controller, world: Release) -> None:
+def by_the_agent(to: ReleaseMoves, world: Release) -> None:
     """What `taxiway rollback` does."""
     done = to.agent.roll_back(world.model, reason="bad", actor="ada")
-    to.return_to("hand", done.stable, "bad", "ada", left=done.left)
+    ManualMoves(to.traffic).return_to("hand", done.stable, "bad", "ada", left=done.left)
 
 
 MOVES: list[tuple[Move, float | None]] = [
@@ -201,7 +203,7 @@ def test_a_rollback_at_the_agent_alone_reaches_ledger_and_alias(ledger: Ledger) 
     world.check()
     row = ledger.entries(world.model, kind="manual_rollback")[0].payload
     assert (row["version"], row["left"], row["actor"], row["reason"]) == ("1", "2", "bob", "wrong prices")
-    assert [one.version for one in world.controller().quarantine.standing()] == ["2"]
+    assert [one.version for one in world.controller().traffic.quarantine.standing()] == ["2"]
     copy_journal(ledger, world.agent)
     assert len(ledger.entries(world.model, kind="edge")) == 1
 
@@ -230,7 +232,7 @@ def test_an_edge_that_lost_its_routes_gets_them_again(ledger: Ledger) -> None:
     world.check()
     world.agent.held.clear()
     world.agent.deployed.clear()
-    found = Reconciler(world.controller(), alive=lambda _: False).run()
+    found = Reconciler(world.controller().traffic, alive=lambda _: False).run()
     assert "run the DAG `rollback` with version 2" in found.problem
 
 
@@ -239,9 +241,9 @@ def test_versions_that_nobody_needs_are_deleted_when_they_are_cold(ledger: Ledge
     promote(world.controller(), world)
     assert world.reconcile() == []  # version 1 is still warm; nobody knows what 3 is
     later = datetime.now(UTC) + timedelta(hours=3)
-    kept = Reconciler(world.controller(), alive=lambda _: False, clock=lambda: later, retires=False).run()
+    kept = Reconciler(world.controller().traffic, alive=lambda _: False, clock=lambda: later, retires=False).run()
     assert kept.actions == ()
-    found = Reconciler(world.controller(), alive=lambda _: False, clock=lambda: later).run()
+    found = Reconciler(world.controller().traffic, alive=lambda _: False, clock=lambda: later).run()
     assert [(action.do, action.version) for action in found.actions] == [("retire", "1")]
     assert world.agent.deployed == {"2", "3"}
 
@@ -267,7 +269,7 @@ def test_what_is_decided_is_looked_at_again_once_the_model_is_held(ledger: Ledge
     class Late(Reconciler):
         """Somebody returns to version 1 just after the facts were gathered."""
 
-        def facts(self) -> Facts:
+        def facts(self) -> ModelFacts:
             found = super().facts()
             if not returned:
                 returned.append(True)
@@ -275,7 +277,7 @@ def test_what_is_decided_is_looked_at_again_once_the_model_is_held(ledger: Ledge
             return found
 
     returned: list[bool] = []
-    found = Late(world.controller(), alive=lambda _: False).run()
+    found = Late(world.controller().traffic, alive=lambda _: False).run()
     assert [action.do for action in found.actions] == ["follow"]
     assert ledger.entries(world.model, last=1)[0].kind == "abandoned"
     world.check()

@@ -20,10 +20,11 @@ from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
 from operators.core.spec import PredictionSpec
 from operators.judge.evidence import Outcome
-from operators.judge.phases import Watched, alpha_share, canary_step
-from operators.rollout.controller import Controller
+from operators.judge.phases import canary_phase
+from operators.rollout.release_moves import ReleaseMoves
+from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
-from operators.rollout.steps.triggers import Watch, outcome_of, write_verdict
+from operators.rollout.steps.triggers import LookLoop, write_verdict
 from operators.traffic.limits import AnswerLimits
 from tests.support.agent_world import MODEL, World
 from tests.support.specs import small_spec
@@ -74,7 +75,7 @@ def traffic(world: World) -> Iterator[None]:
             thread.join()
 
 
-def released(to: Controller, spec: PredictionSpec, version: str) -> tuple[str, Outcome]:
+def released(to: ReleaseMoves, spec: PredictionSpec, version: str) -> tuple[str, Outcome]:
     """Give a version half of the callers until the judge has a verdict, as the step's task and its trigger do."""
     release = spec.release
     begun = to.begin(f"of {version}", to.find(version))
@@ -82,45 +83,40 @@ def released(to: Controller, spec: PredictionSpec, version: str) -> tuple[str, O
     move = to.set_route(
         begun.release_id, "canary_50", release, stable="1", version=version, weight_bp=5000, limits=AnswerLimits(30_000)
     )
-    watched = Watched(
+    live = LivePhase(
+        phase=canary_phase(release, 0),
         model=MODEL,
         release_id=begun.release_id,
         step="canary_50",
-        kind="canary",
         canary=version,
         stable="1",
-        weights_bp=(5000,),
-        pool_bp=10_000,
         lease_s=release.lease_s,
-        alpha_share=alpha_share(release),
         released_at=begun.at.timestamp(),
         began_at=move.at.timestamp(),
         before=before.of(version, "1"),
-        **canary_step(release, 0),
     )
-    event = asyncio.run(_watch(spec, watched))
-    look = Look.model_validate_json(json.dumps(event["look"]))
-    write_verdict(to, release.judge, watched, look, blind=event["blind"])
+    look = asyncio.run(_watch(spec, live))
+    write_verdict(to, release.judge, live, look)
     to.roll_back(begun.release_id, version, "1", "the test is over")
-    return begun.release_id, outcome_of(event)
+    return begun.release_id, look.outcome
 
 
-async def _watch(spec: PredictionSpec, watched: Watched) -> dict[str, Any]:
-    watch = Watch(spec.to_json(), watched.model_dump(mode="json"), logging.getLogger(__name__))
+async def _watch(spec: PredictionSpec, live: LivePhase) -> Look:
+    loop = LookLoop(spec.to_json(), live.model_dump(mode="json"), logging.getLogger(__name__))
     began = time.monotonic()
     try:
         while True:
-            event = await watch.look()
-            if event is not None and outcome_of(event) is not Outcome.CONTINUE:
-                return event
-            assert time.monotonic() - began < _LONGEST_S, event
+            look = await loop.look()
+            if look is not None and look.outcome is not Outcome.CONTINUE:
+                return look
+            assert time.monotonic() - began < _LONGEST_S, look
             await asyncio.sleep(0.25)
     finally:
-        await watch.close()
+        await loop.close()
 
 
 def test_a_good_and_a_bad_release_are_judged_again_as_they_were_and_by_another_policy(
-    to: Controller, world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    to: ReleaseMoves, world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     spec = spec_with()
     to.promote(to.begin("first", to.find("1")).release_id, "1", None, spec)

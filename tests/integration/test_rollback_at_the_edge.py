@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.rollout.controller import Controller
 from operators.rollout.reconcile.client import Reconciler, copy_journal
+from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.limits import AnswerLimits
 from tests.support.agent_world import MODEL, World, answers
 from tests.support.specs import small_spec
@@ -22,7 +22,7 @@ def _in_ten_minutes() -> datetime:
     return datetime.now(UTC) + timedelta(minutes=10)
 
 
-def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: World) -> None:
+def test_a_release_is_watched_rolled_back_and_mended(to: ReleaseMoves, world: World) -> None:
     spec = small_spec(name=MODEL, release={"watch": "60s", "holdout_pct": 10.0})
     release = spec.release
     port = world.ports["a"]
@@ -45,9 +45,9 @@ def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: Worl
     with pytest.raises((RejectedError, ServiceRefusedError), match="rolled back"):
         to.end_watch(release_id, "2", release)
     to.roll_back(release_id, "2", "1", "its watch ended blind")  # what the release's task does then
-    assert [one.version for one in to.quarantine.standing()] == ["2"]
+    assert [one.version for one in to.traffic.quarantine.standing()] == ["2"]
     copy_journal(to.ledger, to.agent)
-    Reconciler(to, alive=lambda _: False).run()
+    Reconciler(to.traffic, alive=lambda _: False).run()
     assert answers(port) == "1"
     champion = to.registry.alias(MODEL, "champion")
     assert champion is not None
@@ -55,7 +55,7 @@ def test_a_release_is_watched_rolled_back_and_mended(to: Controller, world: Worl
     assert to.ledger.broken_links(MODEL) == []
 
 
-def test_the_command_takes_effect_at_once(to: Controller, world: World) -> None:
+def test_the_command_takes_effect_at_once(to: ReleaseMoves, world: World) -> None:
     spec = small_spec(name=MODEL)
     port = world.ports["a"]
     if answers(port) != "1":
@@ -80,7 +80,7 @@ def test_the_command_takes_effect_at_once(to: Controller, world: World) -> None:
     assert process.returncode == 1
     assert "`reconcile` will make up for it" in said
     copy_journal(to.ledger, to.agent)
-    later = Reconciler(to, alive=lambda _: False, clock=_in_ten_minutes).run()
+    later = Reconciler(to.traffic, alive=lambda _: False, clock=_in_ten_minutes).run()
     assert later.actions[0].do == "return"
     champion = to.registry.alias(MODEL, "champion")
     assert champion is not None

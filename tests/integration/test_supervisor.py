@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from operators.core import processes
@@ -40,7 +41,7 @@ SERVICE = """
 """
 HEAD = """
     import sys, pathlib
-    from operators.cli import supervisor
+    from operators.stack import supervisor
     from operators.stack.service import Service
     run, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     env = dict(__import__("os").environ)
@@ -90,9 +91,9 @@ class Fixture:
     def until_ready(self) -> state.StackState:
         return self.wait(lambda found: found.state == state.READY)
 
-    def daemon(self, name: str) -> processes.Process | None:
-        found = processes.read(int((self.stack.run_dir / f"{name}.daemon").read_text()))
-        return None if found is None or found.zombie else found
+    def daemon(self, name: str) -> psutil.Process | None:
+        pid = int((self.stack.run_dir / f"{name}.daemon").read_text())
+        return next((process for process in processes.descendants([pid]) if process.pid == pid), None)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_starts_in_order_adopts_daemons_and_leaves_nothing(fixture: Fixture) -> 
     assert after["first"] <= after["between"] <= after["last"]
     orphan = fixture.daemon("first")
     assert orphan is not None
-    assert orphan.parent == found.supervisor
+    assert orphan.ppid() == found.supervisor
     assert supervisor.is_up(fixture.stack)
     supervisor.down(fixture.stack)
     assert not supervisor.is_up(fixture.stack)

@@ -14,8 +14,9 @@ from operators.core.storage import Storage
 from operators.demo.airflow import Airflow
 from operators.demo.callers import Traffic
 from operators.registry.client import CHAMPION
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.client import recorded
+from operators.rollout.release_moves import ReleaseMoves
 from tests.support.waiting import until
 
 UNITS = 12_000
@@ -112,7 +113,7 @@ class Way:
         self.spec_path = spec_path
         self.spec = load_spec(spec_path)
         self.model, self.dag = self.spec.name, f"{self.spec.name}.release"
-        self.to = Controller(self.model)
+        self.to = ReleaseMoves(ModelTraffic(self.model))
         self._uris = uris
 
     def register(self, *kinds: str) -> None:

@@ -51,7 +51,7 @@ def infer(edge: httpx.Client, request: Any) -> httpx.Response:
 
 
 def rows_of(play: Any, kind: str) -> list[dict[str, Any]]:
-    return [entry.payload for entry in play.controller.ledger.entries(MODEL, kind=kind)]
+    return [entry.payload for entry in play.model_traffic.ledger.entries(MODEL, kind=kind)]
 
 
 def train_and_release(play: Any, as_of: str) -> tuple[str, str]:
@@ -189,8 +189,8 @@ def test_challenger_is_promoted_under_traffic_without_a_failed_request(system: A
     # By step: a try that Airflow lost between verdict and success is made again, and has another.
     assert {v["step"]: v["judgement"]["outcome"] for v in verdicts} == {step: "Successful" for step, _ in steps}
     assert all(v["evidence"]["periods"][-1]["canary"]["requests"] >= 15 for v in verdicts)
-    assert system.play.controller.ledger.broken_links(MODEL) == []
-    assert run_id in system.play.controller.ledger.entries(MODEL, kind="promoted")[-1].key
+    assert system.play.model_traffic.ledger.broken_links(MODEL) == []
+    assert run_id in system.play.model_traffic.ledger.entries(MODEL, kind="promoted")[-1].key
 
 
 def test_faulty_version_is_rolled_back_and_no_caller_notices(system: Any, requests: Any) -> None:
@@ -209,7 +209,7 @@ def test_faulty_version_is_rolled_back_and_no_caller_notices(system: Any, reques
 
 
 def test_person_rolls_back_to_a_version_that_was_retired(system: Any, edge: httpx.Client, requests: Any) -> None:
-    agent = system.play.controller.agent
+    agent = system.play.model_traffic.agent
     until(lambda: f"{MODEL}-1" not in agent.apps(), "the second for which version 1 is kept is over")
     state, tasks, _ = system.play.follow("rollback", conf={"model": MODEL, "reason": "the owner prefers it"})
     assert state == "success", tasks
@@ -236,9 +236,11 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
             return response.json() if response.status_code == 200 else None
 
         detail = until(shown, "there is a form")
-        assert "not settled after" in detail["subject"]  # nobody called: there is no evidence, and that is no success
+        assert (
+            "too little evidence after" in detail["subject"]
+        )  # nobody called: there is no evidence, and that is no success
         assert "| canary_5_pct | Inconclusive |" in detail["body"]
-        assert system.play.controller.agent.route(MODEL).weight_now_bp == 500
+        assert system.play.model_traffic.agent.route(MODEL).weight_now_bp == 500
         until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", "the task waits")
         time.sleep(5)  # nobody answers within the moment that Airflow needs to take note of the deferral
         airflow.call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})

@@ -46,8 +46,7 @@ def ended(system: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     until(lambda: jobs.get(stopped).status == "STOPPED", "the job is stopped that a person gave up")
     stack = state_file.read(system.stack.run_dir / "state.json")
     triggerer = stack.services["airflow-triggerer"].pid
-    below = processes.descendants([triggerer], processes.table())
-    processes.signal_all(below, signal.SIGKILL)
+    processes.signal_all(processes.descendants([triggerer]), signal.SIGKILL)
     _, tasks = airflow.follow(DAG_ID, run_id, timeout_s=180, on_change=lambda *_: None)
     return {"tasks": tasks, "folder": folder, "run_id": run_id, "airflow": airflow, "path": path}
 

@@ -33,7 +33,8 @@ from operators.demo.airflow import Airflow
 from operators.drills.policy import STEP
 from operators.judge.evidence import Evidence
 from operators.registry.client import CHAMPION
-from operators.rollout.controller import Controller
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.sources import SeriesSource
 from tests.support import browser, prometheus
 from tests.support.ports import free_port
@@ -226,7 +227,7 @@ def play_drill(way: Way, began: Future[None]) -> dict[str, Any]:
     way.airflow.wait_for_dag(dag)
     run = until(lambda: runs_of(way.airflow, dag), "the drill has begun on schedule", 100)[0]
     way.spec_path.write_text(way.spec_path.read_text().replace(_EVERY_MINUTE, _ONCE_A_WEEK))  # that one will do
-    copy = Controller(COPY)
+    copy = ReleaseMoves(ModelTraffic(COPY))
 
     def at_step() -> bool:
         moved = [row.payload["step"] for row in copy.ledger.entries(COPY, kind="weight_set")]
@@ -255,7 +256,7 @@ def runs_of(airflow: Airflow, dag: str) -> list[str]:
     return [run["dag_run_id"] for run in found if run["run_type"] == "scheduled"]
 
 
-def left_of(copy: Controller) -> dict[str, Any]:
+def left_of(copy: ReleaseMoves) -> dict[str, Any]:
     """Return what is left of a drill's copy."""
 
     def apps() -> list[str]:
@@ -289,7 +290,7 @@ def test_labels_that_come_after_the_promotion_roll_it_back(played: Played) -> No
         "verdict canary_50_pct Successful", "route promote 100", "promoted", "verdict watch Failed", "route rollback 0",
         "quarantined", "rolled_back",
     ]  # fmt: skip
-    verdict = way.to.verdicts(way.release_of(found["run"]))[-1].payload
+    verdict = way.to.verdicts(way.release_of(found["run"]))[-1].payload()
     pairs = verdict["evidence"]["pairs"]
     assert pairs["canary_only_wrong"] == pairs["total"] > 10, pairs
     assert pairs["stable_only_wrong"] == 0
@@ -302,7 +303,7 @@ def test_the_old_version_was_warm_and_has_everything_again(played: Played) -> No
     assert (warm.stable, warm.canary, warm.weight_now_bp, warm.from_top) == ("2", "1", 100, True)
     assert found["alias"].version == "2"
     assert way.agreed() == {"1"}
-    assert [row.version for row in way.to.quarantine.standing()] == ["2"]
+    assert [row.version for row in way.to.traffic.quarantine.standing()] == ["2"]
     until(lambda: f"{LATE}-2" not in way.to.agent.apps(), "the wrong version is gone", 60)
 
 
@@ -344,7 +345,7 @@ def test_their_rows_never_interleave(played: Played) -> None:
 def test_the_one_put_aside_ends_at_once_and_is_no_reject(played: Played) -> None:
     way, found = played.ways[TURNS], played.turns.result()
     assert found["took_s"] < 45
-    assert way.to.quarantine.standing() == ()
+    assert way.to.traffic.quarantine.standing() == ()
     apps = way.to.agent.apps()
     assert f"{TURNS}-3" in apps  # version 2 may have to go back to it
     assert way.agreed() == {"2"}
@@ -369,7 +370,7 @@ def test_a_real_prometheus_answers_the_series_guard(played: Played) -> None:
     assert "aggregate them in the query" in str(said["several"])
     assert isinstance(said["wrong"], ServiceRefusedError)
     assert "parse error" in str(said["wrong"])
-    verdict = way.to.verdicts(way.release_of(found["runs"][1]))[0].payload
+    verdict = way.to.verdicts(way.release_of(found["runs"][1]))[0].payload()
     assert len(verdict["evidence"]["series"]["failing"]) >= 8
     assert verdict["judgement"]["guards"]["failing"]["refuted"] is True
 
@@ -396,7 +397,7 @@ def test_an_answer_of_the_first_instant_is_obeyed_and_nobody_is_asked_twice(play
     assert found["ended"][1][1]["approve"] == "failed"
     end = way.to.ledger.end(way.release_of(two))
     assert end.payload["reason"] == "approve: admin decided to roll back"
-    assert way.to.quarantine.standing() == ()
+    assert way.to.traffic.quarantine.standing() == ()
     assert way.agreed() == {"2"}
     tally = found["tally"]
     assert tally.failed == 0, tally.failures

@@ -24,11 +24,11 @@ MODEL, COPY = "flight_delay", "flight_delay_drill"
 def champion(system: Any) -> Any:
     """The version that has the traffic; trained first where this file runs alone."""
     play = system.play
-    if play.controller.registry.alias(MODEL, CHAMPION) is None:
+    if play.model_traffic.registry.alias(MODEL, CHAMPION) is None:
         since = datetime.now(UTC)
         assert play.follow(f"{MODEL}.train", conf={"as_of": "2013-01-20T00:00:00"})[0] == "success"
         assert play.follow(f"{MODEL}.release", since=since)[0] == "success"
-    return play.controller.registry.alias(MODEL, CHAMPION)
+    return play.model_traffic.registry.alias(MODEL, CHAMPION)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def drilled(system: Any, champion: Any) -> dict[str, Any]:
     traffic = Traffic(f"{system.stack.url('edge')}/v2/models/{MODEL}/infer", requests, rate=20)
     traffic.start()
     state, tasks, run_id = system.play.follow("drill", conf={"model": MODEL, "fault": "bad_canary"})
-    rows = system.play.controller.ledger.entries(MODEL, kind="drill")
+    rows = system.play.model_traffic.ledger.entries(MODEL, kind="drill")
     return {"state": state, "tasks": tasks, "tally": traffic.stop(), "rows": [row for row in rows if run_id in row.key]}
 
 
@@ -60,7 +60,7 @@ def test_callers_of_the_model_never_met_it(drilled: dict[str, Any], champion: An
 
 
 def test_nothing_of_the_copy_is_left(system: Any, drilled: dict[str, Any], champion: Any) -> None:
-    to = system.play.controller
+    to = system.play.model_traffic
     assert list(to.agent.routes()) == [MODEL]
     until(lambda: not [name for name in to.agent.apps() if name.startswith(COPY)], "its applications are gone")
     assert (to.registry.versions(COPY), to.registry.alias(COPY, CHAMPION)) == ([], None)

@@ -14,10 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FACE = ROOT / "operators" / "__init__.py"
 # Bases that only the operators themselves build on, and the link that the provider registers.
 INTERNAL = {
+    "operators.drills.operators": {"RemoveDrillCopiesOperator"},
     "operators.registry.operators": {"ModelVersionLink", "RegistryOperator"},
     "operators.registry.sensors": {"RegistrySensor"},
     "operators.rollout.operators": {"ReleaseOperator"},
-    "operators.rollout.steps.operators": {"StepOperator", "StepTask"},
+    "operators.rollout.steps.operators": {"Before", "StepOperator", "StepTask"},
     "operators.validation.operators": {"Expecting", "Validating"},
 }
 FILES = ("operators.py", "sensors.py", "notifiers.py", "hook.py", "module_job.py")

@@ -42,10 +42,10 @@ class KubeRay:
 
     def get(self, name: str, namespace: str) -> dict[str, Any] | None:
         """Return a RayCluster as Kubernetes has it, or None."""
-        found: dict[str, Any] | None = _call(
+        cluster: dict[str, Any] | None = _call(
             self._objects.get_namespaced_custom_object, GROUP, VERSION, namespace, PLURAL, name, accept=404
         )
-        return found
+        return cluster
 
     def delete(self, name: str, namespace: str) -> None:
         """Delete a cluster and its secret."""

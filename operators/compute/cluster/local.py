@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.core import processes
@@ -116,8 +118,8 @@ def stop(folder: Path, *, keep_folder: bool = False) -> None:
 
     :raises ServiceError: a process outlives SIGKILL
     """
-    entry = f"{_MARKER}={folder}"
-    left = processes.end_all(lambda: processes.marked(entry, processes.table()) - {os.getpid()}, grace_s=_GRACE_S)
+    me = psutil.Process()
+    left = processes.end_all(lambda: set(processes.marked(_MARKER, str(folder))) - {me}, grace_s=_GRACE_S)
     if left:
         raise ServiceError(f"processes of the Ray cluster in {folder} do not end: {sorted(left)}")
     if not keep_folder:

@@ -22,6 +22,7 @@ from operators.compute.cluster.policy import Cleanup, KubeRayCluster, address, i
 from operators.compute.cluster.triggers import KubeRayTrigger
 from operators.compute.hook import DEFAULT_CONN_ID, RayHook
 from operators.core.errors import ConfigurationError, ServiceError
+from operators.core.explain_error import explain
 
 
 class _Start(BaseOperator):
@@ -63,8 +64,8 @@ class _Stop(BaseOperator):
         ti = context["ti"]
         states: list[str | None] = []
         if self.cleanup == "on_exception":
-            found = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
-            states = [str(state) for of_run in found.values() for state in of_run.values()]
+            by_run = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
+            states = [str(state) for of_run in by_run.values() for state in of_run.values()]
         if not is_deleted(self.cleanup, states):
             self.log.info("the cluster stays: cleanup is %s", self.cleanup)
             return False
@@ -252,7 +253,9 @@ class CreateKubeRayClusterOperator(_Start):
         try:
             return KubeRayCluster.model_validate({**self.cluster, "name": self.cluster_name})
         except ValidationError as error:
-            raise ConfigurationError(f"the cluster of {self.task_id} is wrong: {error}") from None
+            raise ConfigurationError(
+                f"the cluster of {self.task_id} is wrong: {explain(error, KubeRayCluster)}"
+            ) from None
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
         pulled = self._pulled

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from operators.core.frozen import Exact
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayclusters"
 DASHBOARD_PORT = 8265
@@ -14,11 +16,7 @@ Cleanup = Literal["never", "always", "on_exception"]
 _FAILED = frozenset({"failed", "upstream_failed"})
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NodeGroup(_Part):
+class NodeGroup(Exact):
     """The pods of one kind: the head, or one group of workers."""
 
     cpus: float = Field(1, gt=0, description="CPU cores of each pod.")
@@ -65,7 +63,7 @@ class WorkerGroup(NodeGroup):
         )
 
 
-class KubeRayCluster(_Part):
+class KubeRayCluster(Exact):
     """A Ray cluster on Kubernetes, as a DAG describes it."""
 
     name: str = Field(pattern=r"^[a-z]([-a-z0-9]{0,48}[a-z0-9])?$", description="Name of the RayCluster.")
@@ -153,14 +151,14 @@ def address(cluster_name: str, namespace: str) -> str:
     return f"http://{cluster_name}-head-svc.{namespace}.svc:{DASHBOARD_PORT}"
 
 
-def readiness(found: Mapping[str, Any] | None) -> tuple[bool, str]:
+def readiness(cluster: Mapping[str, Any] | None) -> tuple[bool, str]:
     """Return whether a RayCluster is ready, and what to say of one that is not.
 
     :raises ValueError: it will never be ready
     """
-    if found is None:
+    if cluster is None:
         raise ValueError("it was deleted")
-    status = found.get("status") or {}
+    status = cluster.get("status") or {}
     state, reason = status.get("state", ""), status.get("reason", "")
     if state in ("failed", "suspended"):
         raise ValueError(f"KubeRay says {state}: {reason}")

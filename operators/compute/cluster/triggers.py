@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from dataclasses import dataclass
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
 from operators.core.errors import ServiceError, TaxiwayError
+from operators.triggers import KeptTrigger
 
 
-class KubeRayTrigger(BaseTrigger):
+@dataclass(kw_only=True, eq=False, repr=False)
+class KubeRayTrigger(KeptTrigger):
     """Fire ``{"ready": …, "reason": …}`` once a RayCluster is ready, has failed for good, or took too long.
 
     :param name: name of the RayCluster
@@ -22,28 +24,20 @@ class KubeRayTrigger(BaseTrigger):
     :param deadline: Unix time in seconds by which the cluster must be ready
     """
 
-    def __init__(self, *, name: str, namespace: str, kubernetes_conn_id: str, poll_s: float, deadline: float) -> None:
-        super().__init__()
-        self.name = name
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.poll_s = poll_s
-        self.deadline = deadline
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make this trigger again."""
-        kind = type(self)
-        names = ("name", "namespace", "kubernetes_conn_id", "poll_s", "deadline")
-        return f"{kind.__module__}.{kind.__qualname__}", {name: getattr(self, name) for name in names}
+    name: str
+    namespace: str
+    kubernetes_conn_id: str
+    poll_s: float
+    deadline: float
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until the cluster is ready."""
-        said = ""
+        logged = ""
         while True:
             ready, reason, final = await asyncio.to_thread(self._look)
-            if reason != said:
+            if reason != logged:
                 self.log.info("RayCluster %s/%s: %s", self.namespace, self.name, reason)
-                said = reason
+                logged = reason
             if ready or final or time.time() > self.deadline:
                 yield TriggerEvent({"ready": ready, "reason": reason})
                 return

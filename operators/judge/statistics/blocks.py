@@ -1,16 +1,15 @@
-"""Is a version worse on more than the days that were seen? Blocks of numbers that go together, as those of a day do.
+"""Is a version also worse on days that were not observed? Blocks of numbers that belong together, such as those of a day.
 
-Within a block numbers may depend on each other as they like: a storm makes a day on which one version is wrong all the time.
-So a block says one thing, however many numbers it has: by how much it was worse in it. The null hypothesis: given the
-blocks before, a block's harm is as likely to lie some way above h as the same way below it, and h is not above the
-bound. Then a block is a coin: of "so much above" and "so much below", neither is likelier. The capital that bets on
-"above" grows by
+Within a block, numbers may depend on each other in any way: on a stormy day one version may be wrong all the time. So a block
+is one observation, however many numbers it has: how much worse the version was in it. The null hypothesis: given the
+blocks before, a block's harm is as likely to lie some distance above h as the same distance below it, and h is not above
+the bound. Then a block is a coin toss between "this far above" and "this far below". The capital that bets on "above" grows by
 
     2 / (1 + exp(-2 λ x)) = exp(λ x) / cosh(λ x)      x: the block's harm over the bound
 
-whose expectation is 1 for h at the bound, as it and its mirror image add up to 2, and at most that below, as it rises
-in x. It is mixed over λ. Neither the blocks' spread nor the shape of it must be known. A block doubles the capital at
-most: a threshold of 100 takes eight.
+If h is at the bound, its expectation is 1, as it and its mirror image add up to 2; if h is below, it is at most 1, as it
+rises in x. It is mixed over λ. Neither the spread of the blocks nor its shape need be known. A block at most doubles the
+capital: a threshold of 100 takes seven blocks.
 
 Source: the e-values of Fisher's type in Vovk and Wang, "Nonparametric e-tests of symmetry" (NEJSDS 2, 2024); symmetry in
 place of a variance goes back to Efron, "Student's t-test under symmetry conditions" (JASA 64, 1969), and de la Peña, "A
@@ -35,7 +34,7 @@ class Block(NamedTuple):
 
     :param harm: sum of the numbers, each from -1 to 1; above 0: worse
     :param size: how many
-    :param answered: how many there might have been. Must be known before any of them is, as blocks are weighted by it
+    :param answered: how many there might have been. Blocks are weighted by it, so it must be known before their numbers are
     """
 
     harm: float
@@ -55,7 +54,7 @@ def log_e_above(blocks: Sequence[Block], bound: float) -> float:
     """
     largest, over = 1, []
     for block in blocks:
-        # By the largest so far: a block with few numbers says little.
+        # Relative to the largest so far: a block with few numbers shows little.
         largest = max(largest, block.answered)
         over.append((block.harm - block.size * bound) / largest)
     return deque(log_e_along(over), maxlen=1).pop() if over else 0.0

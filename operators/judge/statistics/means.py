@@ -15,8 +15,8 @@ from typing import NamedTuple
 from operators.judge.statistics.numeric import first_above, log_average
 
 _BETS = tuple((bet, -log1p(-bet) - bet) for bet in (0.9, 0.6, 0.3, 0.15, 0.07, 0.03, 0.01))
-# What is taken off the numbers before they are weighted, as a share of their range. Close to the mean the noise is
-# least; which is close is not known beforehand, and so they are mixed.
+# What is subtracted from the numbers before they are weighted, as a share of their range. Close to the mean the noise is
+# smallest; which centre is close is not known beforehand, so they are mixed.
 _CENTRES = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 
 
@@ -82,8 +82,8 @@ def weighted(splits: Sequence[Split]) -> list[list[Sums]]:
 def log_e_above(choices: Sequence[Sequence[Sums]], bound: float) -> float:
     """Return the log e-value against "the mean of x is at most ``bound``"; falling in ``bound``.
 
-    :param choices: groups of numbers with one mean, between -1 and 1; which shows most is not known beforehand, so e
-    is averaged
+    :param choices: groups of numbers with one mean, between -1 and 1; which shows most is not known beforehand, so the
+        e-values are averaged
     :param bound: -1 to 1
     """
     return log_average([log_e for groups in choices for log_e in _log_capitals(groups, bound)])

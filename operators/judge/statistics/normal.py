@@ -1,4 +1,4 @@
-"""By how much do the means of unbounded numbers differ? Asymptotic: the numbers' own variance is taken for the true one.
+"""By how much do the means of unbounded numbers differ? Asymptotic: the sample's variance stands for the true one.
 
 Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic confidence
 sequences" (Annals of Statistics 52, 2024). With the difference's information I (one over its variance) and score S =
@@ -7,8 +7,8 @@ sequences" (Annals of Statistics 52, 2024). With the difference's information I 
 
     2 (1 + τ² I)^(-1/2) exp(τ² S² / (2 (1 + τ² I))) Φ(τ S / (1 + τ² I)^(1/2))
 
-(Robbins, 1970; one-sided, Howard et al., 2021). As τ the margin is taken: differences of about its size are found
-soonest. Exactly valid only in the limit, so a period counts from ``ENOUGH`` numbers in each arm on.
+(Robbins, 1970; one-sided, Howard et al., 2021). τ is the margin: differences of about its size are detected
+soonest. Exactly valid only in the limit, so a period counts only with ``ENOUGH`` numbers in each arm.
 """
 
 from __future__ import annotations

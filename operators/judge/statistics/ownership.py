@@ -1,7 +1,7 @@
-"""A bad event happened: whose was it?
+"""On which version do bad events fall?
 
-If the versions are equally good, it is the canary's with a chance that equals the canary's weight at that moment,
-whatever the traffic and its rate of errors do. If the canary fails r times as often (r: the lift), the chance is w r
+If both versions are equally good, a bad event falls on the canary as often as its share of callers (its weight w), whatever
+the traffic and its rate of errors are. If the canary fails r times as often (r: the lift), the chance is w r
 / (w r + 1 - w). The e-process is the likelihood ratio of the two, a product over events, mixed over lifts:
 
     LR_r = r^a / (w r + 1 - w)^(a + b)      a: events of the canary, b: of stable, at weight w
@@ -11,7 +11,7 @@ mixture of Robbins ("Statistical methods related to the law of the iterated loga
 One-sided: for r > 1 the expected factor (p r + 1 - p) / (w r + 1 - w) is at most 1 for every chance p up to w, so "no
 worse" covers "better".
 
-Of each unit only the first event of the release may count: later ones belong to the same arm with certainty, not with chance w.
+Only the first event of each unit in the release may count: later ones fall on the same arm with certainty, not with chance w.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LIFTS = (
     (1.25, 0.7), (1.6, 1.2), (2.0, 2.2), (2.6, 0.8), (4.0, 0.8), (7.0, 2.5), (11.0, 4.0), (18.0, 1.5), (50.0, 0.8),
     (1000.0, 0.9),
 )  # fmt: skip
-# Of pairs: two models that are worth comparing rarely differ by more than a few times, and labels are dear.
+# For pairs: two models that are worth comparing rarely differ by more than a few times, and labels are scarce.
 _LIFTS_OF_PAIRS = ((1.4, 1.0), (1.8, 2.0), (2.3, 2.0), (3.2, 1.5), (6.0, 0.7), (30.0, 0.7))
 Prior = tuple[tuple[float, float, float], ...]
 UNITS: Prior = tuple((lift, log(lift), mass) for lift, mass in _LIFTS)

@@ -1,7 +1,7 @@
-"""Is the split the one that was asked for?
+"""Is the traffic split as asked?
 
-The units of one period belong to the canary with chance w. The e-value of their counts against that is the
-beta-binomial likelihood over the binomial one: the sequential test of sample ratio mismatch of Lindon and Malek,
+A unit of one period belongs to the canary with chance w. The e-value of the counts against that is the beta-binomial
+likelihood over the binomial one: the sequential test of sample ratio mismatch of Lindon and Malek,
 "Anytime-valid inference for multinomial count data" (NeurIPS 2022).
 """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from operators.planning.simulation.phases import Phase
-from operators.planning.simulation.traffic_model import Load
+from operators.judge.phases import Phase
+from operators.planning.simulation.traffic_model import TrafficModel
 
 PLANNED = ("failures", "slow")  # guards whose evidence depends on the traffic alone
 
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     lasts_s: float
 
 
-def expect(load: Load, guard: str, before: Sequence[Part], part: Part, effect: float) -> Counts:
+def expect(load: TrafficModel, guard: str, before: Sequence[Part], part: Part, effect: float) -> Counts:
     """Return what one phase is expected to give.
 
     :param before: the phases until then; only those of the same kind count, as another kind counts the units anew
@@ -58,7 +58,7 @@ def expect(load: Load, guard: str, before: Sequence[Part], part: Part, effect: f
     )
 
 
-def _moved(load: Load, parts: Sequence[Part], base: float, bad: float) -> float:
+def _moved(load: TrafficModel, parts: Sequence[Part], base: float, bad: float) -> float:
     """Add up the canary's units by the step in which they moved to it: until then they were stable's."""
     total = share = 0.0
     for moved, (phase, _) in enumerate(parts):

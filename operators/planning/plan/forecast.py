@@ -7,14 +7,13 @@ from functools import cached_property
 from math import inf, prod
 
 from operators.core.spec_release import Release
-from operators.judge.phases import alpha_share
+from operators.judge.phases import Phase, alpha_share, phases_of
 from operators.planning.plan.expected import PLANNED, Part
 from operators.planning.plan.poisson import at_most
 from operators.planning.plan.power import SURE, Prober, smallest
 from operators.planning.plan.time_to_pass import Passing
 from operators.planning.plan.types import Effect, Found, GuardPlan, PhasePlan
-from operators.planning.simulation.phases import Phase, phases_of
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _SOONEST_S = 1.0  # the judge looks once a second
 _STEP = 1.15  # factor from one time to the next
@@ -28,7 +27,7 @@ class Outlook:
     :param like: one of a release much like it: its phases are taken to last as long, which saves asking for it
     """
 
-    def __init__(self, release: Release, load: Load, *, like: Outlook | None = None) -> None:
+    def __init__(self, release: Release, load: TrafficModel, *, like: Outlook | None = None) -> None:
         self.release, self.load = release, load
         self.phases: tuple[Phase, ...] = phases_of(release)
         judge = release.judge.model_copy(update={"alpha": release.judge.alpha * alpha_share(release)})
@@ -117,7 +116,7 @@ class Outlook:
 
         Who has met it in one step is among those of the next.
         """
-        indices = [index for index, phase in enumerate(self.phases) if phase.kind == "step"]
+        indices = [index for index, phase in enumerate(self.phases) if phase.kind == "canary"]
         lasts_s = [self.times_s(index)[0] or self.phases[index].max_wait_s for index in indices]
         total = share = 0.0
         for number, index in enumerate(indices):

@@ -7,8 +7,9 @@ from functools import partial
 from math import ceil, inf, log, sqrt
 from random import Random
 
-from operators.core.spec_judge import Labels
+from operators.core.spec_judge import LabelsGuard
 from operators.core.spec_release import Release
+from operators.judge.phases import Phase
 from operators.judge.statistics import blocks, ownership, shares
 from operators.judge.statistics.numeric import e_value
 from operators.judge.wording import Rules
@@ -17,8 +18,7 @@ from operators.planning.plan.power import PARTS, SURE, last_count
 from operators.planning.plan.search import duration
 from operators.planning.plan.types import LabelPlan, Problem, Remedy
 from operators.planning.simulation.label_arrivals import Labelling
-from operators.planning.simulation.phases import Phase
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _MOST = 100_000_000
 _MOST_BLOCKS = 100
@@ -26,11 +26,11 @@ _RUNS = 100
 
 
 def label_plans(
-    release: Release, phases: tuple[Phase, ...], load: Load, labelling: Labelling, *, known: bool
+    release: Release, phases: tuple[Phase, ...], load: TrafficModel, labelling: Labelling, *, known: bool
 ) -> Iterator[LabelPlan]:
     """Give what the guard ``labels`` needs in each phase that is held to it.
 
-    :param known: whether somebody said how labels come; else only numbers of pairs are given
+    :param known: whether it was given how labels come; if not, only numbers of pairs are returned
     """
     rule, shadow = release.judge.labels, release.shadow
     if rule is None or shadow is None:
@@ -111,7 +111,7 @@ def _needed(made: LabelPlan) -> str:
     return f"{pairs} in {max(made.prove_blocks, made.find_blocks)} blocks of {duration(made.block_s)}"
 
 
-def _blocks(rule: Labels, margin: float, disagree: float, pairs_per_s: float, rules: Rules) -> tuple[int, int]:
+def _blocks(rule: LabelsGuard, margin: float, disagree: float, pairs_per_s: float, rules: Rules) -> tuple[int, int]:
     """Return how many blocks prove that a version which is as good is so, and find one that is worse by the margin.
 
     All days are alike here, and differ only by chance: a version that has good days and bad days takes longer.

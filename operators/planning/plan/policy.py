@@ -9,13 +9,13 @@ from operators.planning.plan.labelled import label_plans, label_problems
 from operators.planning.plan.power import SURE
 from operators.planning.plan.types import Effect, Plan, Problem
 from operators.planning.simulation.label_arrivals import Labelling
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 def plan(
     model: str,
     release: Release,
-    load: Load,
+    load: TrafficModel,
     *,
     labelling: Labelling | None = None,
     assumed: tuple[str, ...] = (),

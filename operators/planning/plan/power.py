@@ -20,7 +20,7 @@ from operators.judge.statistics.ownership import Events
 from operators.judge.wording import Rules
 from operators.planning.plan.expected import Counts, Part, expect
 from operators.planning.plan.poisson import at_most, quantile, strata
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 PARTS = 5
 _LOOKED_AT = (1.0, 0.9, 0.8)  # of a time, when the judge is asked
@@ -36,7 +36,7 @@ class Prober:
     """
 
     policy: Judge
-    load: Load
+    load: TrafficModel
     guard: str
     threshold: float = field(init=False)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
+from operators.core.render import seconds, table
 from operators.planning.plan.search import duration
 from operators.planning.plan.types import LabelPlan, Plan, Remedy
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 def rendered(plan: Plan, *, width: int) -> str:
@@ -19,52 +19,21 @@ def rendered(plan: Plan, *, width: int) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def traffic(load: Load, assumed: Sequence[str] = ()) -> str:
+def traffic(load: TrafficModel, assumed: Sequence[str] = ()) -> str:
     """Return a load in words; what is assumed says so."""
 
-    def said(name: str, text: str) -> str:
+    def marked(name: str, text: str) -> str:
         return f"{text} (assumed)" if name in assumed else text
 
     units = "each request counts as a unit" if load.units is None else f"{load.units:,} units, Zipf {load.skew:g}"
     return ", ".join(
         (
-            said("rate_per_s", f"{load.rate_per_s:,.4g} requests/s"),
-            said("error_rate", f"{100 * load.error_rate:.3g} % fail"),
-            said("slow_rate", f"{100 * load.slow_rate:.3g} % are slow"),
-            said("units", units),
+            marked("rate_per_s", f"{load.rate_per_s:,.4g} requests/s"),
+            marked("error_rate", f"{100 * load.error_rate:.3g} % fail"),
+            marked("slow_rate", f"{100 * load.slow_rate:.3g} % are slow"),
+            marked("units", units),
         )
     )
-
-
-def seconds(value: float | None) -> str:
-    """Return a time as people say it."""
-    if value is None:
-        return "—"
-    if value < 10:
-        return f"{value:.1f} s"
-    if value < 120:
-        return f"{value:.0f} s"
-    return (
-        f"{value / 60:.1f} min"
-        if value < 7200
-        else (f"{value / 3600:.1f} h" if value < 172800 else f"{value / 86400:.1f} d")
-    )
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> str:
-    """Return a table whose first column stands left and the others right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in rows:
-        made.add_row(*row)
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None, highlight=False, markup=False).print(made)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
 def _heading(plan: Plan) -> str:
@@ -132,7 +101,9 @@ def _points(value: float | None) -> str:
 
 
 def _closing(plan: Plan) -> list[str]:
-    harmed = ", ".join(f"{phase.harmed_requests:,.1f} at {phase.name}" for phase in plan.phases if phase.kind == "step")
+    harmed = ", ".join(
+        f"{phase.harmed_requests:,.1f} at {phase.name}" for phase in plan.phases if phase.kind == "canary"
+    )
     lines = [
         "¹ smallest regression that is found in 80 % of the releases within max wait; ² if the phases before had it, too.",
         "Times are those of half of the releases; expected ones are means, for a version like stable.",
@@ -186,6 +157,4 @@ def _choices(remedies: Sequence[Remedy], some: str, none: str) -> list[str]:
 
 
 def _remedy(remedy: Remedy) -> str:
-    if remedy.rate_per_s is not None:
-        return f"traffic of {remedy.rate_per_s:g} requests/s or more"
     return ", ".join(f"release.{key}: {value}" for key, value in remedy.changes.items())

@@ -17,8 +17,8 @@ _NEGLIGIBLE = 1e-9
 class Passing:
     """One guard in one phase, asked at rising times.
 
-    At one moment a canary may have had a bad unit too many, and had not a minute before. So its bad units are followed from time
-    to time, and those that have passed are taken out. Stable's are taken to be as many more or less as usual all along.
+    A canary may pass at one moment and not at the next. So this follows the number of its bad units over time, and removes the
+    releases that have passed. Stable's number is assumed to be as far above or below its mean all along.
     """
 
     def __init__(self, prober: Prober) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from operators.planning.simulation.traffic_model import Load
-
-
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from operators.core.frozen import Exact
+from operators.judge.evidence import Kind
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
-class GuardPlan(_Fact):
+class GuardPlan(Exact):
     """What one guard can do in one phase. Effects are in percentage points of the requests.
 
     :param margin_pct: of units, that must be refuted: the spec's margin over the share of callers that come next have
@@ -34,7 +30,7 @@ class GuardPlan(_Fact):
     detects_with_earlier_pct: float | None
 
 
-class PhasePlan(_Fact):
+class PhasePlan(Exact):
     """What is expected of one phase: how long it lasts, whom it exposes, what it detects.
 
     :param expected_s: mean time that a version like stable takes; None: mostly it does not pass in max_wait
@@ -48,7 +44,7 @@ class PhasePlan(_Fact):
     """
 
     name: str
-    kind: Literal["shadow", "step", "watch"]
+    kind: Kind
     weight_pct: float
     bake_s: float
     max_wait_s: float
@@ -61,7 +57,7 @@ class PhasePlan(_Fact):
     guards: dict[str, GuardPlan]
 
 
-class Found(_Fact):
+class Found(Exact):
     """What one phase sees of a regression.
 
     :param found_s: until it has failed in half of the releases, if it is worse from this phase on; None: longer than max_wait
@@ -73,7 +69,7 @@ class Found(_Fact):
     chance: float
 
 
-class Effect(_Fact):
+class Effect(Exact):
     """A regression that was asked about.
 
     :param points: percentage points of the requests that fail on top
@@ -83,7 +79,7 @@ class Effect(_Fact):
     phases: tuple[Found, ...]
 
 
-class LabelPlan(_Fact):
+class LabelPlan(Exact):
     """What the guard ``labels`` needs in one phase, in four of five releases.
 
     :param margin_pct: of accuracy
@@ -109,18 +105,16 @@ class LabelPlan(_Fact):
     found_s: float | None
 
 
-class Remedy(_Fact):
+class Remedy(Exact):
     """A change with which the problem is gone.
 
     :param changes: key of the spec, below `release`, and what is written there; all of them together
-    :param rate_per_s: or this much traffic
     """
 
-    changes: dict[str, str] = Field(default_factory=dict)
-    rate_per_s: float | None = None
+    changes: dict[str, str]
 
 
-class Problem(_Fact):
+class Problem(Exact):
     """Why a plan is refused.
 
     :param phase: where
@@ -132,7 +126,7 @@ class Problem(_Fact):
     remedies: tuple[Remedy, ...] = ()
 
 
-class Plan(_Fact):
+class Plan(Exact):
     """What is expected of a whole release, and what is wrong with it.
 
     :param assumed: which numbers of the load nobody gave or measured
@@ -143,7 +137,7 @@ class Plan(_Fact):
     """
 
     model: str
-    load: Load
+    load: TrafficModel
     assumed: tuple[str, ...] = ()
     alpha: float
     confidence: float

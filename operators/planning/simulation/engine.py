@@ -8,12 +8,12 @@ from math import ceil
 from typing import Literal
 
 from operators.core.spec_judge import Judge
-from operators.judge.evidence import Outcome, Period
+from operators.judge.evidence import Kind, Outcome, Period
+from operators.judge.phases import Phase
 from operators.planning.simulation.feeds import CANARY_BAD, CANARY_NEW, CANARY_REQUESTS, CANARY_UNITS, Feed
 from operators.planning.simulation.first_verdict import first_verdict
 from operators.planning.simulation.label_arrivals import LabelFeed
-from operators.planning.simulation.phase_judge import GO_ON, Clock, Judged, Look, Verdict
-from operators.planning.simulation.phases import Kind, Phase
+from operators.planning.simulation.phase_judge import GO_ON, Clock, Judged, SimulatedLook, Verdict
 
 _FIRST_BLOCK, _LONGEST_BLOCK = 32, 1024
 End = Literal["promoted", "rolled back", "inconclusive"]
@@ -99,7 +99,7 @@ class Simulated:
         )
 
     def _watch(self, phase: Phase) -> Verdict:
-        """Look at one phase until its verdict, as `JudgeTrigger` does."""
+        """SimulatedLook at one phase until its verdict, as `JudgeTrigger` does."""
         self.feed.enter(phase)
         earlier = self._periods.get(phase.kind, ())
         judged = Judged(self.policy, phase, earlier, self.clock)
@@ -124,7 +124,7 @@ class Simulated:
             self._bad += last.row[CANARY_BAD]
         return verdict
 
-    def _looks(self, phase: Phase, began_s: float) -> Iterator[list[Look]]:
+    def _looks(self, phase: Phase, began_s: float) -> Iterator[list[SimulatedLook]]:
         """Give the looks of a phase, many at a time, to one look after the longest wait."""
         total = ceil(phase.bake_s / self.look_s) if phase.kind == "watch" else int(phase.max_wait_s / self.look_s) + 1
         size = min(max(_FIRST_BLOCK, int(phase.bake_s / self.look_s) + 1), _LONGEST_BLOCK)
@@ -134,6 +134,6 @@ class Simulated:
             rows = self.feed.block(began_s + done * self.look_s, count, self.look_s).tolist()
             times_s = [round((done + number) * self.look_s, 3) for number in range(1, count + 1)]
             pairs = [self.labels.at(began_s + at_s) if self.labels else None for at_s in times_s]
-            yield [Look(*look) for look in zip(rows, times_s, pairs, strict=True)]
+            yield [SimulatedLook(*look) for look in zip(rows, times_s, pairs, strict=True)]
             done += count
             size = min(2 * size, _LONGEST_BLOCK)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from operators.planning.simulation.phases import Phase
+from operators.judge.phases import Phase
 from operators.planning.simulation.scenarios import Scenario
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 # Columns of a block: for stable and the canary each, units that were seen, that failed, that were answered slowly, and of
 # these the ones whose first failure or slow answer in the release it was; then the canary's requests, its bad ones, and the
@@ -90,7 +90,7 @@ class CountFeed:
     """
 
     rng: Any
-    load: Load
+    load: TrafficModel
     scenario: Scenario
     pattern: Pattern = STEADY
     _weather: Weather = field(init=False)

@@ -13,14 +13,14 @@ from math import log
 from operators.judge.evidence import Outcome, Pairs
 from operators.judge.statistics import sample_ratio
 from operators.planning.simulation.feeds import ARM_COLUMNS, REQUESTS
-from operators.planning.simulation.phase_judge import GO_ON, Judged, Look, Verdict
+from operators.planning.simulation.phase_judge import GO_ON, Judged, SimulatedLook, Verdict
 
 _SPLIT_IS_DOUBTFUL = log(100)  # far below what the judge asks for
 _FIRST = 4  # looks that are searched first: a version that fails everything is found among them
 _FEW = 2
 
 
-def first_verdict(judged: Judged, looks: Sequence[Look]) -> tuple[int, Verdict]:
+def first_verdict(judged: Judged, looks: Sequence[SimulatedLook]) -> tuple[int, Verdict]:
     """Return which look ends the phase, and how; else the last one and ``GO_ON``."""
     weight = judged.phase.weight
     doubtful = [
@@ -38,7 +38,7 @@ def first_verdict(judged: Judged, looks: Sequence[Look]) -> tuple[int, Verdict]:
 
 
 def _search(
-    judged: Judged, looks: Sequence[Look], doubtful: Sequence[bool], begin: int, end: int
+    judged: Judged, looks: Sequence[SimulatedLook], doubtful: Sequence[bool], begin: int, end: int
 ) -> tuple[int, Verdict] | None:
     if end - begin <= _FEW:
         for index in range(begin, end):
@@ -52,7 +52,7 @@ def _search(
     return _search(judged, looks, doubtful, begin, middle) or _search(judged, looks, doubtful, middle, end)
 
 
-def _may_end(judged: Judged, first: Look, last: Look) -> bool:
+def _may_end(judged: Judged, first: SimulatedLook, last: SimulatedLook) -> bool:
     """Return whether a look from the first to the last may have a verdict."""
     if first.pairs and last.pairs and first.pairs.blocks != last.pairs.blocks:
         return True  # of a block that has passed in between it is not known for whom it speaks
@@ -63,7 +63,7 @@ def _may_end(judged: Judged, first: Look, last: Look) -> bool:
     return judged.ask(_mixed(stable=last, canary=first, last=last)).outcome is not Outcome.CONTINUE
 
 
-def _mixed(*, stable: Look, canary: Look, last: Look) -> Look:
+def _mixed(*, stable: SimulatedLook, canary: SimulatedLook, last: SimulatedLook) -> SimulatedLook:
     """Return a look with the bad units of the arms from different looks, and as many units as at the last."""
     row = [*stable.row[:ARM_COLUMNS], *canary.row[ARM_COLUMNS:]]
     row[REQUESTS] = last.row[REQUESTS]
@@ -77,4 +77,4 @@ def _mixed(*, stable: Look, canary: Look, last: Look) -> Look:
             answered=last.pairs.total,
             blocks=last.pairs.blocks,
         )
-    return Look(row, last.elapsed_s, pairs)
+    return SimulatedLook(row, last.elapsed_s, pairs)

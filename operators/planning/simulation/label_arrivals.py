@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from operators.core.frozen import Exact
 from operators.judge.evidence import PairCounts, Pairs
 
 
-class Labelling(BaseModel):
+class Labelling(Exact):
     """How many requests get a label, when, and how often the two versions differ in being right.
 
     :param share: of the requests, those that get a label
@@ -19,8 +20,6 @@ class Labelling(BaseModel):
     :param disagree: share of the pairs in which equally good versions differ in being right, half of it for either
         side
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     share: float = Field(0.5, ge=0, le=1)
     delay_s: float = Field(60.0, ge=0)

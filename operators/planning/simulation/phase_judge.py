@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Judgement, Outcome, Pairs, Period
-from operators.judge.phases import judge_parts, policies
+from operators.judge.phases import Phase
 from operators.planning.simulation.feeds import ARM_COLUMNS
-from operators.planning.simulation.phases import Phase
 
 
-class Look(NamedTuple):
-    """What could be seen at one moment.
+class SimulatedLook(NamedTuple):
+    """The counts and labels of one moment.
 
     :param row: cumulative counts of the phase, columns as in `feeds`
     :param elapsed_s: since the phase began
@@ -29,7 +28,7 @@ class Look(NamedTuple):
 class Verdict(NamedTuple):
     """How a phase ends.
 
-    :param why: the guard that failed, or what was lacking
+    :param why: the guard that failed, or what was missing
     """
 
     outcome: Outcome
@@ -62,31 +61,23 @@ class Judged:
 
     def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
         self.phase, self.clock = phase, clock
-        self._policies = policies(policy, late=phase.late, alpha_share=phase.alpha_share)
+        self._policies = phase.policies(policy)
         self._earlier = earlier
 
-    def ask(self, look: Look) -> Judgement:
-        """Ask what a look says."""
-        phase = self.phase
+    def ask(self, look: SimulatedLook) -> Judgement:
+        """Ask the judge about a look."""
         evidence = Evidence.model_construct(periods=(*self._earlier, self.period(look)), pairs=look.pairs)
         begun = time.perf_counter()
-        judgement = judge_parts(
-            self._policies,
-            evidence,
-            elapsed_s=look.elapsed_s,
-            bake_s=phase.bake_s,
-            min_requests=phase.min_requests,
-            harm_weight=phase.harm_weight,
-        )
+        judgement = self.phase.judge(self._policies, evidence, elapsed_s=look.elapsed_s)
         self.clock.spent_s += time.perf_counter() - begun
         self.clock.asked += 1
         return judgement
 
-    def verdict(self, look: Look) -> Verdict:
+    def verdict(self, look: SimulatedLook) -> Verdict:
         """Return how a look ends the phase, or ``GO_ON``."""
         judgement = self.ask(look)
         if judgement.outcome is Outcome.FAILED:
-            over = {name: reading.e / reading.threshold for name, reading in judgement.guards.items()}
+            over = {name: guard.e / guard.threshold for name, guard in judgement.guards.items()}
             return Verdict(Outcome.FAILED, max(over, key=lambda name: over[name]))
         if judgement.outcome is Outcome.CONTINUE or self.phase.kind == "watch":
             return GO_ON
@@ -94,7 +85,7 @@ class Judged:
         why = "" if judgement.outcome is Outcome.SUCCESSFUL else "too little evidence" if late else "the split"
         return Verdict(judgement.outcome, why)
 
-    def first(self, looks: Sequence[Look]) -> tuple[int, Verdict]:
+    def first(self, looks: Sequence[SimulatedLook]) -> tuple[int, Verdict]:
         """Ask look by look; return which one ends the phase, and how; else the last one and ``GO_ON``."""
         for index, look in enumerate(looks):
             self.clock.looks += 1
@@ -103,11 +94,14 @@ class Judged:
                 return index, verdict
         return len(looks) - 1, GO_ON
 
-    def period(self, look: Look) -> Period:
+    def period(self, look: SimulatedLook) -> Period:
         """Return the phase's evidence. Its counts are sound: to check them again would cost more than the judge."""
         row = look.row
         return Period.model_construct(
-            weight=self.phase.weight, stable=_arm(row[:ARM_COLUMNS]), canary=_arm(row[ARM_COLUMNS : 2 * ARM_COLUMNS])
+            kind=self.phase.kind,
+            weight=self.phase.weight,
+            stable=_arm(row[:ARM_COLUMNS]),
+            canary=_arm(row[ARM_COLUMNS : 2 * ARM_COLUMNS]),
         )
 
 

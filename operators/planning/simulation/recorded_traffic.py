@@ -11,7 +11,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.spec_judge import Slow
 from operators.judge.evidence import Evidence
 from operators.planning.simulation.requests import Recording, Requests
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _COLUMNS = "t (seconds or a timestamp), and if known: unit, failed or status, slow or latency_ms"
 
@@ -89,7 +89,7 @@ def _over_limit(latency_ms: Any, count: int, slow: Slow | None) -> Any:
     return latency_ms > max(quantile_ms * slow.ratio, quantile_ms + 1000 * slow.increase_s)
 
 
-def load_like(verdict: Mapping[str, Any], *, holdout_share: float = 0.0) -> Load:
+def load_like(verdict: Mapping[str, Any], *, holdout_share: float = 0.0) -> TrafficModel:
     """Return the traffic that a real release met in the step of one verdict.
 
     Units are taken for requests, as the evidence has units only.
@@ -108,7 +108,7 @@ def load_like(verdict: Mapping[str, Any], *, holdout_share: float = 0.0) -> Load
     # A shadow's units are stable's units too.
     units = newest.stable.requests + (0 if verdict.get("step") == "shadow" else newest.canary.requests)
     stable = newest.stable.requests
-    return Load(
+    return TrafficModel(
         rate_per_s=units / elapsed_s / (1 - holdout_share),
         error_rate=min((newest.stable.failed or 0) / stable, 0.999),
         slow_rate=min((newest.stable.slow or 0) / stable, 0.999),

@@ -6,20 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.planning.simulation.engine import Run
 from operators.planning.simulation.runner import Batch
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _Z = 1.959964  # 95 %, two-sided
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Share(_Fact):
+class Share(Frozen):
     """A share of the releases.
 
     :param low: of its confidence interval of 95 %
@@ -32,7 +27,7 @@ class Share(_Fact):
     high: float
 
 
-class Spread(_Fact):
+class Spread(Frozen):
     """Of a number over the releases: half of them had at most ``median``, nine of ten at most ``p90``."""
 
     mean: float
@@ -40,7 +35,7 @@ class Spread(_Fact):
     p90: float
 
 
-class Summary(_Fact):
+class Summary(Frozen):
     """What happened in the simulated releases of one scenario.
 
     :param false_alarms: rollbacks of a version that is as good as stable; None: it is not
@@ -77,7 +72,7 @@ class Summary(_Fact):
     releases_per_minute: float
 
 
-def summarise(batch: Batch, load: Load) -> Summary:
+def summarise(batch: Batch, load: TrafficModel) -> Summary:
     """Return what a batch says.
 
     :param load: how bad stable is

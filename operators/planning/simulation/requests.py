@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from operators.judge.phases import Phase
 from operators.planning.simulation.feeds import (
     ARM_COLUMNS,
     CANARY_BAD,
@@ -20,9 +21,8 @@ from operators.planning.simulation.feeds import (
     Pattern,
     Weather,
 )
-from operators.planning.simulation.phases import Phase
 from operators.planning.simulation.scenarios import Scenario
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ZipfSource:
     :param rng: numpy's generator
     """
 
-    def __init__(self, rng: Any, load: Load, weather: Weather) -> None:
+    def __init__(self, rng: Any, load: TrafficModel, weather: Weather) -> None:
         import numpy as np
 
         assert load.units is not None
@@ -94,10 +94,10 @@ class Recording:
     lasts_s: float
     units: int
 
-    def load(self) -> Load:
+    def load(self) -> TrafficModel:
         """Return what a plan needs to know of it."""
         count = len(self.requests.at_s)
-        return Load(
+        return TrafficModel(
             rate_per_s=count / self.lasts_s,
             error_rate=min(float(self.requests.failed.mean()), 0.999),
             slow_rate=min(float(self.requests.slow.mean()), 0.999),
@@ -141,7 +141,7 @@ class RequestFeed:
     """
 
     rng: Any
-    load: Load
+    load: TrafficModel
     scenario: Scenario
     source: Source
     _bucket: Any = field(init=False)
@@ -258,7 +258,7 @@ class RequestFeed:
         return positions
 
 
-def zipf_feed(rng: Any, load: Load, scenario: Scenario, pattern: Pattern = STEADY) -> RequestFeed:
+def zipf_feed(rng: Any, load: TrafficModel, scenario: Scenario, pattern: Pattern = STEADY) -> RequestFeed:
     """Return the feed of a few heavy callers."""
     return RequestFeed(rng, load, scenario, ZipfSource(rng, load, Weather(rng, pattern, scenario)))
 

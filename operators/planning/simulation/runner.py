@@ -12,14 +12,14 @@ from typing import Any
 
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
+from operators.judge.phases import phases_of
 from operators.planning.simulation.engine import Run, Simulated
 from operators.planning.simulation.feeds import STEADY, CountFeed, Feed, Pattern
 from operators.planning.simulation.label_arrivals import LabelFeed, Labelling
 from operators.planning.simulation.phase_judge import Clock
-from operators.planning.simulation.phases import phases_of
 from operators.planning.simulation.requests import Recording, recorded_feed, zipf_feed
 from operators.planning.simulation.scenarios import Scenario
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _WORTH_A_PROCESS = 50  # releases; fewer are done before a process has started
 
@@ -35,7 +35,7 @@ class Setting:
     """
 
     release: Release
-    load: Load
+    load: TrafficModel
     pattern: Pattern = STEADY
     recording: Recording | None = None
     labelling: Labelling | None = None

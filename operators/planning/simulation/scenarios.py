@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from operators.core.errors import ConfigurationError
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 LATENCY_SIGMA = 0.5  # of the logarithm of stable's latency, which is taken as normal: p99 is 3.2 times the median
 _DEATH_SHARE = 0.98  # a version without memory left answers next to nothing
@@ -43,7 +43,7 @@ class Scenario:
         """Whether the new version is as good as stable: a rollback is a false alarm."""
         return not (self.fails or self.wrong or self.leak_s) and self.slower == 1.0
 
-    def probabilities(self, load: Load, *, since_s: Any, share: float, victim: Any) -> tuple[Any, Any]:
+    def probabilities(self, load: TrafficModel, *, since_s: Any, share: float, victim: Any) -> tuple[Any, Any]:
         """Return the probabilities that a request of the new version fails, and that it is answered slowly.
 
         :param since_s: seconds since it was deployed; an array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.planning.plan.text import seconds, table
+from operators.core.render import seconds, table
 from operators.planning.simulation.report import Share, Spread, Summary
 
 _COLUMNS = (

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 _FEW_UNITS = 8  # so many of the heaviest callers are kept apart; the others are grouped with callers much like them
 
 
-class Load(BaseModel):
+class TrafficModel(BaseModel):
     """Steady traffic with a stable version that is what it is.
 
     :param rate_per_s: requests

@@ -1,4 +1,4 @@
-"""Ask a person whether a release goes on."""
+"""Ask a person whether a release continues."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
 from operators.core.spec import ModelSpec
 from operators.judge.evidence import Outcome
-from operators.judge.phases import canary_step
+from operators.judge.phases import canary_phase
 from operators.rollout.approval.text import as_markdown
 from operators.rollout.approval.triggers import ApprovalTrigger
 from operators.rollout.operators import with_retries
 from operators.rollout.steps.operators import StepTask
 
 if TYPE_CHECKING:
-    from operators.rollout.controller import Controller
+    from operators.rollout.release_moves import ReleaseMoves
 
 GO_ON, ROLL_BACK = "Go on", "Roll back"
 Answer = Literal["go_on", "roll_back"]
@@ -63,24 +63,24 @@ class ApproveOperator(StepTask, HITLOperator):
             raise AirflowSkipException("the first release has nothing to compare with, and asks nobody")
         if self.spec.release.approval.mode == "ask" and self.verdict["outcome"] == Outcome.SUCCESSFUL:
             raise AirflowSkipException("the judge has decided; nobody need be asked")
-        controller = self.controller()
-        given = controller.approval(self.release["release_id"], self.task_id)
+        moves = self.moves()
+        given = moves.approval(self.release["release_id"], self.task_id)
         if given is not None:  # this task was run before, and lost after the answer: nobody is asked twice
-            return self._obey(given["answer"], given["by"])
+            return self._obey(given.answer, given.by)
         self.subject = f"Release version {self.release['version']} of {self.spec.name}? {self.verdict['reason']}"
-        self.body = as_markdown(self.release, controller.verdicts(self.release["release_id"]))
+        self.body = as_markdown(self.release, moves.verdicts(self.release["release_id"]))
         store = context["task_state_store"]
         if store.get(_ASKED) != self.release["release_id"]:
             self._ask(context)
             store.set(_ASKED, self.release["release_id"], retention=NEVER_EXPIRE)
-        self._wait(controller, context)
+        self._wait(moves, context)
         raise AssertionError("a task that is deferred does not come back here")
 
     def _ask(self, context: Any) -> None:
-        """Show the form, once: Airflow would throw an answer away that has come already.
+        """Show the form once: shown again, Airflow would discard an answer that has come already.
 
-        A person may answer before Airflow has taken note of the deferral. It resumes the task at once then, takes it for one
-        that was killed, and tries it again.
+        A person may answer before Airflow has noted the deferral. Airflow then resumes the task at once, takes it for a killed
+        one, and tries it again.
         """
         # The operator's own `execute` would park the task; nobody would watch the canary then, and it would lose its traffic.
         upsert_hitl_detail(
@@ -95,18 +95,13 @@ class ApproveOperator(StepTask, HITLOperator):
         )
         self.tell("pause", self.subject, context)
 
-    def _wait(self, controller: Controller, context: Any) -> None:
+    def _wait(self, moves: ReleaseMoves, context: Any) -> None:
         release = self.spec.release
-        weights = tuple(step.weight_bp for step in release.steps[: self.index + 1])
-        watched = self.watched(
-            **self.before(controller, "canary"),
-            began_at=time.time(),
-            weights_bp=weights,
-            **canary_step(release, self.index),
-        )
+        phase = canary_phase(release, self.index)
+        live = self.live(phase, self.before(moves, "canary"), began_at=time.time())
         trigger = ApprovalTrigger(
             spec=self.spec.to_json(),
-            watched=watched.model_dump(mode="json"),
+            watched=live.model_dump(mode="json"),
             ti_id=context["task_instance"].id,
             options=self.options,
             params={},
@@ -114,18 +109,18 @@ class ApproveOperator(StepTask, HITLOperator):
             multiple=False,
             timeout_datetime=datetime.now(UTC) + timedelta(seconds=release.approval.respond_within_s),
         )
-        self.defer(trigger=trigger, method_name="answered", kwargs={"watched": watched.model_dump_json()})
+        self.defer(trigger=trigger, method_name="answered", kwargs={"watched": live.model_dump_json()})
 
     def answered(self, context: Any, event: dict[str, Any], watched: str) -> dict[str, Any]:
-        """Write down who said what, and obey."""
+        """Write down who answered what, and obey."""
         if "look" in event:
-            judgement = self.note(event, watched)
-            raise AirflowFailException(f"{judgement.outcome} while a person was asked: {judgement.reason}")
+            look = self.note(event, watched)
+            raise AirflowFailException(f"{look.outcome} while a person was asked: {look.judgement.reason}")
         answer = self.execute_complete(context, event)
         chosen, user = answer["chosen_options"][0], answer["responded_by_user"]
         by = user["name"] if user else "timeout"
         answered: Answer = "go_on" if chosen == GO_ON else "roll_back"
-        self.controller().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
+        self.moves().approve(self.release["release_id"], self.task_id, answer=answered, by=by)
         return self._obey(answered, by)
 
     def _obey(self, answer: str, by: str) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from airflow.triggers.base import TriggerEvent
 
 from operators.core.errors import ServiceError
 from operators.judge.evidence import Outcome
-from operators.rollout.steps.triggers import LOOK_EVERY_S, SETTLE_S, Watch, outcome_of, sealed
+from operators.rollout.steps.triggers import LOOK_EVERY_S, SETTLE_S, LookLoop
 
 
 class ApprovalTrigger(HITLTrigger):
-    """Wait for a person, and go on watching: a canary that turns out bad meanwhile is not kept for an answer.
+    """Wait for a person, and keep watching: a canary that turns out bad meanwhile loses its traffic without an answer.
 
     :param spec: JSON of the model's spec
-    :param watched: JSON of the `Watched`
+    :param watched: JSON of the `LivePhase`
     """
 
     def __init__(self, *, spec: str, watched: dict[str, Any], **kwargs: Any) -> None:
@@ -35,22 +35,22 @@ class ApprovalTrigger(HITLTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look and ask in turns; whichever has an answer first ends the wait."""
-        watch = Watch(self.spec, self.watched, self.log)
+        loop = LookLoop(self.spec, self.watched, self.log)
         answer = asyncio.ensure_future(_first(super().run()))
         settled_at = time.monotonic() + SETTLE_S
         try:
-            event = await self._wait(watch, answer)
+            event = await self._wait(loop, answer)
             await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
             yield event
         finally:
             answer.cancel()
-            await watch.close()
+            await loop.close()
 
-    async def _wait(self, watch: Watch, answer: asyncio.Future[TriggerEvent]) -> TriggerEvent:
+    async def _wait(self, loop: LookLoop, answer: asyncio.Future[TriggerEvent]) -> TriggerEvent:
         while not answer.done():
-            event = await watch.look()
-            if event is not None and (outcome_of(event) is Outcome.FAILED or event["blind"]):
-                return TriggerEvent(sealed(event))
+            look = await loop.look()
+            if look is not None and (look.outcome is Outcome.FAILED or look.blind):
+                return TriggerEvent(look.event())
             await asyncio.wait({answer}, timeout=LOOK_EVERY_S)
         return answer.result()
 

@@ -18,8 +18,6 @@ from operators.rollout.delayed.window import Facts, Span
 
 # A replica's clock may be off, and a file that was begun in an hour may appear in the next.
 _SLACK = timedelta(minutes=10)
-# How long a store that was away may have kept the last rows from being written.
-_LATEST = timedelta(hours=6)
 # Hashes in place of ids: 8 bytes a row, and two of ten million ids share one with a chance of 1 in 100,000.
 _TABLE = (
     "CREATE TABLE answers (canary BOOLEAN, arm UTINYINT, at_us BIGINT, request UBIGINT, unit UBIGINT, "
@@ -27,7 +25,6 @@ _TABLE = (
 )
 _STABLE, _CANARY, _FALLBACK, _SHADOW, _HOLDOUT = map(ARMS.index, ("stable", "canary", "fallback", "shadow", "holdout"))
 _FETCHED = 2048
-_NEVER_US = 2**62
 Place = tuple[int, int]
 """Time in microseconds and hash of a request: where it stands in the order of the answers."""
 
@@ -49,7 +46,7 @@ def to_us(time_s: float) -> int:
 
 
 class AnswerLog:
-    """The answers of one release. Of each request the first row counts, so one request is one row here.
+    """The answers of one release. The first row of each request counts, so one request is one row here.
 
     :param facts: versions and times
     :param db: DuckDB that may read and write the folder
@@ -73,14 +70,12 @@ class AnswerLog:
         :param now: with a time zone
         :returns: how many files were new
         """
-        end_s = self._facts.end_s
-        until = now if end_s is None else min(now, datetime.fromtimestamp(end_s, UTC) + _LATEST)
         listed: set[str] = set()
         fresh = 0
         for version in (self._facts.stable, self._facts.canary):
             keys = [
                 key
-                for hour in hours(self._next_hour, until)
+                for hour in hours(self._next_hour, now)
                 for key in log_keys(self._storage, self._facts.model, version, hour)
             ]
             new = [key for key in keys if key not in self._seen]
@@ -90,7 +85,7 @@ class AnswerLog:
             fresh += len(new)
             listed.update(keys)
         self._seen &= listed
-        self._next_hour = max(self._next_hour, until - _SLACK)
+        self._next_hour = max(self._next_hour, now - _SLACK)
         return fresh
 
     def _insert(self, keys: Sequence[str], version: str) -> None:
@@ -102,12 +97,8 @@ class AnswerLog:
             self._db,
             f"INSERT INTO answers SELECT ?, list_position([{arms}], arm) - 1, epoch_us(predicted_at), hash(request_id), "  # noqa: S608
             "hash(coalesce(unit, request_id)), weight_bp, prediction FROM {files} "
-            "WHERE row = 0 AND arm IS NOT NULL AND epoch_us(predicted_at) >= ? AND epoch_us(predicted_at) < ?",
-            [
-                version == self._facts.canary,
-                to_us(self._facts.begin_s),
-                _NEVER_US if self._facts.end_s is None else to_us(self._facts.end_s),
-            ],
+            "WHERE row = 0 AND arm IS NOT NULL AND epoch_us(predicted_at) >= ?",
+            [version == self._facts.canary, to_us(self._facts.begin_s)],
         )
         for read, _ in batches:
             self._seen.update(read)
@@ -115,15 +106,15 @@ class AnswerLog:
     def moments(self, spans: tuple[Span, ...]) -> dict[Cell, Moments]:
         """Return the moments of the predictions by period and arm: of each unit the first in that period.
 
-        What stable answered for a canary that had failed is neither's prediction: the guard on failures counts it.
+        An answer of stable in place of a canary that had failed counts for neither: the guard on failures counts it.
         """
         if self._moments_of != spans:
             placed = f"SELECT {_span_sql(spans)} AS span, * FROM answers WHERE arm <> {_FALLBACK}"  # noqa: S608
             split = self._moments_sql(placed)
-            self._moments = {(span, canary): found for span, canary, found in split}
+            self._moments = {(span, canary): moments for span, canary, moments in split}
             for index, span in enumerate(spans):
                 if span.kind == "shadow":
-                    self._moments |= {(index, canary): found for _, canary, found in self._moments_sql(_BOTH)}
+                    self._moments |= {(index, canary): moments for _, canary, moments in self._moments_sql(_BOTH)}
             self._moments_of = spans
         return self._moments
 
@@ -185,22 +176,14 @@ def _streamed(result: Any) -> Iterator[Sequence[Any]]:
 def _span_sql(spans: Sequence[Span]) -> str:
     """Return SQL for the index of the period that an answer belongs to; NULL for none.
 
-    At the edge the new version is the canary, and after the promotion it is stable; that tells the control group apart from a
+    At the edge the new version is the canary, and after the promotion it is stable. This tells the control group apart from a
     step of the same weight.
     """
     usual = f"(canary = (arm = {_CANARY}) AND arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}))"
     control = f"(arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}) AND NOT {usual})"
     cases = [
-        f"WHEN {control if span.kind == 'control' else usual} AND {_when_sql(span)} THEN {index}"
+        f"WHEN {control if span.kind == 'watch' else usual} AND weight_bp = {span.weight_bp} THEN {index}"
         for index, span in reversed(list(enumerate(spans)))
         if span.kind != "shadow"
     ]
     return f"CASE {' '.join(cases)} END" if cases else "CAST(NULL AS INTEGER)"
-
-
-def _when_sql(span: Span) -> str:
-    told = f"weight_bp = {span.weight_bp}"
-    if span.begin_s is None:
-        return told
-    begin, end = to_us(span.begin_s), _NEVER_US if span.end_s is None else to_us(span.end_s)
-    return f"({told} OR weight_bp IS NULL AND at_us >= {begin} AND at_us < {end})"

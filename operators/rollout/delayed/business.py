@@ -1,4 +1,4 @@
-"""From business numbers to evidence. Pure: no clock, no I/O. Which numbers count is said in `pairs`: the same as for labels."""
+"""From business numbers to evidence. Pure: no clock, no I/O. A number counts by the same rule as a label, see `pairs`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from operators.judge.evidence import Moments
+from operators.rollout.delayed.pairs import FIRST, label_counts
 
 Cell = tuple[int, bool]
 """A period's index, and whether it is the canary's arm."""
@@ -14,13 +15,13 @@ Cell = tuple[int, bool]
 class Value(NamedTuple):
     """The first request of a unit in a period, and the number that it waits for.
 
-    A unit belongs to the arm that it was assigned to, also where stable answered because the canary had failed: that is what
-    the canary did to the business.
+    A unit belongs to the arm that it was assigned to, even if stable answered because the canary had failed: that is the
+    canary's effect on the business.
 
     :param at_us: Unix time in microseconds of the answer
     :param request: tells requests of one moment apart
     :param span: index of the period
-    :param value: None: not known, which is not 0
+    :param value: None: not known
     :param arrived_us: when it became known; None: it has not
     """
 
@@ -32,6 +33,29 @@ class Value(NamedTuple):
     arrived_us: int | None
 
 
+class Cohort:
+    """Business numbers that are waited for, taken in the order of the answers. What was taken stays taken.
+
+    :param within_us: a number that comes later than this after its answer does not count
+    """
+
+    def __init__(self, within_us: int) -> None:
+        self.after: tuple[int, int] = FIRST
+        self._within_us = within_us
+
+    def take(self, rows: Iterable[Value], now_us: int) -> list[Value]:
+        """Return the rows with a number, up to the first row whose number may still come."""
+        labelled = []
+        for row in rows:
+            counts = label_counts(row, now_us=now_us, within_us=self._within_us)
+            if counts is None:
+                break
+            self.after = (row.at_us, row.request)
+            if counts:
+                labelled.append(row)
+        return labelled
+
+
 def moments(
     values: Iterable[Value], *, lowest: float, highest: float, before: Mapping[Cell, Moments] | None = None
 ) -> dict[Cell, Moments]:
@@ -40,18 +64,18 @@ def moments(
     Source of the update: Welford, B. P. (1962), Note on a method for calculating corrected sums of squares and products,
     Technometrics 4(3), 419-420.
 
-    :param lowest: what is below counts as this
-    :param highest: what is above counts as this
-    :param before: what earlier values gave
+    :param lowest: a smaller value counts as this
+    :param highest: a larger value counts as this
+    :param before: the moments of earlier values
     """
-    found = {cell: (known.count, known.mean, known.m2) for cell, known in (before or {}).items()}
+    sums = {cell: (known.count, known.mean, known.m2) for cell, known in (before or {}).items()}
     for value in values:
         if value.value is None:
-            raise ValueError("a request without its number says nothing")
+            raise ValueError("a request has no number")
         cell = (value.span, value.canary)
-        count, mean, m2 = found.get(cell, (0, 0.0, 0.0))
+        count, mean, m2 = sums.get(cell, (0, 0.0, 0.0))
         clipped = min(max(value.value, lowest), highest)
         away = clipped - mean
         mean += away / (count + 1)
-        found[cell] = (count + 1, mean, m2 + away * (clipped - mean))
-    return {cell: Moments(count=count, mean=mean, m2=m2) for cell, (count, mean, m2) in found.items()}
+        sums[cell] = (count + 1, mean, m2 + away * (clipped - mean))
+    return {cell: Moments(count=count, mean=mean, m2=m2) for cell, (count, mean, m2) in sums.items()}

@@ -5,70 +5,34 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from operators.core import spec_judge
 from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceError
 from operators.core.loader import INCLUDE
 from operators.core.settings import storage_url
 from operators.core.spec import ModelSpec, prediction_spec
-from operators.core.spec_judge import Judge
+from operators.core.spec_judge import Judge, LabelsGuard, Loss
 from operators.core.storage import Storage
 from operators.feedback.arrivals import Known, business_prefix
 from operators.feedback.labels import Labels, QueryLabels
 from operators.judge.evidence import Losses, Moments, Pairs
-from operators.rollout.delayed.answers import AnswerLog, Place, to_us
-from operators.rollout.delayed.business import Cell, Value, moments
-from operators.rollout.delayed.pairs import FIRST, Error, Measure, PairTally, RightOrWrong, settled
-from operators.rollout.delayed.window import Facts, Late, Numbers, Waiting, longest_wait_s
+from operators.rollout.delayed.answers import AnswerLog, to_us
+from operators.rollout.delayed.business import Cell, Cohort, moments
+from operators.rollout.delayed.pairs import ErrorDifference, Measure, PairTally, RightOrWrong
+from operators.rollout.delayed.window import Facts, Late, Numbers, longest_wait_s
 
 _MEMORY_LIMIT = "256MB"  # beyond it DuckDB spills: a triggerer shares its machine with much else
-# The replicas of two versions write a pair's rows at different moments; until both must be there, a pair is not looked at.
+# The replicas of two versions write a pair's rows at different moments; until both must be there, a pair does not count.
 _WRITING_S = 60.0
 
 
-class _Cohort:
-    """Business numbers that are waited for, taken in the order of the answers. What was taken stays taken."""
-
-    def __init__(self, within_s: float) -> None:
-        self.after: Place = FIRST
-        self.waiting = Waiting()
-        self._within_us = to_us(within_s)
-
-    def take(self, rows: Iterator[Value], now_us: int) -> list[Value]:
-        """Return the rows that are settled and have their number."""
-        read = 0
-
-        def counting() -> Iterator[Value]:
-            nonlocal read
-            for row in rows:
-                read += 1
-                yield row
-
-        done, labelled = 0, []
-        for row, counts in settled(counting(), now_us=now_us, within_us=self._within_us):
-            done += 1
-            self.after = (row.at_us, row.request)
-            if counts:
-                labelled.append(row)
-        still_open = read - done + sum(1 for _ in rows)
-        before = self.waiting
-        self.waiting = Waiting(
-            labelled=before.labelled + len(labelled),
-            unlabelled=before.unlabelled + done - len(labelled),
-            open=still_open,
-        )
-        return labelled
-
-
 class Collector:
-    """Reads what a release left behind, and what became known of it. Each look reads only what is new.
+    """Reads the answers of a release, and what became known of them. Each look reads only what is new.
 
-    Nothing of it must be kept: another collector for the same release finds the same again.
+    It need not be kept: another collector for the same release returns the same evidence.
 
     :param storage: where the prediction log is; default: the settings'
     :param labels: default: the spec's own query
@@ -100,12 +64,12 @@ class Collector:
         self._log = AnswerLog(self._storage, facts, self._db, self._folder)
         self._known = {name: Known(self._db, name) for name in ("labels", *self._policy.business)}
         self._tallies = _tallies(self._policy, facts)
-        self._cohorts = {name: _Cohort(guard.within_s) for name, guard in self._policy.business.items()}
+        self._cohorts = {name: Cohort(to_us(guard.within_s)) for name, guard in self._policy.business.items()}
         self._labels_at_s = -math.inf
         self._business: dict[str, dict[Cell, Moments]] = {}
 
     def look(self, now_s: float) -> Late:
-        """Return all late evidence as of now.
+        """Return all late evidence that there is by now.
 
         :param now_s: Unix time in seconds
         :raises ServiceError: the storage did not answer; a retry can help
@@ -166,42 +130,29 @@ class Collector:
         predictions = self._log.moments(self._facts.spans) if self._policy.prediction else {}
 
         def numbers(cell: Cell) -> Numbers:
-            business = {name: found[cell] for name, found in self._business.items() if cell in found}
+            business = {name: cells[cell] for name, cells in self._business.items() if cell in cells}
             return Numbers(prediction=predictions.get(cell), business=business)
 
         return Late(
             arms=tuple((numbers((index, False)), numbers((index, True))) for index in range(len(self._facts.spans))),
             pairs=pairs if isinstance(pairs := self._evidence("labels"), Pairs) else None,
             losses=losses if isinstance(losses := self._evidence("loss"), Losses) else None,
-            waiting={name: tally.waiting for name, tally in self._tallies.items()}
-            | {name: cohort.waiting for name, cohort in self._cohorts.items()},
         )
 
     def _evidence(self, guard: str) -> Pairs | Losses | None:
         return self._tallies[guard].evidence if guard in self._tallies else None
 
 
-def collect(
-    spec: ModelSpec, facts: Facts, now_s: float, *, storage: Storage | None = None, labels: Labels | None = None
-) -> Late:
-    """Look once; see `Collector`."""
-    collector = Collector(spec, facts, storage=storage, labels=labels)
-    try:
-        return collector.look(now_s)
-    finally:
-        collector.close()
-
-
 def _tallies(policy: Judge, facts: Facts) -> dict[str, PairTally]:
-    found = {}
+    tallies = {}
     if policy.labels:
-        found["labels"] = _tally(policy.labels, RightOrWrong(policy.labels.threshold), facts)
+        tallies["labels"] = _tally(policy.labels, RightOrWrong(policy.labels.threshold), facts)
     if policy.loss:
-        found["loss"] = _tally(policy.loss, Error(policy.loss.largest), facts)
-    return found
+        tallies["loss"] = _tally(policy.loss, ErrorDifference(policy.loss.largest), facts)
+    return tallies
 
 
-def _tally(guard: spec_judge.Labels | spec_judge.Loss, measure: Measure, facts: Facts) -> PairTally:
+def _tally(guard: LabelsGuard | Loss, measure: Measure, facts: Facts) -> PairTally:
     return PairTally(
         measure,
         begin_us=to_us(facts.begin_s),

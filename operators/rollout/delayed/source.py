@@ -1,4 +1,4 @@
-"""Late evidence for those who look every second: read in a thread now and then, never waited for."""
+"""Late evidence for looks that are made every second: read in a thread now and then, never waited for."""
 
 from __future__ import annotations
 
@@ -9,43 +9,37 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from operators.core.errors import ServiceError, TaxiwayError
+from operators.core.settings import LONGEST_SILENCE_S
 from operators.core.spec import ModelSpec
+from operators.core.spec_release import CONTROL_BP
 from operators.judge.evidence import Evidence
 from operators.rollout.delayed.window import Facts, Late, Span, with_late
-from operators.traffic.routes import CONTROL_BP
 
 if TYPE_CHECKING:
-    from operators.judge.phases import Watched
     from operators.rollout.delayed.collector import Collector
+    from operators.rollout.steps.live_phase import LivePhase
 
-_LONGEST_SILENCE_S = 60.0
 _LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far
 
 
-def facts_of(watched: Watched, spec: ModelSpec) -> Facts:
-    """Return what a step under watch asks of the prediction log. Pure."""
-    shares = {
-        weight_bp / watched.pool_bp: Span(share=weight_bp / watched.pool_bp, weight_bp=weight_bp)
-        for weight_bp in watched.weights_bp
-        if 0 < weight_bp < watched.pool_bp
-    }
-    control = 1 - CONTROL_BP / 10_000
-    shares.setdefault(control, Span(kind="control", share=control, weight_bp=CONTROL_BP))
-    if spec.release.shadow:
-        sample = round(spec.release.shadow.sample_pct * 100) / 10_000
-        share = sample / (1 + sample)
-        shares.setdefault(share, Span(kind="shadow", share=share))
+def facts_of(live: LivePhase, spec: ModelSpec) -> Facts:
+    """Return what a phase under way asks of the prediction log. Pure."""
+    phase, shadow = live.phase, spec.release.shadow
+    spans = [Span(weight_bp=bp) for bp in phase.weights_bp if bp < phase.pool_bp] if phase.kind == "canary" else []
+    spans.append(Span(kind="watch", weight_bp=CONTROL_BP))
+    if shadow is not None:
+        spans.append(Span(kind="shadow", weight_bp=round(shadow.sample_pct * 100)))
     return Facts(
-        model=watched.model,
-        stable=watched.stable,
-        canary=watched.canary,
-        begin_s=watched.released_at,
-        spans=tuple(shares.values()),
+        model=live.model,
+        stable=live.stable,
+        canary=live.canary,
+        begin_s=live.released_at,
+        spans=tuple(spans),
     )
 
 
 class LateSource:
-    """Adds late evidence to a look. A look never waits for it: it gets what was read last.
+    """Adds late evidence to a look. A look never waits: it gets the evidence that was read last.
 
     :param every_s: how often the log is read; default: as often as a replica writes
     :param collector: makes the reader, in a thread; default: `Collector` with the settings' storage
@@ -72,12 +66,12 @@ class LateSource:
         self._late: Late | None = None
         self._failure: TaxiwayError | None = None
 
-    async def add(self, evidence: Evidence, watched: Watched) -> Evidence:
-        """Return the evidence with what was read last; begin to read again when it is time.
+    async def add(self, evidence: Evidence, live: LivePhase) -> Evidence:
+        """Return the evidence with the late part that was read last; start to read again when it is time.
 
-        :raises ServiceError: nothing could be read for a minute, or a reading takes more than some minutes
+        :raises ServiceError: nothing could be read for a minute, or reading takes longer than some minutes
         """
-        facts = self._facts = self._facts or facts_of(watched, self._spec)
+        facts = self._facts = self._facts or facts_of(live, self._spec)
         now = self._clock()
         if self._read_at is None:
             self._read_at = now
@@ -90,7 +84,7 @@ class LateSource:
 
     def _complain(self, silent_s: float) -> None:
         what = "predictions, labels or business numbers cannot be read"
-        if self._failure and silent_s > _LONGEST_SILENCE_S + self._every_s:
+        if self._failure and silent_s > LONGEST_SILENCE_S + self._every_s:
             raise ServiceError(f"{what}: {self._failure}")
         if self._reading and silent_s > _LONGEST_READING_S + self._every_s:
             raise ServiceError(f"{what}: the storage has answered nothing for {silent_s:.0f} s")

@@ -1,4 +1,4 @@
-"""Return to an earlier version, delete what is no longer needed, mend what a crash has left."""
+"""Return to an earlier version, delete versions that are no longer needed, reconcile after a crash."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from operators.core.errors import RejectedError, ServiceRefusedError, TaxiwayError
 from operators.core.loader import load_specs
-from operators.drills.operators import clean_up_after_drills, drill_copies
-from operators.rollout.operators import DEPLOY_TIMEOUT_S, controller_of, require_running
+from operators.rollout.operators import DEPLOY_TIMEOUT_S, manual_moves_of, require_running
 from operators.rollout.triggers import DeployTrigger
 
 _UNDER_WAY = ["queued", "running"]
@@ -66,22 +65,22 @@ class ReturnToOperator(BaseOperator):
         self.reason = reason
 
     def execute(self, context: Any) -> None:
-        """Make sure that the version is deployed, and wait for it."""
+        """Deploy the version if it is not deployed any more, and wait for it."""
         from operators.core.spec import ModelSpec
 
-        controller = controller_of(self.model)
+        moves = manual_moves_of(self.model)
         store = context["task_state_store"]
         try:
             # Chosen once: after the traffic has moved, "the version before" is another one.
-            version = str(store.get("target") or controller.earlier(str(self.version) or None))
+            version = str(store.get("target") or moves.earlier(str(self.version) or None))
             store.set("target", version, retention=NEVER_EXPIRE)
-            found = controller.registry.version(self.model, version)
-            spec = ModelSpec.from_json(found.tags["taxiway.spec"])
+            registered = moves.registry.version(self.model, version)
+            spec = ModelSpec.from_json(registered.tags["taxiway.spec"])
         except (RejectedError, ServiceRefusedError) as error:
             raise AirflowFailException(str(error)) from error
         except KeyError:
             raise AirflowFailException(f"version {version} of {self.model} was not registered by Taxiway") from None
-        controller.agent.deploy(spec, version, found.uri)
+        moves.agent.deploy(spec, version, registered.uri)
         trigger = DeployTrigger(model=self.model, version=version, deadline=time.time() + DEPLOY_TIMEOUT_S)
         self.defer(trigger=trigger, method_name="resume", kwargs={"version": version})
 
@@ -91,12 +90,12 @@ class ReturnToOperator(BaseOperator):
 
         require_running(version, event)
         actor = getattr(context["dag_run"], "triggering_user_name", None) or "unknown"
-        controller = controller_of(self.model)
+        moves = manual_moves_of(self.model)
         try:
-            left = controller.return_to(context["run_id"], version, self.reason, actor)
+            left = moves.return_to(context["run_id"], version, self.reason, actor)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
-        spec = ModelSpec.from_json(controller.registry.version(self.model, version).tags["taxiway.spec"])
+        spec = ModelSpec.from_json(moves.registry.version(self.model, version).tags["taxiway.spec"])
         return {"champion": version, "left": left or "", "keep_warm_s": spec.release.keep_warm_s}
 
 
@@ -124,7 +123,7 @@ class RetireOperator(BaseOperator):
 
     def resume(self, context: Any, event: Any) -> str:
         """Delete the version, unless it has traffic again."""
-        if not controller_of(self.model).retire(context["run_id"], self.version):
+        if not manual_moves_of(self.model).retire(context["run_id"], self.version):
             raise AirflowSkipException(f"version {self.version} has traffic again")
         return self.version
 
@@ -133,7 +132,7 @@ class ReconcileOperator(BaseOperator):
     """Complete what a crash left half done: every release ends promoted or rolled back, and ledger, traffic and alias
     agree.
 
-    Releases that are under way are left alone.
+    Releases that are under way are left alone. Copies of drills are left to `RemoveDrillCopiesOperator`.
 
     :param model: name of one model; empty for all (templated)
     :returns: by model, what was done; models without anything to do are left out
@@ -149,7 +148,9 @@ class ReconcileOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, list[str]]:
         """Reconcile one model after the other. A failure with one does not stop the rest."""
         from operators.core.ledger import Ledger
+        from operators.core.rows import DrillStartedRow
         from operators.core.settings import Settings
+        from operators.rollout.model_traffic import ModelTraffic
         from operators.rollout.reconcile import client
         from operators.traffic.client import Agent
 
@@ -159,14 +160,13 @@ class ReconcileOperator(BaseOperator):
         returning = bool(context["ti"].get_dr_count(dag_id="rollback", states=_UNDER_WAY))
         done: dict[str, list[str]] = {}
         problems: list[str] = []
-        copies = drill_copies(ledger)
+        copies = {drill.copy_name for drill in ledger.rows(DrillStartedRow)}
         for model in [self.model] if self.model else client.models(ledger, agent):
+            if model in copies:
+                continue
             try:
-                if model in copies:  # nobody's callers are there: it is taken away, once its drill is not at work
-                    done |= clean_up_after_drills(ledger, copies[model], context)
-                    continue
                 report = client.Reconciler(
-                    controller_of(model),
+                    ModelTraffic(model),
                     alive=self._is_alive(model, context),
                     keep_warm_s=_keep_warm_s(model),
                     retires=not returning,
@@ -186,7 +186,7 @@ class ReconcileOperator(BaseOperator):
 
     @staticmethod
     def _is_alive(model: str, context: Any) -> Callable[[str], bool]:
-        """Ask Airflow whether a release's run is under way; one that nobody knows is not."""
+        """Return a function that asks Airflow whether a release's run is under way."""
 
         def alive(run_id: str) -> bool:
             return bool(context["ti"].get_dr_count(dag_id=f"{model}.release", run_ids=[run_id], states=_UNDER_WAY))
@@ -195,7 +195,7 @@ class ReconcileOperator(BaseOperator):
 
 
 def _keep_warm_s(model: str) -> float:
-    """Return what the model's spec says; a model without a spec keeps nothing for longer than the others."""
+    """Return the time in the model's spec; of a model without a spec, the longest of all specs."""
     specs = load_specs()[0]
     longest_s = max((spec.release.keep_warm_s for spec in specs), default=3600.0)
     return next((spec.release.keep_warm_s for spec in specs if spec.name == model), longest_s)

@@ -1,7 +1,7 @@
-"""What is left to do for one model after a crash: from what ledger, edge, registry and Serve say. Pure.
+"""The next thing to do for one model after a crash, from the facts of ledger, edge, registry and Serve. Pure.
 
-A release ends in promoted or rolled back, never between; then ledger, traffic and alias name the same version. What the
-traffic says stands: callers have met it already.
+A release ends in promoted or rolled back, never between; then ledger, traffic and alias name the same version. Where they
+differ, ledger and alias follow the traffic: callers have had these answers already.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class _Fact(BaseModel):
 
 
 class Open(_Fact):
-    """What holds the model.
+    """A claim on the model that has not ended.
 
-    :param kind: a release; a person's return to a version; a withdrawal; or a reconciliation that did not end
-    :param alive: whether somebody is at work on it
+    :param kind: a release; a person's return to a version; a withdrawal; or a reconciliation
+    :param alive: whether its run is still at work
     :param version: the version on trial, or the one to return to; None for a withdrawal
     :param stable: the version that had the traffic when it began
     :param step: the last change of the route that it wrote; empty: none
@@ -53,9 +53,9 @@ class Traffic(_Fact):
 
 
 class AgentRollback(_Fact):
-    """A return to the version before that a person made at the agent, and the ledger has no row of.
+    """A return to the version before that a person made at the agent, without a row in the ledger.
 
-    :param key: names it, for good
+    :param key: its id, which never changes
     """
 
     key: str
@@ -65,13 +65,13 @@ class AgentRollback(_Fact):
     actor: str
 
 
-class Facts(_Fact):
-    """All that is known of one model.
+class ModelFacts(_Fact):
+    """What is known of one model.
 
     :param recorded: the version that has the traffic by the ledger; None: none has
     :param champion: where the alias points
     :param deployed: versions on Serve
-    :param orphans: of these, the ones that no release needs any longer
+    :param orphans: of these, the ones that no release needs any more
     :param rollback: the last return at the agent, if the ledger lacks it
     """
 
@@ -101,32 +101,32 @@ class Action(_Fact):
     why: str
 
 
-def decide(facts: Facts) -> Action | None:
-    """Return the next thing to do, or None if nothing is left, or somebody is at work.
+def decide(facts: ModelFacts) -> Action | None:
+    """Return the next thing to do; None if nothing is left, or a release is under way.
 
-    Done, and decided again until None, all of it comes to an end where ledger, traffic and alias agree.
+    Repeated until it returns None, it ends where ledger, traffic and alias agree.
     """
     if facts.open is not None:
         return None if facts.open.alive else _end(facts.open, facts)
     return _agree(facts) or _tidy(facts)
 
 
-def problem(facts: Facts) -> str:
-    """Return what nobody but a person can mend, or an empty string."""
+def problem(facts: ModelFacts) -> str:
+    """Return what only a person can solve, or an empty string."""
     lost = facts.open is None and facts.recorded is not None and _stable(facts) is None
     if lost and facts.recorded not in facts.deployed:
         return (
-            f"version {facts.recorded} should have the traffic, but the edge has no route and it is not deployed; "
+            f"version {facts.recorded} should have the traffic, but the edge has no route and the version is not deployed; "
             f"run the DAG `rollback` with version {facts.recorded}"
         )
     return ""
 
 
-def _stable(facts: Facts) -> str | None:
+def _stable(facts: ModelFacts) -> str | None:
     return facts.traffic.stable if facts.traffic else None
 
 
-def _end(held: Open, facts: Facts) -> Action:
+def _end(held: Open, facts: ModelFacts) -> Action:
     stable = _stable(facts)
     if held.kind == "withdrawal":
         return Action(do="withdraw", why="its withdrawal was cut short")
@@ -137,13 +137,13 @@ def _end(held: Open, facts: Facts) -> Action:
         why = f"the return to version {held.version} was cut short"
         return Action(do="return" if there else "abandon", version=held.version, why=why)
     if stable == held.version and held.promoted and held.step != ROLL_BACK:
-        return Action(do="end_watch", version=held.version, why="nobody watches the promoted version any longer")
+        return Action(do="end_watch", version=held.version, why="its run has ended without ending the watch")
     if stable == held.version and held.step == PROMOTE:
         return Action(do="finish_promotion", version=held.version, why="its promotion was cut short")
     return Action(do="roll_back", version=held.version, why="its run has ended without ending the release")
 
 
-def _agree(facts: Facts) -> Action | None:
+def _agree(facts: ModelFacts) -> Action | None:
     """Make ledger, traffic and alias name one version."""
     stable, traffic = _stable(facts), facts.traffic
     if stable is None:
@@ -156,14 +156,14 @@ def _agree(facts: Facts) -> Action | None:
         was = f"version {facts.recorded}" if facts.recorded else "none"
         return Action(do="settle", version=stable, why=f"the ledger had {was} in its place")
     if traffic is not None and traffic.versions != {stable}:
-        return Action(do="settle", version=stable, why="a canary or shadow was left without a release")
+        return Action(do="settle", version=stable, why="the edge had a canary or shadow without a release")
     if facts.champion != stable:
         return Action(do="follow", version=stable, why=f"`champion` pointed at {facts.champion or 'nothing'}")
     return None
 
 
-def _tidy(facts: Facts) -> Action | None:
+def _tidy(facts: ModelFacts) -> Action | None:
     routed = facts.traffic.versions if facts.traffic else frozenset()
     for version in sorted(facts.orphans - routed, key=int):
-        return Action(do="retire", version=version, why="no release needs it any longer")
+        return Action(do="retire", version=version, why="no release needs it any more")
     return None

@@ -1,4 +1,4 @@
-"""Evidence beside the edge's counters: series from Prometheus, and what the prediction log and labels say later."""
+"""Evidence beside the edge's counters: series from Prometheus, and what the prediction log and labels show later."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Series
 from operators.judge.evidence import Evidence, Point
-from operators.judge.phases import Watched
 from operators.rollout.delayed.source import LateSource
 from operators.rollout.delayed.window import needs_late
+from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Source
 
 _SERVICE = "Prometheus"
@@ -42,7 +42,7 @@ class SeriesSource:
         self._series = series
         self._clock = clock
 
-    async def add(self, evidence: Evidence, watched: Watched) -> Evidence:
+    async def add(self, evidence: Evidence, live: LivePhase) -> Evidence:
         """Append a point to each series that is due.
 
         :raises ServiceError: Prometheus did not answer
@@ -50,7 +50,7 @@ class SeriesSource:
         """
         now = self._clock()
         fresh = {
-            name: await self._point(series, watched, now)
+            name: await self._point(series, live, now)
             for name, series in self._series.items()
             if now - _last_at(evidence, name) >= series.every_s
         }
@@ -62,11 +62,11 @@ class SeriesSource:
     async def close(self) -> None:
         """Nothing is kept open between two questions that are minutes apart."""
 
-    async def _point(self, series: Series, watched: Watched, now: float) -> Point:
+    async def _point(self, series: Series, live: LivePhase, now: float) -> Point:
         http = async_client(setting("TAXIWAY_PROMETHEUS_URL", "address of Prometheus, for the series guards"))
         try:
-            stable = await _value(http, series.query.replace("{version}", watched.stable))
-            canary = await _value(http, series.query.replace("{version}", watched.canary))
+            stable = await _value(http, series.query.replace("{version}", live.stable))
+            canary = await _value(http, series.query.replace("{version}", live.canary))
         finally:
             await http.aclose()
         return Point(t=round(now, 3), stable=stable, canary=canary)
@@ -75,15 +75,15 @@ class SeriesSource:
 async def _value(http: httpx.AsyncClient, query: str) -> float | None:
     """Return the one number that a query gives; None: nothing, or not a number."""
     try:
-        said = answer(await http.get("/api/v1/query", params={"query": query}), _SERVICE)
+        reply = answer(await http.get("/api/v1/query", params={"query": query}), _SERVICE)
     except httpx.HTTPError as error:
         raise unreachable(_SERVICE, error) from error
-    found: list[dict[str, Any]] = said["data"]["result"]
-    if len(found) > 1:
+    series: list[dict[str, Any]] = reply["data"]["result"]
+    if len(series) > 1:
         raise ServiceError(
-            f"{_SERVICE} has {len(found)} series for {query!r}; aggregate them in the query, e.g. by sum()"
+            f"{_SERVICE} has {len(series)} series for {query!r}; aggregate them in the query, e.g. by sum()"
         )
-    value = float(found[0]["value"][1]) if found else math.nan
+    value = float(series[0]["value"][1]) if series else math.nan
     return value if math.isfinite(value) else None
 
 

@@ -3,7 +3,7 @@
 
 const EVERY_MS = 2000;
 const byId = (id) => document.getElementById(id);
-let order = null; // what the dialog asks about: {path, withVersion, done}
+let order = null; // the request that the dialog confirms: {path, withVersion, done}
 
 function make(tag, text = "", className = "") {
   const element = document.createElement(tag);
@@ -34,10 +34,10 @@ function traffic(model) {
   const parts = [`version ${model.stable} answers`];
   if (model.canary) {
     const share = model.weight_now_pct === model.weight_pct
-      ? `${model.weight_pct} %` : `${model.weight_now_pct} % (was ${model.weight_pct} %; its lease has ended)`;
+      ? `${model.weight_pct} %` : `${model.weight_now_pct} % (set to ${model.weight_pct} %, but its lease has ended)`;
     parts.push(`${model.control ? "control" : "canary"} ${model.canary} has ${share}`);
   }
-  if (model.shadow) parts.push(`shadow ${model.shadow} gets copies`);
+  if (model.shadow) parts.push(`shadow ${model.shadow} gets copies of requests`);
   return parts.join("; ");
 }
 
@@ -45,10 +45,10 @@ function guards(release) {
   const rows = Object.entries(release.guards).map(([name, reading]) => {
     const failed = Number(reading.e) >= Number(reading.threshold);
     const interval = reading.interval ? `${number(reading.interval[0])} … ${number(reading.interval[1])}` : "";
-    const state = failed ? "failed" : reading.refuted ? "harm refuted" : reading.missing || "open";
+    const state = failed ? "failed" : reading.refuted ? "harm ruled out" : reading.missing || "not decided";
     return [name, `${number(reading.e)} of ${number(reading.threshold)}`, interval, make("td", state, failed ? "bad" : "")];
   });
-  return table(rows, ["guard", "e-value", "harm, always-valid interval", ""]);
+  return table(rows, ["guard", "e-value", "harm lies between", ""]);
 }
 
 function card(model) {
@@ -62,9 +62,9 @@ function card(model) {
   }
   element.append(head, make("div", traffic(model)));
   if (model.champion !== model.stable) {
-    element.append(make("div", `champion is ${model.champion || "nobody"}: \`reconcile\` mends it`, "bad"));
+    element.append(make("div", `the alias champion is ${model.champion ? `version ${model.champion}` : "not set"}; \`reconcile\` will set it to version ${model.stable}`, "bad"));
   }
-  if (model.breaker_open) element.append(make("div", "the edge has taken the canary out: its breaker is open", "bad"));
+  if (model.breaker_open) element.append(make("div", "the canary gets no traffic: it failed too often, and the edge's breaker is open", "bad"));
   if (model.canary) {
     const bar = make("div", "", "bar");
     const share = make("span");
@@ -97,8 +97,8 @@ function lifting(model, one) {
   if (!model.may_roll_back) return cell;
   const button = make("button", "Lift …");
   button.addEventListener("click", () => ask({
-    title: `Let version ${one.version} of ${model.name} be released again`,
-    effect: `It was kept out because: ${one.reason}`,
+    title: `Allow releases of version ${one.version} of ${model.name} again`,
+    effect: `It is in quarantine because: ${one.reason}`,
     go: "Lift the quarantine",
     path: `api/models/${encodeURIComponent(model.name)}/quarantine/${encodeURIComponent(one.version)}/lift`,
     withVersion: false,
@@ -112,14 +112,14 @@ function askRollback(model) {
   ask({
     title: `Roll back ${model.name}`,
     effect: model.canary && !model.control
-      ? `The canary, version ${model.canary}, loses its traffic and its release ends.`
-      : `Version ${model.stable} loses its traffic to the version before it.`,
+      ? `The canary, version ${model.canary}, loses its traffic, and its release ends.`
+      : `The version before ${model.stable} gets all traffic.`,
     go: "Roll back",
     path: `api/models/${encodeURIComponent(model.name)}/rollback`,
     withVersion: true,
     done: (answer) => {
-      const late = answer.unwritten ? `; not in the ledger yet: ${answer.unwritten}` : "";
-      return `${model.name}: version ${answer.stable} has all the traffic after ${answer.traffic_s} s${late}`;
+      const late = answer.unwritten ? `; ledger and alias follow later: ${answer.unwritten}` : "";
+      return `${model.name}: version ${answer.stable} has all traffic after ${answer.traffic_s} s${late}`;
     },
   });
 }
@@ -136,9 +136,9 @@ function ask(wanted) {
   byId("dialog").showModal();
 }
 
-async function said(response) {
+async function problemOf(response) {
   const body = await response.json().catch(() => ({}));
-  const detail = body.error || body.detail || `answered with ${response.status}`;
+  const detail = body.error || body.detail || `the server answered with status ${response.status}`;
   return typeof detail === "string" ? detail : JSON.stringify(detail);
 }
 
@@ -153,7 +153,7 @@ async function send(event) {
       headers: { "Content-Type": "application/json", "X-Taxiway": "console" },
       body: JSON.stringify(body),
     });
-    if (!response.ok) throw new Error(await said(response));
+    if (!response.ok) throw new Error(await problemOf(response));
     byId("state").textContent = order.done(await response.json());
     byId("dialog").close();
     show(false);
@@ -167,7 +167,7 @@ async function send(event) {
 async function show(speaks = true) {
   try {
     const response = await fetch("api/models", { headers: { Accept: "application/json" } });
-    if (!response.ok) throw new Error(await said(response));
+    if (!response.ok) throw new Error(await problemOf(response));
     const models = await response.json();
     byId("models").replaceChildren(...models.map(card));
     if (speaks) byId("state").textContent = models.length ? "" : "No model has been released yet.";

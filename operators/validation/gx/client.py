@@ -86,10 +86,10 @@ def _kept_by_context(context: Any, batch_definition: Any, checks: Checks, batch_
 
 
 def _judged(described_: dict[str, Any], results: list[Any], fail_on: FailOn, docs_url: str | None) -> Judged:
-    found = tuple(f for result in results for f in _findings(result))
+    findings = tuple(f for result in results for f in _findings(result))
     report = TableReport(
-        passed=not any(f.fails(fail_on) for f in found),
-        findings=found,
+        passed=not any(f.fails(fail_on) for f in findings),
+        findings=findings,
         rows=max((_rows(result) for result in results), default=0),
         dataset_uri=None,
         docs_url=docs_url,

@@ -66,7 +66,7 @@ class ValidateBatchOperator(Expecting):
         from operators.validation.gx.client import open_context, validate_batch
 
         engine = open_context(self.context_type, _cloud(self.conn_id))
-        found = validate_batch(
+        validated = validate_batch(
             engine,
             self.configure_batch_definition(engine.context),
             self.checks(engine.context),
@@ -74,7 +74,7 @@ class ValidateBatchOperator(Expecting):
             storage=Storage.from_url(self.storage_root()) if self.context_type == "ephemeral" else None,
             prefix=self.prefix(context),
         )
-        return self.finish(context, found.described, found.report, found.text)
+        return self.finish(context, validated.described, validated.report, validated.text)
 
 
 class ValidateCheckpointOperator(Validating):
@@ -129,13 +129,13 @@ class ValidateCheckpointOperator(Validating):
         opened = next(made) if inspect.isgenerator(made) else made
         try:
             gx_context = opened or open_context(self.context_type, _cloud(self.conn_id)).context
-            found = run_checkpoint(
+            validated = run_checkpoint(
                 gx_context, self.configure_checkpoint(gx_context), batch_parameters=parameters, fail_on=self.fail_on
             )
         finally:
             if inspect.isgenerator(made) and next(made, None) is not None:
                 raise ConfigurationError("configure_file_data_context must yield exactly once")
-        return self.finish(context, found.described, found.report, found.text)
+        return self.finish(context, validated.described, validated.report, validated.text)
 
 
 def _batch_parameters(context: Any, own: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from operators.core.dataset import Dataset, Snapshot, fetch
 from operators.core.duck import content, open_duckdb
 from operators.core.errors import ConfigurationError, RejectedError
+from operators.core.explain_error import suggestion
 from operators.core.storage import Storage
 from operators.validation.data import open_files
 from operators.validation.examination import Examination, Examined
@@ -16,7 +17,7 @@ from operators.validation.gx_context import Engine
 from operators.validation.interruptible import InterruptibleDuckDB
 from operators.validation.policy import Finding
 from operators.validation.report import Quarantined, ValidationReport, verdict
-from operators.validation.suites import Suites, hint
+from operators.validation.suites import Suites
 from operators.validation.validation import keep_docs
 
 DATASET = "dataset"
@@ -88,7 +89,7 @@ def _require_known_tables(suites: Suites, frozen: Snapshot) -> None:
     for table in suites.tables:
         if table != DATASET and table not in frozen.tables:
             raise ConfigurationError(
-                f"{suites.path}: there is no table {table!r}; {hint(table, [*frozen.tables, DATASET])}"
+                f"{suites.path}: there is no table {table!r}; {suggestion(table, [*frozen.tables, DATASET])}"
             )
 
 

@@ -67,20 +67,20 @@ def moment(weight_bp: int = 500) -> Moment:
 def test_arms_in_words() -> None:
     mine, other = unit_of(0, 500), unit_of(500, ALL_BP)
     assert f"unit {mine} has bucket {bucket('m', mine)}" in (said := why(answer("canary", unit=mine), moment()))
-    assert "a canary at 5 %" in said
+    assert "the canary had 5 %" in said
     assert said.count(".") == 0
-    assert "stable answers it" in why(answer("stable", unit=other, version="1"), moment())
+    assert "belongs to stable" in why(answer("stable", unit=other, version="1"), moment())
     assert "the canary failed this request" in why(answer("fallback", unit=mine, version="1"), moment())
-    assert "never meets a canary" in why(answer("holdout", unit=other, version="1"), moment())
-    assert "nobody saw" in why(answer("shadow", unit=other), moment())
+    assert "never gets a canary" in why(answer("holdout", unit=other, version="1"), moment())
+    assert "did not get it" in why(answer("shadow", unit=other), moment())
     assert "did not come through the edge" in why(answer(None, unit=None), None)
-    assert "which named no unit" in why(answer("stable", unit=None, weight_bp=None, version="1"), moment(0))
+    assert "named no unit" in why(answer("stable", unit=None, weight_bp=None, version="1"), moment(0))
 
 
 def test_what_does_not_fit_is_said() -> None:
     mine, other = unit_of(0, 500), unit_of(500, ALL_BP)
-    assert "the route was just being changed" in why(answer("canary", unit=mine), moment(2500))
-    assert "it is the other arm's" in why(answer("canary", unit=other), moment())
+    assert "was being changed" in why(answer("canary", unit=mine), moment(2500))
+    assert "belongs to the other arm" in why(answer("canary", unit=other), moment())
     assert "has no route of that time" in why(answer("canary", unit=mine), None)
 
 
@@ -120,8 +120,8 @@ def test_how_a_version_got_its_traffic() -> None:
     assert [text.partition(" ")[2].partition(" ")[2] for text in said] == [
         "gate: passed log_loss is better",
         "release started: version 2",
-        "approval: canary: go_on, by ada",
-        "promoted: version 2, previous 1",
+        "approval: canary: ada decided to go on",
+        "promoted: version 2 replaced version 1",
     ]
 
 

@@ -13,6 +13,7 @@ from operators.audit.replay_text import rendered
 from operators.cli.replay import with_judge
 from operators.core.errors import ConfigurationError
 from operators.core.ledger_schema import Entry, Look, json_digest
+from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
@@ -56,7 +57,7 @@ class Record:
             )  # fmt: skip
             if said.outcome is not Outcome.CONTINUE:
                 break
-        part = next(part for part in parts if set(part.guards) == set(said.guards))
+        part = parts[-1] if said.part == "veto" else parts[0]
         judgement = said.model_dump(mode="json") | ({"outcome": "Inconclusive", "reason": "blind"} if blind else {})
         payload = {
             "step": step,
@@ -122,7 +123,9 @@ def test_another_margin_and_a_later_step() -> None:
     assert wide.steps[0].replayed.look <= wide.steps[0].recorded.look
     narrow = replay("r", record.looks, record.verdicts, by_spec(release(failures={"margin_pct": 0.1})))
     assert [step.replayed.outcome for step in narrow.steps] == [Outcome.CONTINUE, Outcome.FAILED]
-    assert "canary_10: not settled" in rendered(replay("r", record.looks, record.verdicts), narrow, width=140)
+    assert "canary_10: this policy has no verdict" in rendered(
+        replay("r", record.looks, record.verdicts), narrow, width=140
+    )
     record = Record(release(min_requests=400))
     record.step("canary_10", GOOD)
     record.step("canary_50", BAD)
@@ -139,7 +142,9 @@ def test_only_a_failure_ends_a_watch() -> None:
     more = evidence(30, 0)
     verdict = record.verdicts[0]
     end = {**verdict.payload, "evidence": json.loads(more.model_dump_json()), "elapsed_s": 60.0}
-    said = judge_parts(as_recorded(end), more, elapsed_s=60.0, bake_s=10.0, min_requests=50, harm_weight=1.0)
+    said = judge_parts(
+        as_recorded(VerdictRow.of(verdict)), more, elapsed_s=60.0, bake_s=10.0, min_requests=50, harm_weight=1.0
+    )
     end["judgement"] = json.loads(said.model_dump_json())
     again = replay("r", record.looks, [verdict.model_copy(update={"payload": end})])
     assert again.same
@@ -159,7 +164,7 @@ def test_labels_that_failed_a_version_aside_are_heard_and_the_rest_went_on() -> 
     again = replay("r", record.looks, record.verdicts)
     assert again.same
     assert again.steps[0].replayed.look > 8
-    aside = as_recorded(record.verdicts[0].payload)
+    aside = as_recorded(VerdictRow.of(record.verdicts[0]))
     assert replay("r", record.looks, record.verdicts, lambda _: aside).steps[0].replayed.outcome is Outcome.SUCCESSFUL
 
 
@@ -177,7 +182,7 @@ def test_a_verdict_that_was_turned_is_found() -> None:
     record.verdicts[0].payload["judgement"]["outcome"] = "Successful"
     again = replay("r", record.looks, record.verdicts)
     assert not again.same
-    assert "canary_50: recorded was" in rendered(again, None, width=140)
+    assert "canary_50: the record says" in rendered(again, None, width=140)
 
 
 def test_a_policy_is_changed_key_by_key() -> None:

@@ -221,7 +221,7 @@ def test_a_variable_that_redirects_is_refused(dashboard: Dashboard, monkeypatch:
 @pytest.mark.parametrize(
     ("runtime_env", "said"),
     [
-        ({"env_varz": {}}, "did you mean env_vars?"),
+        ({"env_varz": {}}, "did you mean 'env_vars'?"),
         ({"working_dir": "/nowhere/at/all"}, "there is nothing at /nowhere/at/all"),
         ({"working_dir": __file__}, "write a folder, a .zip or a .whl"),
     ],

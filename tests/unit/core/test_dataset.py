@@ -94,7 +94,7 @@ def test_renamed_and_mistyped_columns_do_not_stop_a_snapshot(storage: Storage) -
     ("source", "column", "error", "message"),
     [
         ("raw/nothing", "at", ConfigurationError, "has no Parquet files in file://"),
-        ("raw/t", "att", ConfigurationError, "missing from t in 1 of 1 files, first in 1.parquet; did you mean at?"),
+        ("raw/t", "att", ConfigurationError, "missing from t in 1 of 1 files, first in 1.parquet; did you mean 'at'?"),
         ("raw/t/1.parquet", "name", ConfigurationError, "is VARCHAR; it must be a TIMESTAMP"),
         ("raw/late", "at", RejectedError, "has no rows with 2013-01-01"),
     ],

@@ -7,7 +7,8 @@ import pytest
 
 from operators.core.spec_judge import Series
 from operators.judge import series
-from operators.judge.evidence import Point, Reading
+from operators.judge.evidence import GuardResult, Point
+from operators.judge.wording import Rules
 
 N = 240
 
@@ -23,9 +24,9 @@ def made(seed: int = 1, *, level: float = 1.0, noise: float = 1.0, unit: float =
     return points
 
 
-def read(points: list[Point], *, weight: float = 0.5, **rule: object) -> Reading:
+def read(points: list[Point], *, weight: float = 0.5, **rule: object) -> GuardResult:
     guard = Series.model_validate({"query": "up", **rule})
-    return series.read(guard, points, threshold=200, level=0.05, weight=weight)[0]
+    return series.report(guard, points, Rules(200, 0.05, 1.0), weight=weight).result
 
 
 def failed(points: list[Point], **more: object) -> int | None:

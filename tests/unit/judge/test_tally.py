@@ -7,7 +7,7 @@ import pytest
 from operators.core.spec_operations import Freeze, Outage
 from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Period
-from operators.judge.tally import Tally, added, control_period, overdue, shadow_period, with_overdue
+from operators.judge.tally import Tally, added, overdue, with_overdue
 from operators.rollout.freeze import frozen_until
 from tests.support.readings import counted
 
@@ -30,7 +30,7 @@ def test_gains_are_counted_by_weight_and_from_the_beginning_of_the_step() -> Non
     tally = Tally.begin(before).advance(
         counted(row("1", "stable", 500, 150, 4), row("2", "canary", 500, 9), row("2", "canary", 2500, 5, 5))
     )
-    first, second = tally.periods(canary="2", stable="1", weights_bp=(500, 2500))
+    first, second = tally.periods("canary", canary="2", stable="1", weights_bp=(500, 2500))
     assert (first.weight, first.stable.requests, first.stable.failed, first.canary.requests) == (0.05, 50, 1, 2)
     assert (second.weight, second.canary.failed, second.stable.requests) == (0.25, 5, 0)
 
@@ -41,7 +41,7 @@ def test_a_restart_of_the_counters_loses_nothing_that_was_seen() -> None:
     tally = tally.advance(counted(row("1", "stable", 500, 10), since="two"))
     tally = tally.advance(counted(row("1", "stable", 500, 30, 1), since="two"))
     tally = tally.advance(counted(since="three"))
-    (period,) = tally.periods(canary="2", stable="1", weights_bp=(500,))
+    (period,) = tally.periods("canary", canary="2", stable="1", weights_bp=(500,))
     assert (period.stable.requests, period.stable.failed) == (70, 3)
 
 
@@ -96,7 +96,7 @@ def test_what_was_assigned_and_is_not_counted_is_known() -> None:
         row("2", "canary", 300, 1),
     )
     now = counted(*rows, in_flight={"1": 2, "2": 4})
-    older, newest = Tally.begin(counted()).advance(now).periods(canary="2", stable="1", weights_bp=(300, 500))
+    older, newest = Tally.begin(counted()).advance(now).periods("canary", canary="2", stable="1", weights_bp=(300, 500))
     assert (newest.stable.unanswered, newest.canary.unanswered) == (2, 4 + 7)  # three of the ten had failed before
     assert older.canary.unanswered == 0
 
@@ -145,13 +145,14 @@ def test_overdue_requests_count_as_late_in_the_newest_period() -> None:
 
 
 def test_held_out_units_are_not_in_the_pool() -> None:
-    (period,) = Tally.begin(counted()).periods(canary="2", stable="1", weights_bp=(500,), pool_bp=9000)
+    (period,) = Tally.begin(counted()).periods("canary", canary="2", stable="1", weights_bp=(500,), pool_bp=9000)
     assert period.weight == pytest.approx(500 / 9000)
 
 
 def test_after_the_promotion_the_new_version_is_still_the_one_on_trial() -> None:
     tally = Tally.begin(counted()).advance(counted(row("2", "stable", 100, 990, 9), row("1", "canary", 100, 10)))
-    period = control_period(tally, new="2", old="1", control_bp=100)
+    (period,) = tally.periods("watch", canary="2", stable="1", weights_bp=(100,))
+    assert period.key == ("watch", 100)
     assert (period.weight, period.canary.requests, period.canary.failed, period.stable.requests) == (0.99, 990, 9, 10)
 
 
@@ -159,25 +160,32 @@ def test_a_shadow_shares_its_units_with_stable() -> None:
     tally = Tally.begin(counted()).advance(
         counted(row("1", "stable", 0, 100), row("1", "stable", 500, 1), row("2", "shadow", 0, 50, 2))
     )
-    period = shadow_period(tally, shadow="2", stable="1", shadow_bp=5000)
+    (period,) = tally.periods("shadow", canary="2", stable="1", weights_bp=(5000,))
+    assert period.key == ("shadow", 5000)
     assert period.weight == pytest.approx(1 / 3)
     assert (period.stable.requests, period.canary.requests, period.canary.failed) == (101, 50, 2)
 
 
 def test_what_was_known_is_added_weight_by_weight() -> None:
-    def period(weight: float, requests: int) -> Period:
-        return Period(weight=weight, stable=Arm(requests=requests, failed=1), canary=Arm(requests=1, failed_first=1))
+    def period(weight_bp: int, requests: int) -> Period:
+        arms = {"stable": Arm(requests=requests, failed=1), "canary": Arm(requests=1, failed_first=1)}
+        return Period(weight_bp=weight_bp, weight=weight_bp / 10_000, **arms)
 
-    total = added([period(0.05, 10), period(0.25, 20)], [period(0.25, 5)])
-    assert [(p.weight, p.stable.requests, p.stable.failed, p.canary.failed_first) for p in total] == [
-        (0.05, 10, 1, 1),
-        (0.25, 25, 2, 2),
+    total = added([period(500, 10), period(2500, 20)], [period(2500, 5)])
+    assert [(p.weight_bp, p.stable.requests, p.stable.failed, p.canary.failed_first) for p in total] == [
+        (500, 10, 1, 1),
+        (2500, 25, 2, 2),
     ]
 
 
+def test_periods_of_one_weight_but_of_two_kinds_are_two() -> None:
+    shadow, canary = (Period(kind=kind, weight_bp=5000, weight=0.5) for kind in ("shadow", "canary"))
+    assert added([shadow], [canary]) == (shadow, canary)
+
+
 def test_the_newest_weight_is_last_also_when_it_was_seen_before() -> None:
-    total = added([Period(weight=0.25), Period(weight=0.05)], [Period(weight=0.25)])
-    assert [p.weight for p in total] == [0.05, 0.25]
+    old, new = (Period(weight_bp=bp, weight=bp / 10_000) for bp in (2500, 500))
+    assert [p.weight_bp for p in added([old, new], [old])] == [500, 2500]
 
 
 WEEKEND = Freeze.model_validate(

@@ -14,7 +14,7 @@ from operators.planning.simulation.engine import Run
 from operators.planning.simulation.report import share_of
 from operators.planning.simulation.runner import Setting, simulate
 from operators.planning.simulation.scenarios import Scenario, scenario
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 _RELEASES = 100
 _JUDGE = {"alpha": 0.05, "confidence": 0.9, "min_requests": 30, "max_wait": "4m", "failures": {"margin_pct": 3}}
@@ -30,12 +30,12 @@ def release(*steps: float, **changes: object) -> Release:
 SETTINGS = {
     "few requests": (
         release(50, judge={**_JUDGE, "failures": {"margin_pct": 5}, "slow": None, "max_wait": "10m"}),
-        Load(rate_per_s=5, error_rate=0.02),
+        TrafficModel(rate_per_s=5, error_rate=0.02),
     ),
-    "heavy callers": (release(10, 50), Load(rate_per_s=80, error_rate=0.01, units=20_000, skew=1.0)),
+    "heavy callers": (release(10, 50), TrafficModel(rate_per_s=80, error_rate=0.01, units=20_000, skew=1.0)),
     "shadow and watch": (
         release(10, 50, shadow={"sample_pct": 50, "bake": "30s"}, watch="1m", keep_warm="1h"),
-        Load(rate_per_s=40, error_rate=0.01),
+        TrafficModel(rate_per_s=40, error_rate=0.01),
     ),
 }
 each = pytest.mark.parametrize("name", SETTINGS)
@@ -46,7 +46,7 @@ def planned(name: str) -> Plan:
     return plan("m", *SETTINGS[name])
 
 
-def runs(changed: Release, load: Load, how: Scenario) -> tuple[Run, ...]:
+def runs(changed: Release, load: TrafficModel, how: Scenario) -> tuple[Run, ...]:
     return simulate(Setting(changed, load), how, releases=_RELEASES, seed=7).runs
 
 
@@ -89,7 +89,7 @@ def test_the_time_that_is_enough_in_four_of_five_releases_is(name: str) -> None:
 )
 def test_the_smallest_regression_that_is_said_to_be_detected_is(name: str, with_earlier: bool) -> None:
     one, load = SETTINGS[name]
-    phases = [phase for phase in planned(name).phases if phase.kind == "step"]
+    phases = [phase for phase in planned(name).phases if phase.kind == "canary"]
     guard = phases[-1].guards["failures"]
     detects_pct = guard.detects_with_earlier_pct if with_earlier else guard.detects_pct
     assert detects_pct is not None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 
 from operators.cli import main
@@ -86,13 +90,21 @@ def test_status_of_a_stack_that_is_down_exits_with_3(tmp_path: Path, monkeypatch
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
-    me = processes.read(os.getpid())
-    assert me is not None
-    assert processes.alive(me.pid, me.start)
-    assert not processes.alive(me.pid, me.start + 1)
+    me = psutil.Process()
+    start = processes.start_s(me)
+    assert processes.find(me.pid, start) == me
+    assert processes.find(me.pid, start + 1) is None
+    assert processes.find(None, None) is None
 
 
-def test_descendants_and_ancestors() -> None:
-    table = {pid: processes.Process(pid, parent, 0, False) for pid, parent in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 1)]}
-    assert processes.descendants([2], table) == {2, 3, 4}
-    assert processes.ancestors(3, table) == {3, 2, 1}
+def test_descendants_are_the_root_and_all_below_it_that_run() -> None:
+    tree = "import os, sys, time; os.fork(); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", tree], stdout=subprocess.PIPE, start_new_session=True) as root:
+        assert root.stdout
+        root.stdout.readline(), root.stdout.readline()
+        below = processes.descendants([root.pid, None])
+        assert len(below) == 2
+        assert below < processes.descendants([os.getpid()])
+        os.killpg(root.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, root.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+        assert processes.descendants([root.pid]) == set()

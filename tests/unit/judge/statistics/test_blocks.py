@@ -91,7 +91,6 @@ def test_a_bad_day_is_no_bad_version() -> None:
     assert said(days(400, -380, 420, -440, 390, -400, 20, 410, 400)).outcome is Outcome.CONTINUE
     many = said(days(*[400, 380, 420, 390] * 3))
     assert many.outcome is Outcome.FAILED
-    assert "in 12 blocks of 24 h" in many.reason
 
 
 def test_a_version_that_is_far_worse_does_not_have_the_days() -> None:
@@ -103,8 +102,7 @@ def test_a_version_that_is_far_worse_does_not_have_the_days() -> None:
 def test_a_success_needs_days_too() -> None:
     four = said(days(0, 20, -20, 10))
     assert four.outcome is Outcome.CONTINUE
-    assert "labels: of 80,000 labelled pairs" in four.reason
-    assert "4 of 5 blocks of 24 h" in four.reason
+    assert "; 4 blocks of 24 h; at least 5 blocks of 24 h are needed" in four.reason
     assert said(days(0, 20, -20, 10), block="none").outcome is not Outcome.FAILED
     assert said(days(*[0, 20, -20, 10] * 2)).guards["labels"].refuted
     # Good on average, and now and then as bad as may be: not proven.

@@ -12,11 +12,11 @@ from scipy import stats
 from operators.core.spec_judge import Slow
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
-from operators.judge.phases import alpha_share, policies
+from operators.judge.phases import Phase, alpha_share, phases_of, policies
 from operators.judge.policy import judge
 from operators.judge.statistics.ownership import Events
 from operators.planning.plan import Plan, plan
-from operators.planning.plan.advice import refused, shortcomings
+from operators.planning.plan.advice import shortcomings
 from operators.planning.plan.expected import Part, expect
 from operators.planning.plan.forecast import Outlook
 from operators.planning.plan.poisson import at_most, quantile
@@ -26,8 +26,7 @@ from operators.planning.plan.text import rendered
 from operators.planning.plan.time_to_pass import Passing
 from operators.planning.plan.types import Remedy
 from operators.planning.simulation.label_arrivals import Labelling
-from operators.planning.simulation.phases import Phase, phases_of
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 def release(**changes: object) -> Release:
@@ -46,12 +45,12 @@ def release(**changes: object) -> Release:
 
 
 ONE = release()
-BUSY = Load(rate_per_s=40)
-QUIET = Load(rate_per_s=4)
+BUSY = TrafficModel(rate_per_s=40)
+QUIET = TrafficModel(rate_per_s=4)
 
 
 @cache
-def planned(load: Load) -> Plan:
+def planned(load: TrafficModel) -> Plan:
     return plan("m", ONE, load)
 
 
@@ -103,7 +102,7 @@ def test_the_answers_are_those_that_the_judge_would_give(
 def test_without_a_failure_the_margin_is_refuted_by_about_as_many_units_as_the_rule_says() -> None:
     # P(no failure of n units | rate = margin) = (1 - margin)^n: log(1 / (1 - confidence)) / margin units. An answer that holds at
     # all times together, whatever the rate is, costs up to twice as many.
-    load = Load(rate_per_s=10, error_rate=0)
+    load = TrafficModel(rate_per_s=10, error_rate=0)
     step = phases_of(release())[1]
     prober = Prober(ONE.judge, load, "failures")
     lasts_s = smallest(lambda s: prober.refuted_usually(Part(step, s)), 1, 3600)
@@ -136,14 +135,14 @@ def test_times_add_up_and_exposure_is_the_traffic_of_that_time() -> None:
 
 
 def test_a_caller_who_meets_it_in_two_steps_is_counted_once() -> None:
-    few = plan("m", ONE, Load(rate_per_s=40, units=3000, skew=0.0))
+    few = plan("m", ONE, TrafficModel(rate_per_s=40, units=3000, skew=0.0))
     one, two = few.phases
     assert one.exposed_units > 0.05 * few.exposed_units
     assert two.exposed_units < few.exposed_units < 0.99 * (one.exposed_units + two.exposed_units)
 
 
 def test_the_chance_of_having_passed_is_more_than_that_of_passing_at_one_moment() -> None:
-    few = Load(rate_per_s=4, error_rate=0.02)
+    few = TrafficModel(rate_per_s=4, error_rate=0.02)
     prober = Prober(ONE.judge, few, "failures")
     step, rng = phases_of(ONE)[1], np.random.default_rng(1)
     times_s = [100.0, 120.0, 140.0, 160.0, 180.0]
@@ -175,8 +174,7 @@ def test_a_plan_that_cannot_see_its_margin_is_refused_and_says_what_would_do() -
     for problem in made.problems:
         assert "failures" in problem.text
         keys = {key for remedy in problem.remedies for key in remedy.changes}
-        assert {"judge.max_wait", "judge.failures.margin_pct"} <= keys
-    assert any(remedy.rate_per_s for remedy in made.remedies)
+        assert keys == {"judge.max_wait", "judge.failures.margin_pct"}
 
 
 def changed(one: Release, remedy: Remedy) -> Release:
@@ -187,29 +185,19 @@ def changed(one: Release, remedy: Remedy) -> Release:
         node = spec
         for part in parents:
             node = node[int(part)] if isinstance(node, list) else node[part]
-        node[key] = (
-            None
-            if value == "null"
-            else value
-            if key == "max_wait"
-            else int(value)
-            if key == "min_requests"
-            else float(value)
-        )
+        node[key] = value if key == "max_wait" else float(value)
     return Release.model_validate(spec)
 
 
 def test_each_change_that_is_said_to_mend_the_plan_does() -> None:
     made = planned(QUIET)
-    assert len(made.remedies) == 3
+    assert len(made.remedies) == 2
     for remedy in made.remedies:
-        load = QUIET if remedy.rate_per_s is None else QUIET.model_copy(update={"rate_per_s": remedy.rate_per_s})
-        assert not refused(changed(ONE, remedy), load), remedy
+        assert not plan("m", changed(ONE, remedy), QUIET).problems, remedy
 
 
 def test_each_change_that_is_said_to_mend_a_phase_does_and_little_less_would_not() -> None:
     last = planned(QUIET).problems[1]
-    assert {key for remedy in last.remedies for key in remedy.changes} >= {"judge.alpha", "judge.max_wait"}
     for remedy in last.remedies:
         assert not list(shortcomings(Outlook(changed(ONE, remedy), QUIET), 1)), remedy
     waits = [remedy.changes["judge.max_wait"] for remedy in last.remedies if "judge.max_wait" in remedy.changes]
@@ -221,20 +209,12 @@ def test_too_few_requests_for_the_least_evidence_is_refused() -> None:
     judge = {**ONE.judge.model_dump(mode="json", by_alias=True), "min_requests": 5000}
     first = plan("m", release(judge=judge), BUSY).problems[0]
     assert first.text.startswith("about 600 units come to the smaller arm in 5m; min_requests is 5,000")
-    assert {"steps.0.min_requests": "480"} in [remedy.changes for remedy in first.remedies]
+    assert [remedy.changes.keys() for remedy in first.remedies] == [{"judge.max_wait"}]
 
 
-def test_dropping_a_guard_that_shares_alpha_is_offered_only_where_it_is_another_one() -> None:
-    judge = ONE.judge.model_dump(mode="json", by_alias=True) | {
-        "alpha": 0.01,
-        "slow": {"margin_pct": 50},
-        "prediction": {"margin": 1},
-    }
-    made = plan("m", release(steps=[{"weight_pct": 50, "bake": "10s"}], judge=judge), Load(rate_per_s=9.5))
-    changes = [remedy.changes for problem in made.problems for remedy in problem.remedies]
-    assert {"judge.slow": "null"} in changes
-    assert {"judge.failures": "null"} not in changes
-    assert made.unplanned.keys() == {"prediction"}
+def test_guards_whose_evidence_does_not_depend_on_the_load_are_named() -> None:
+    judge = {**ONE.judge.model_dump(mode="json", by_alias=True), "prediction": {"margin": 1}}
+    assert plan("m", release(judge=judge), BUSY).unplanned.keys() == {"prediction"}
 
 
 def test_a_small_regression_that_was_asked_about_refuses_the_plan() -> None:
@@ -260,7 +240,7 @@ def test_shadow_exposes_nobody_and_the_watch_refuses_nothing() -> None:
 
 
 def test_a_few_heavy_callers_are_worth_less_than_as_many_requests_of_many() -> None:
-    few = Load(rate_per_s=40, units=500, skew=1.2)
+    few = TrafficModel(rate_per_s=40, units=500, skew=1.2)
     step = phases_of(ONE)[1]
     assert few.seen(0.5, 300) < 250
     assert BUSY.seen(0.5, 300) == 6000
@@ -271,7 +251,7 @@ def test_a_few_heavy_callers_are_worth_less_than_as_many_requests_of_many() -> N
 
 
 def test_a_unit_that_was_bad_before_is_not_counted_as_a_first_again() -> None:
-    few = Load(rate_per_s=40, units=500, error_rate=0.02)
+    few = TrafficModel(rate_per_s=40, units=500, error_rate=0.02)
     one, two = phases_of(ONE)
     counts = expect(few, "failures", [Part(one, 100)], Part(two, 100), 0.0)
     assert counts.stable_first < counts.stable_bad
@@ -290,9 +270,9 @@ def test_a_unit_that_was_bad_before_is_not_counted_as_a_first_again() -> None:
 def test_more_traffic_never_makes_a_plan_worse(
     rate: float, factor: float, error_rate: float, units: int | None
 ) -> None:
-    less = Outlook(ONE, Load(rate_per_s=rate, error_rate=error_rate, units=units))
+    less = Outlook(ONE, TrafficModel(rate_per_s=rate, error_rate=error_rate, units=units))
     more_units = None if units is None else int(units * factor)
-    more = Outlook(ONE, Load(rate_per_s=rate * factor, error_rate=error_rate, units=more_units))
+    more = Outlook(ONE, TrafficModel(rate_per_s=rate * factor, error_rate=error_rate, units=more_units))
     for index in range(2):
         slow_s, fast_s = less.times_s(index)[0], more.times_s(index)[0]
         assert slow_s is None or (fast_s is not None and fast_s <= 1.02 * slow_s)
@@ -368,6 +348,8 @@ def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> Non
     assert f"{made.find_blocks} blocks of 1d are needed; the shadow copies for 30s" in short.problems[0].text
     assert short.problems[0].remedies[1].changes == {"judge.labels.block": "none"}
     assert not plan("m", labelled(block="none"), BUSY).problems
-    assert plan("m", labelled(block="1d"), Load(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
+    assert (
+        plan("m", labelled(block="1d"), TrafficModel(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
+    )
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
     assert "no phase is held to them" in nobody.problems[0].text

@@ -11,6 +11,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.spec_judge import Failures, Judge, Slow
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Period
+from operators.judge.phases import Phase, phases_of
 from operators.judge.policy import judge
 from operators.planning.plan import plan
 from operators.planning.plan.forecast import Outlook
@@ -24,14 +25,13 @@ from operators.planning.simulation.feeds import (
     Weather,
 )
 from operators.planning.simulation.label_arrivals import LabelFeed, Labelling
-from operators.planning.simulation.phase_judge import Clock, Judged, Look
-from operators.planning.simulation.phases import Phase, phases_of
+from operators.planning.simulation.phase_judge import Clock, Judged, SimulatedLook
 from operators.planning.simulation.recorded_traffic import load_like, read_recording
 from operators.planning.simulation.report import share_of, summarise
 from operators.planning.simulation.requests import zipf_feed
 from operators.planning.simulation.runner import Batch, Setting, simulate
 from operators.planning.simulation.scenarios import DEFAULT_SCENARIOS, Scenario, scenario, slow_share
-from operators.planning.simulation.traffic_model import Load
+from operators.planning.simulation.traffic_model import TrafficModel
 
 
 def release(**changes: object) -> Release:
@@ -48,8 +48,8 @@ def release(**changes: object) -> Release:
     return Release.model_validate({**spec, **changes})
 
 
-LOAD = Load(rate_per_s=40, error_rate=0.01, slow_rate=0.01)
-STICKY = Load(rate_per_s=40, error_rate=0.01, slow_rate=0.01, units=800, skew=1.2)
+LOAD = TrafficModel(rate_per_s=40, error_rate=0.01, slow_rate=0.01)
+STICKY = TrafficModel(rate_per_s=40, error_rate=0.01, slow_rate=0.01, units=800, skew=1.2)
 SETTING = Setting(release(), LOAD)
 
 
@@ -59,7 +59,7 @@ def run(setting: Setting, text: str, releases: int, seed: int = 1, jobs: int = 1
 
 @pytest.mark.parametrize("text", DEFAULT_SCENARIOS)
 @pytest.mark.parametrize("load", [LOAD, STICKY])
-def test_asking_only_where_it_matters_gives_what_asking_at_each_look_gives(text: str, load: Load) -> None:
+def test_asking_only_where_it_matters_gives_what_asking_at_each_look_gives(text: str, load: TrafficModel) -> None:
     setting = Setting(release(watch="20s", keep_warm="1h"), load)
     quick, thorough = (run(replace(setting, every_look=every), text, 2) for every in (False, True))
     assert quick.runs == thorough.runs
@@ -163,7 +163,7 @@ def test_shadow_steps_and_watch_have_their_own_evidence_and_part_of_alpha(monkey
     class Noted(Judged):
         def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
             super().__init__(policy, phase, earlier, clock)
-            threshold = self.ask(Look([0] * COLUMNS, 1.0)).guards["failures"].threshold
+            threshold = self.ask(SimulatedLook([0] * COLUMNS, 1.0)).guards["failures"].threshold
             asked.append((phase.name, len(earlier), threshold))
 
     monkeypatch.setattr("operators.planning.simulation.engine.Judged", Noted)

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import pytest
 
 from operators.core.spec_judge import Judge
-from operators.judge.evidence import Evidence, Losses, LossSums, Moments, Pairs, Reading
+from operators.judge.evidence import Evidence, GuardResult, Losses, LossSums, Moments, Pairs
 from operators.judge.policy import judge
-from operators.rollout.delayed.business import Value, moments
-from operators.rollout.delayed.pairs import Error, Pair, PairTally, RightOrWrong, settled
+from operators.rollout.delayed.business import Cohort, Value, moments
+from operators.rollout.delayed.pairs import ErrorDifference, Pair, PairTally, RightOrWrong, label_counts
 
 
 def pair(at: int, arrived: int | None, *, stable: float = 0.9, canary: float = 0.1, label: float = 1.0) -> Pair:
     return Pair(at, at, stable, canary, None if arrived is None else label, arrived)
 
 
-def test_labels_count_up_to_the_first_that_is_awaited() -> None:
-    rows = [pair(0, 5), pair(1, None), pair(2, 3), pair(3, None), pair(4, 6)]
-    found = [(row.at_us, counts) for row, counts in settled(rows, now_us=12, within_us=10)]
-    # 1 is closed without a label; 3 is still awaited, so 4 does not count though it is known.
-    assert found == [(0, True), (1, False), (2, True)]
-    assert len(list(settled(rows, now_us=13, within_us=10))) == 5
+def value(at: int, arrived: int | None) -> Value:
+    return Value(at, at, 0, False, None if arrived is None else 1.0, arrived)
+
+
+def test_numbers_count_up_to_the_first_that_is_awaited() -> None:
+    rows = [value(0, 5), value(1, None), value(2, 3), value(3, None), value(4, 6)]
+    cohort = Cohort(10)
+    # 1 is closed without a number; 3 is still awaited, so 4 does not count though it is known.
+    assert cohort.take(rows, 12) == [rows[0], rows[2]]
+    assert cohort.after == (2, 2)
+    assert cohort.take(rows[3:], 13) == [rows[4]]
+    assert cohort.after == (4, 4)
 
 
 def test_a_label_that_came_after_its_time_or_is_from_the_future_does_not_count() -> None:
-    assert [counts for _, counts in settled([pair(0, 11)], now_us=20, within_us=10)] == [False]
-    assert list(settled([pair(0, 8)], now_us=7, within_us=10)) == []
+    assert label_counts(pair(0, 11), now_us=20, within_us=10) is False
+    assert label_counts(pair(0, 8), now_us=7, within_us=10) is None
+    assert label_counts(pair(0, 8), now_us=8, within_us=10) is True
+
+
+def settled(rows: list[Pair], *, now_us: int, within_us: int) -> list[tuple[Pair, bool | None]]:
+    """The rows before the first that is awaited: what a judge that waits for every label would go by."""
+    looked_at = ((row, label_counts(row, now_us=now_us, within_us=within_us)) for row in rows)
+    return list(takewhile(lambda one: one[1] is not None, looked_at))
 
 
 def test_what_labels_say_cannot_choose_which_count() -> None:
@@ -40,7 +53,7 @@ def test_what_labels_say_cannot_choose_which_count() -> None:
         late = rng.random() < 0.3  # a flight that lands late is known late, or never
         delay = rng.randrange(60, 140) if late else rng.randrange(1, 20)
         rows.append(pair(at, None if rng.random() < 0.05 else at + delay, label=float(late)))
-    looks = [list(settled(rows, now_us=now, within_us=100)) for now in range(0, 600, 7)]
+    looks = [settled(rows, now_us=now, within_us=100) for now in range(0, 600, 7)]
     for earlier, later in pairwise(looks):
         assert later[: len(earlier)] == earlier
     assert len(looks[-1]) == 400
@@ -70,7 +83,7 @@ def test_pairs_are_counted_by_who_was_wrong() -> None:
 
 def test_errors_beyond_the_largest_count_as_this() -> None:
     rows = [Pair(0, 0, 1.0, 3.0, 1.5, 0), Pair(1, 1, 0.0, 1e9, 0.0, 1), Pair(2, 2, -1e9, 0.0, 0.0, 2)]
-    tally = PairTally(Error(10.0), begin_us=0, block_us=2, within_us=10)
+    tally = PairTally(ErrorDifference(10.0), begin_us=0, block_us=2, within_us=10)
     tally.take([*rows, Pair(3, 3, 0.0, math.nan, 1.0, 3)], now_us=5, until_us=5)
     # 1.5 - 0.5, 10, -10, and 10 - 1 for an answer that is no number
     assert tally.evidence == Losses(
@@ -117,7 +130,7 @@ def test_labels_that_never_come_hold_up_nothing() -> None:
         waits.append(now - found.answered)
         assert found.open <= 0.12 * (found.open + found.canary_only_wrong + found.stable_only_wrong) + 1
     assert max(waits) < 300  # by then, all labels that come have come
-    held_up = len(list(settled(rows, now_us=4000, within_us=within)))
+    held_up = len(settled(rows, now_us=4000, within_us=within))
     assert held_up < 100  # whoever waits for each is held up by the first
 
 
@@ -142,7 +155,10 @@ def test_missing_labels_never_say_more_than_they_will(guard: str, block: int | N
             seen = [row for row in rows if row.at_us <= now]
             tallies = [
                 PairTally(
-                    RightOrWrong(0.5) if guard == "labels" else Error(1.0), begin_us=0, block_us=block, within_us=90
+                    RightOrWrong(0.5) if guard == "labels" else ErrorDifference(1.0),
+                    begin_us=0,
+                    block_us=block,
+                    within_us=90,
                 )
                 for _ in range(2)
             ]
@@ -160,7 +176,7 @@ def test_missing_labels_never_say_more_than_they_will(guard: str, block: int | N
     assert imputed > 50
 
 
-def reading(policy: Judge, guard: str, evidence: Pairs | Losses) -> Reading:
+def reading(policy: Judge, guard: str, evidence: Pairs | Losses) -> GuardResult:
     given = Evidence(pairs=evidence) if isinstance(evidence, Pairs) else Evidence(losses=evidence)
     return judge(policy, given, elapsed_s=1).guards[guard]
 

@@ -10,25 +10,23 @@ from typing import Any
 import pytest
 
 from operators.core.errors import RejectedError, ServiceError
+from operators.core.spec_release import Shadow
 from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Pairs, Period
-from operators.judge.phases import Watched
 from operators.judge.tally import Tally
 from operators.rollout.delayed.source import LateSource, facts_of
 from operators.rollout.delayed.window import Late, Numbers, Span
+from operators.rollout.steps.live_phase import LivePhase
 from tests.support.late_world import BEGIN, spec_with
+from tests.support.phases import live_phase
 
 SPEC = spec_with(labels={"within": "1h"})
-EVIDENCE = Evidence(periods=(Period(weight=0.25),))
+EVIDENCE = Evidence(periods=(Period(weight_bp=2500, weight=0.25),))
 
 
-def watched(**kwargs: Any) -> Watched:
-    given = {
-        "model": "flight_delay", "release_id": "r", "step": "canary_25", "kind": "canary", "canary": "4", "stable": "3",
-        "weights_bp": (500, 2500), "pool_bp": 10_000, "bake_s": 1.0, "min_requests": 1, "harm_weight": 1.0,
-        "lease_s": 60.0, "released_at": BEGIN, "began_at": BEGIN + 60, "before": {"since": "1"},
-    }  # fmt: skip
-    return Watched.model_validate({**given, **kwargs})
+def live(**changes: Any) -> LivePhase:
+    given = {"model": "flight_delay", "canary": "4", "stable": "3", "weights_bp": (500, 2500)}
+    return live_phase(**{**given, "released_at": BEGIN, "began_at": BEGIN + 60, **changes})
 
 
 class Reader:
@@ -69,7 +67,7 @@ class SlowRead:
         """Look, then let the reading end."""
         self.now = BEGIN + at_s
         try:
-            return await self.source.add(EVIDENCE, watched())
+            return await self.source.add(EVIDENCE, live())
         finally:
             if self.reader.may_end.is_set() and self.source._reading:
                 await asyncio.wait({self.source._reading})
@@ -134,24 +132,27 @@ def test_what_cannot_be_read_for_a_minute_is_said(failure: Exception) -> None:
 
 
 def test_the_facts_of_a_step() -> None:
-    found = facts_of(watched(pool_bp=8000), SPEC)
-    assert (found.begin_s, found.stable, found.canary, found.end_s) == (BEGIN, "3", "4", None)
+    found = facts_of(live(pool_bp=8000), SPEC)
+    assert (found.begin_s, found.stable, found.canary) == (BEGIN, "3", "4")
     assert found.spans == (
-        Span(share=0.0625, weight_bp=500),
-        Span(share=0.3125, weight_bp=2500),
-        Span(kind="control", share=0.99, weight_bp=100),
-        Span(kind="shadow", share=1 / 3),
+        Span(weight_bp=500),
+        Span(weight_bp=2500),
+        Span(kind="watch", weight_bp=100),
+        Span(kind="shadow", weight_bp=5000),
     )
-    # A shadow of all units has the share of a canary of one half, and the step's own numbers go first.
-    assert [span.kind for span in facts_of(watched(weights_bp=(3333,), pool_bp=9999), SPEC).spans] == [
-        "canary",
-        "control",
-    ]
 
 
-@pytest.mark.parametrize("kind", ["shadow", "canary", "control"])
-def test_every_period_of_a_step_has_its_facts(kind: str) -> None:
-    step = watched(kind=kind, pool_bp=9700, shadow_bp=5000)
+def test_a_step_of_half_the_callers_hides_no_shadow_of_all() -> None:
+    """Both compare one half with the other."""
+    shadow = Shadow.model_validate({"sample_pct": 100.0, "bake": "1h"})
+    spec = SPEC.model_copy(update={"release": SPEC.release.model_copy(update={"shadow": shadow})})
+    spans = facts_of(live(weights_bp=(5000,)), spec).spans
+    assert [span.key for span in spans] == [("canary", 5000), ("watch", 100), ("shadow", 10_000)]
+
+
+@pytest.mark.parametrize(("kind", "weight_bp"), [("shadow", 5000), ("canary", 2500), ("watch", 100)])
+def test_every_period_of_a_phase_has_its_facts(kind: str, weight_bp: int) -> None:
+    step = live(kind=kind, pool_bp=9700, weights_bp=(weight_bp,))
     periods = step.periods(Tally.begin(Counters()))
     assert periods
-    assert {period.weight for period in periods} <= {span.share for span in facts_of(step, SPEC).spans}
+    assert {period.key for period in periods} <= {span.key for span in facts_of(step, SPEC).spans}

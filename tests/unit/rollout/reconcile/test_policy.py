@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.rollout.reconcile.policy import AgentRollback, Facts, Open, Traffic, decide, problem
+from operators.rollout.reconcile.policy import AgentRollback, ModelFacts, Open, Traffic, decide, problem
 
 VERSIONS = ("1", "2", "3")
 maybe = st.none() | st.sampled_from(VERSIONS)
@@ -27,12 +27,12 @@ def opened(draw: st.DrawFn, alive: bool) -> Open:
 
 
 @st.composite
-def facts(draw: st.DrawFn, alive: bool = False) -> Facts:
+def facts(draw: st.DrawFn, alive: bool = False) -> ModelFacts:
     stable = draw(maybe)
     traffic = Traffic(stable=stable, canary=draw(maybe), shadow=draw(maybe)) if stable else None
     rollback = AgentRollback(key="agent-1", stable=draw(st.sampled_from(VERSIONS)), left="9", reason="bad", actor="ada")
     deployed = draw(st.frozensets(st.sampled_from(VERSIONS)))
-    return Facts(
+    return ModelFacts(
         open=draw(opened(alive) if alive else st.none() | opened(alive)),
         traffic=traffic,
         recorded=draw(maybe),
@@ -43,7 +43,7 @@ def facts(draw: st.DrawFn, alive: bool = False) -> Facts:
     )
 
 
-def done(before: Facts) -> Facts | None:
+def done(before: ModelFacts) -> ModelFacts | None:
     """The facts after the next action, by what each action promises; None: nothing is left to do."""
     action = decide(before)
     if action is None:
@@ -81,7 +81,7 @@ def agreed(version: str | None) -> dict[str, object]:
 
 
 @given(facts())
-def test_it_ends_in_agreement(start: Facts) -> None:
+def test_it_ends_in_agreement(start: ModelFacts) -> None:
     at, steps = start, 0
     while (following := done(at)) is not None:
         at, steps = following, steps + 1
@@ -95,14 +95,14 @@ def test_it_ends_in_agreement(start: Facts) -> None:
 
 
 @given(facts())
-def test_what_has_traffic_is_never_deleted(start: Facts) -> None:
+def test_what_has_traffic_is_never_deleted(start: ModelFacts) -> None:
     action = decide(start)
     if action is not None and action.do == "retire":
         assert start.traffic is None or action.version not in start.traffic.versions
 
 
 @given(facts(alive=True))
-def test_a_release_that_is_at_work_is_left_alone(start: Facts) -> None:
+def test_a_release_that_is_at_work_is_left_alone(start: ModelFacts) -> None:
     assert decide(start) is None
     assert problem(start) == ""
 
@@ -113,7 +113,7 @@ def release(step: str, *, promoted: bool = False) -> Open:
 
 def left(held: Open, stable: str) -> str | None:
     action = decide(
-        Facts(
+        ModelFacts(
             open=held,
             traffic=Traffic(stable=stable, canary="2" if stable == "1" else "1"),
             recorded="1",

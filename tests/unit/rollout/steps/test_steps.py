@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,12 @@ from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError, ServiceRefusedError
+from operators.core.rows import ApprovalRow
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import Counters, Route, Row
 from operators.judge.evidence import Evidence, Outcome
-from operators.judge.phases import Watched, canary_step
+from operators.judge.phases import canary_phase
+from operators.judge.tally import Tally
 from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import operators as approval_operators
 from operators.rollout.approval import triggers as approval_triggers
@@ -23,9 +27,10 @@ from operators.rollout.approval.operators import GO_ON, ROLL_BACK, ApproveOperat
 from operators.rollout.model_traffic import Move
 from operators.rollout.steps import operators as step_operators
 from operators.rollout.steps import triggers as step_triggers
-from operators.rollout.steps.looker import Looker
+from operators.rollout.steps.live_phase import LivePhase
+from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.operators import CanaryStepOperator, WatchOperator
-from operators.rollout.steps.triggers import opened
+from tests.support.phases import live_phase
 from tests.support.readings import counted
 from tests.support.specs import small_spec
 from tests.support.tasks import context
@@ -60,7 +65,12 @@ class World:
         self.lease_ended = False
         self.refusal: Exception | None = None
         self.agent = SimpleNamespace(counters=lambda _model: counted())
-        self.ledger = SimpleNamespace(looks=lambda _release: [])
+        self.ledger = SimpleNamespace(looks=self._looks)
+        self.traffic = self
+
+    def _looks(self, _release_id: str, *, last: int) -> list[Any]:
+        looks = [told[2] for told in self.told if told[0] == "look"]
+        return [SimpleNamespace(evidence=look.model_dump(mode="json")) for look in looks[-last:]]
 
     async def counters(self, _model: str) -> Counters:
         found = self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
@@ -86,14 +96,15 @@ class World:
     def end_watch(self, release_id: str, version: str, release: Any) -> None:
         self.told.append(("end_watch", version))
 
-    def approval(self, _release_id: str, _step: str) -> dict[str, str] | None:
-        return next(({"answer": told[1], "by": told[2]} for told in self.told if told[0] == "approval"), None)
+    def approval(self, _release_id: str, step: str) -> ApprovalRow | None:
+        given = [told for told in self.told if told[0] == "approval"]
+        return ApprovalRow(step=step, answer=given[0][1], by=given[0][2]) if given else None
 
     def verdicts(self, _release_id: str) -> list[Any]:
         return []
 
     def record_look(self, release_id: str, step: str, evidence: Evidence) -> None:
-        self.told.append(("look", step))
+        self.told.append(("look", step, evidence))
 
     def record_verdict(self, release_id: str, step: str, **facts: Any) -> None:
         self.told.append(("verdict", step, facts["judgement"].outcome, facts.get("blind")))
@@ -131,13 +142,14 @@ def good(weight_bp: int = 500, units: int = 4000) -> Counters:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     found = World()
-    monkeypatch.setattr(step_operators, "controller_of", lambda _model: found)
+    monkeypatch.setattr(step_operators, "release_moves_of", lambda _model: found)
     monkeypatch.setattr(
         step_triggers,
         "AsyncAgent",
         lambda: SimpleNamespace(counters=found.counters, renew=found.renew, close=found.aclose),
     )
-    monkeypatch.setattr("operators.rollout.controller.Controller", lambda _model: found)
+    monkeypatch.setattr("operators.rollout.release_moves.ReleaseMoves", lambda _traffic: found)
+    monkeypatch.setattr("operators.rollout.model_traffic.ModelTraffic", lambda _model: found)
     for module in (step_triggers, approval_triggers):
         monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)
         monkeypatch.setattr(module, "SETTLE_S", 0.0)
@@ -177,15 +189,13 @@ def test_a_bad_canary_fails_its_step_and_the_verdict_is_kept(world: World) -> No
         end(operator, deferred(operator, context()))
     assert world.routes == [canary_route("1", "2", 500)]
     assert ("verdict", "canary_5_pct", Outcome.FAILED, False) in world.told
-    assert world.told.index(("look", "canary_5_pct")) < world.told.index(
-        ("verdict", "canary_5_pct", Outcome.FAILED, False)
-    )
+    assert [told[0] for told in world.told][:2] == ["look", "verdict"]
 
 
 def test_a_bad_canary_loses_its_traffic_before_any_task_hears_of_it(world: World) -> None:
     world.seen = [bad()]
     event = event_of(deferred(canary(spec_with()), context()))
-    assert opened(event)["look"]["judgement"]["outcome"] == "Failed"
+    assert Look.of_event(event).outcome is Outcome.FAILED
     kept, taken = ("verdict", "canary_5_pct", Outcome.FAILED, False), ("take_out", "m/run#1", "2", "1")
     assert world.told.index(kept) < world.told.index(taken)
 
@@ -197,7 +207,7 @@ def test_overwhelming_evidence_reaches_its_task(world: World) -> None:
     operator = canary(spec_with())
     step = deferred(operator, context())
     event = event_of(step)
-    assert max(reading["e"] for reading in opened(event)["look"]["judgement"]["guards"].values()) > 2.0**64
+    assert max(guard.e for guard in Look.of_event(event).judgement.guards.values()) > 2.0**64
     assert all(abs(n) < 2**63 for n in numbers([event, step.kwargs]))
     with pytest.raises(AirflowFailException, match="2,000 of 2,000"):
         getattr(operator, step.method_name)(context(), event, **(step.kwargs or {}))
@@ -247,10 +257,10 @@ def test_an_agent_that_is_away_for_a_moment_costs_nothing(world: World) -> None:
 
 
 def test_an_agent_that_stays_away_is_inconclusive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_triggers, "_LONGEST_SILENCE_S", 0.0)
+    monkeypatch.setattr(step_triggers, "LONGEST_SILENCE_S", 0.0)
     world.seen = [ServiceError("away")]
     operator = canary(spec_with())
-    with pytest.raises(AirflowFailException, match="nothing could be seen"):
+    with pytest.raises(AirflowFailException, match="no evidence could be read"):
         end(operator, deferred(operator, context()))
 
 
@@ -262,7 +272,7 @@ def test_a_step_begins_after_the_freeze_and_the_canary_is_watched_until_then(wor
     assert not world.routes
     second = canary(spec_with(freeze=[day]), index=1)
     step = deferred(second, context())
-    assert step.trigger.watched["weights_bp"] == [500]  # the weight before
+    assert step.trigger.watched["phase"]["weights_bp"] == [500]  # the weight before
     world.seen = [bad()]
     with pytest.raises(AirflowFailException, match="Failed"):
         end(second, step)
@@ -412,13 +422,10 @@ def test_looks_are_written_when_something_changes_and_ever_more_rarely(bake_s: f
     async def counters(_model: str) -> Counters:
         return good(units=units[0])
 
-    watched = Watched(
-        model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
-        lease_s=60, released_at=0, began_at=0, before=counted(),
-        **{**canary_step(spec.release, 0), "bake_s": bake_s},
-    )  # fmt: skip
+    phase = canary_phase(spec.release, 0).model_copy(update={"bake_s": bake_s})
+    live = live_phase(phase, before=counted())
     looker = Looker(
-        watched,
+        live,
         spec.release.judge,
         agent=SimpleNamespace(counters=counters, renew=world.renew),  # type: ignore[arg-type]
         write=written.append,
@@ -452,13 +459,9 @@ def test_a_moment_in_which_everything_stands_still_is_not_the_canarys(answered: 
         canary = row("2", "canary", 50 + 20 * late, 20 * late)
         return counted(stable, canary, in_flight={"1": 380 if clock[0] else 2})
 
-    watched = Watched(
-        model="m", release_id="r", step="s", kind="canary", canary="2", stable="1", weights_bp=(500,), pool_bp=10_000,
-        lease_s=60, released_at=0, began_at=0, before=counted(), deadline_s=0.5,
-        **canary_step(spec.release, 0),
-    )  # fmt: skip
+    live = live_phase(canary_phase(spec.release, 0), before=counted(), deadline_s=0.5)
     agent = SimpleNamespace(counters=counters, renew=world.renew)
-    looker = Looker(watched, spec.release.judge, agent=agent, write=lambda _: None, clock=lambda: clock[0])  # type: ignore[arg-type]
+    looker = Looker(live, spec.release.judge, agent=agent, write=lambda _: None, clock=lambda: clock[0])  # type: ignore[arg-type]
 
     async def look() -> Outcome:
         found = Outcome.CONTINUE
@@ -467,3 +470,34 @@ def test_a_moment_in_which_everything_stands_still_is_not_the_canarys(answered: 
         return found
 
     assert asyncio.run(look()) is outcome
+
+
+OLD: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "old_phases.json").read_text())
+
+
+@pytest.mark.parametrize("old", OLD, ids=lambda old: old["watched"]["step"])
+def test_what_an_older_version_has_deferred_goes_on(old: dict[str, Any]) -> None:
+    """A phase and an event of it that are in Airflow's database while Taxiway is updated."""
+    live, look = LivePhase.model_validate_json(json.dumps(old["watched"])), Look.of_event(old["event"])
+    kind = {"control": "watch"}.get(old["watched"]["kind"], old["watched"]["kind"])
+    assert live.phase.kind == kind
+    assert (live.began_at, live.phase.bake_s, live.lease_s) == (1000.0, old["watched"]["bake_s"], 60.0)
+    assert look.outcome == json.loads(old["event"]["look"])["judgement"]["outcome"]
+    assert look.blind == old["event"]["blind"]
+    assert Look.of_event(look.event()) == look
+    # What it had shown before is added to, and nothing is counted twice.
+    periods = live.periods(Tally.begin(live.before))
+    assert [period.weight_bp for period in periods] == list(live.phase.weights_bp)
+    assert sum(period.canary.requests for period in periods) == sum(
+        period["canary"]["requests"] for period in old["watched"]["earlier"]
+    )
+
+
+def test_a_step_goes_on_with_what_its_kind_of_phase_has_shown(world: World) -> None:
+    world.seen = [bad()]
+    with pytest.raises(AirflowFailException):
+        end(canary(spec_with()), deferred(canary(spec_with()), context()))
+    (again,) = deferred(canary(spec_with()), context()).trigger.watched["earlier"]
+    assert (again["kind"], again["weight_bp"], again["canary"]["failed"]) == ("canary", 500, 20)
+    watch = WatchOperator(task_id="watch", spec=spec_with(watch="60s"), release=RELEASE)
+    assert deferred(watch, context()).trigger.watched["earlier"] == []
