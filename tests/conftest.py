@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from operators.compute.cluster.local import LocalCluster
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 os.environ["AIRFLOW_HOME"] = str(Path(__file__).resolve().parents[1] / "var" / "test-airflow")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+settings.register_profile("tests", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -49,30 +49,30 @@ class Airflow:
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run and return its id."""
-        run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
+        run = self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
 
     def end_runs(self, dag_id: str) -> int:
         """Mark every run that has not ended as failed, and return how many there were."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
+        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
         for run in found:
-            self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+            self.call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
         return len(found)
 
     def runs_since(self, dag_id: str, since: datetime) -> list[str]:
         """Return the runs that began to exist at ``since`` or later, the oldest first."""
         query = f"run_after_gte={since.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')}&order_by=run_after"
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")
+        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")
         return [run["dag_run_id"] for run in found["dag_runs"]]
 
     def tasks(self, dag_id: str, run_id: str) -> TaskStates:
         """Return each task's state."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
+        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
         return {row["task_id"]: row["state"] for row in found["task_instances"]}
 
     def state(self, dag_id: str, run_id: str) -> str:
         """Return a run's state."""
-        return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
+        return str(self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """Return what a task pushed, or None."""
@@ -106,7 +106,8 @@ class Airflow:
             yield self.tasks(dag_id, run_id), state
             time.sleep(0.5)
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Call Airflow's REST API and return the answer's JSON."""
         try:
             return answer(self._http.request(method, path, json=body), _SERVICE)
         except httpx.HTTPError as error:

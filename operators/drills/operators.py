@@ -82,7 +82,7 @@ class ClaimDrillOperator(BaseOperator):
             copy = _traffic(name)
             copies.require_ours(copy)
             if fault == "dead_agent":
-                _require_quiet(traffic, name)
+                require_quiet(traffic, name)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
         run = {"dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
@@ -270,7 +270,7 @@ class RemoveDrillCopiesOperator(BaseOperator):
         return done
 
 
-def _require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
+def require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
     """Do nothing, unless a release needs the agent now: all models share it.
 
     :raises RejectedError: a release is under way

@@ -84,7 +84,7 @@ def _row_count(table: Table) -> Expectation:
         notes = f"half to double the {table.rows:,} rows of the reference"
     else:
         hourly = table.rows / table.hours
-        low, high = _rounded(hourly / 2, up=False), _rounded(hourly * 2, up=True)
+        low, high = rounded(hourly / 2, up=False), rounded(hourly * 2, up=True)
         bounds = {
             "min_value": {"$PARAMETER": f"window_hours * {low}"},
             "max_value": {"$PARAMETER": f"window_hours * {high}"},
@@ -138,7 +138,7 @@ def _numbers(column: Column, low: float, high: float, margin: float) -> Iterator
     if not (isfinite(low) and isfinite(high)):
         return
     room = (high - low) * margin
-    bottom, top = _rounded(low - room, up=False), _rounded(high + room, up=True)
+    bottom, top = rounded(low - room, up=False), rounded(high + room, up=True)
     if column.whole:
         bottom, top = floor(bottom), ceil(top)
     if low >= 0:
@@ -151,7 +151,7 @@ def _numbers(column: Column, low: float, high: float, margin: float) -> Iterator
     )
     if column.mean is None or not column.deviation:
         return
-    bottom, top = (_rounded(column.mean + sign * column.deviation / 2, up=sign > 0) for sign in (-1, 1))
+    bottom, top = (rounded(column.mean + sign * column.deviation / 2, up=sign > 0) for sign in (-1, 1))
     yield Expectation(
         type="expect_column_mean_to_be_between",
         kwargs={"column": column.name, "min_value": bottom, "max_value": top},
@@ -182,7 +182,7 @@ def _texts(column: Column, low: int, high: int, margin: float) -> Iterator[Expec
     )
 
 
-def _rounded(value: float, *, up: bool) -> float | int:
+def rounded(value: float, *, up: bool) -> float | int:
     """Round to three digits that matter, away from what was seen."""
     digits = Context(prec=3, rounding=ROUND_CEILING if up else ROUND_FLOOR).create_decimal(Decimal(value))
     return int(digits) if digits == digits.to_integral_value() else float(digits)

@@ -64,9 +64,9 @@ class Settings:
         edge_url = setting("TAXIWAY_EDGE_URL", "address of the edge that callers use")
         settings = cls(
             agent_url=agent_url,
-            agent_bind=_bind("TAXIWAY_AGENT_BIND", agent_url),
+            agent_bind=bind_of("TAXIWAY_AGENT_BIND", agent_url),
             edge_url=edge_url,
-            edge_bind=_bind("TAXIWAY_EDGE_BIND", edge_url),
+            edge_bind=bind_of("TAXIWAY_EDGE_BIND", edge_url),
             serve_url=setting("TAXIWAY_SERVE_URL", "address of Ray Serve's proxy"),
             state_dir=setting("TAXIWAY_EDGE_STATE_DIR", "folder of the edge's state"),
             token=setting("TAXIWAY_AGENT_TOKEN", "token of the agent's API"),
@@ -108,7 +108,7 @@ def _read(name: str, kind: Callable[[str], Any]) -> Any:
         raise ConfigurationError(f"{variable}={text!r} is not a number") from None
 
 
-def _bind(variable: str, url: str) -> str:
+def bind_of(variable: str, url: str) -> str:
     """Return where to listen: the variable's value, else loopback at the address's port."""
     at = urlsplit(url)
     if bind := os.environ.get(variable):

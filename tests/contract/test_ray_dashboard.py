@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from operators.compute.cluster.local import LocalCluster
 from tests.support.ray_dashboard import Dashboard
+from tests.support.waiting import until
 
 TOKEN = "the-token-of-the-fake"
 # What differs from job to job: of these the type is compared, of the others the value.
@@ -123,20 +123,19 @@ def _lives(asked: Answers, before: Callable[[str], None]) -> dict[str, dict[str,
         asked.ask(f"submit {job_id}", "POST", "/api/jobs/", json=body | ({"entrypoint_num_gpus": 9} if job_id == "gpu" else {}))  # fmt: skip
     asked.ask("submit it again", "POST", "/api/jobs/", json={"submission_id": "long", "entrypoint": "x"})
     states = {"ok": "SUCCEEDED", "bad": "FAILED", "long": "RUNNING", "gpu": "PENDING"}
-    details = {job_id: until(asked, job_id, state) for job_id, state in states.items()}
+    details = {job_id: ask_until(asked, job_id, state) for job_id, state in states.items()}
     asked.ask("all jobs", "GET", "/api/jobs/")
     asked.ask("submit what is over again", "POST", "/api/jobs/", json={"submission_id": "ok", "entrypoint": "x"})
     return details
 
 
-def until(asked: Answers, job_id: str, status: str) -> dict[str, Any]:
-    end = time.monotonic() + 60
-    while True:
+def ask_until(asked: Answers, job_id: str, status: str) -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
         found: dict[str, Any] = asked.ask(f"job {job_id} is {status}", "GET", f"/api/jobs/{job_id}").json()
-        if found["status"] == status:
-            return found
-        assert time.monotonic() < end, found
-        time.sleep(0.2)
+        return found if found["status"] == status else None
+
+    answer: dict[str, Any] = until(reached, f"{job_id} is {status}", every_s=0.2)
+    return answer
 
 
 def _logs(asked: Answers, details: dict[str, dict[str, Any]]) -> None:
@@ -155,8 +154,8 @@ def _ends(asked: Answers, before: Callable[[str], None]) -> None:
     asked.ask("stop", "POST", "/api/jobs/long/stop")
     asked.ask("stop what waits for resources", "POST", "/api/jobs/gpu/stop")
     asked.ask("stop what is over", "POST", "/api/jobs/ok/stop")
-    until(asked, "long", "STOPPED")
-    until(asked, "gpu", "PENDING")
+    ask_until(asked, "long", "STOPPED")
+    ask_until(asked, "gpu", "PENDING")
     asked.ask("delete", "DELETE", "/api/jobs/ok")
     asked.ask("deleted", "GET", "/api/jobs/ok")
     before("ok")

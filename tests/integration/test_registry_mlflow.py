@@ -23,7 +23,6 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import BaseTrigger
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.loader import load_specs
 from operators.registry.change_stream import Interest, Watcher
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.entities import alias_tag
@@ -40,17 +39,12 @@ from operators.registry.operators import (
 from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor, RegistrySensor
 from operators.registry.server import Server
 from operators.registry.triggers import ModelVersionTrigger
+from tests.support.ports import free_port
+from tests.support.specs import small_spec
+from tests.support.waiting import until, until_async
 
 START_TIMEOUT_S = 90.0
 SOURCE = "s3://bucket/model"
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -249,7 +243,7 @@ def test_an_older_window_does_not_displace_the_challenger(
     mlflow_url: str, monkeypatch: pytest.MonkeyPatch, registry: Registry
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
-    spec = load_specs()[0][0].model_copy(update={"name": f"m_{uuid.uuid4().hex[:8]}"})
+    spec = small_spec(name=f"m_{uuid.uuid4().hex[:8]}")
 
     def register(as_of: str) -> dict[str, Any]:
         trained = {"model_uri": SOURCE, "run_id": run_of(registry, {})}
@@ -325,7 +319,7 @@ def fired(sensor: RegistrySensor, context: dict[str, Any]) -> tuple[BaseTrigger,
 
 
 async def next_event(trigger: BaseTrigger) -> Any:
-    return (await asyncio.wait_for(anext(aiter(trigger.run())), 10)).payload
+    return (await asyncio.wait_for(anext(aiter(trigger.run())), 60)).payload
 
 
 def test_version_sensor_waits_for_a_newer_one(connection: None, registry: Registry, model: str) -> None:
@@ -385,8 +379,7 @@ def test_watcher_tells_moves_by_hand_from_ours(mlflow_url: str, registry: Regist
                 found.append(event)
 
         collecting = asyncio.ensure_future(collect())
-        while "k" not in store:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: "k" in store)
         await asyncio.to_thread(move)
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
@@ -396,9 +389,7 @@ def test_watcher_tells_moves_by_hand_from_ours(mlflow_url: str, registry: Regist
     def settled() -> None:
         """Wait until the watcher has seen what is there: what happens between two looks is one change."""
         known = registry.model(model)
-        deadline = time.monotonic() + 20
-        while known and time.monotonic() < deadline and store["k"]["aliases"] != known.aliases:
-            time.sleep(0.02)
+        until(lambda: known is None or store["k"]["aliases"] == known.aliases)
 
     def move() -> None:
         registry.register(model, SOURCE, "", key="a", tags={})  # ours

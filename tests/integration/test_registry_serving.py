@@ -16,11 +16,11 @@ from mlflow.types import ColSpec, Schema
 from starlette.requests import Request
 
 from operators.core.errors import RejectedError
-from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from ray_jobs.serve.protocol import write_request
 from ray_jobs.serve.version import Version
 from ray_jobs.training.signature import input_example, signature_of
+from tests.support.specs import small_spec
 
 FEATURES = {"carrier": "category", "month": "integer", "temp": "number?"}
 ROWS = [{"carrier": "AA", "month": 3, "temp": 1.5}, {"carrier": "UA", "month": 4, "temp": None}]
@@ -38,8 +38,7 @@ set_model(M())
 
 @pytest.fixture
 def spec() -> PredictionSpec:
-    known = load_specs()[0][0]
-    return known.model_copy(update={"data": known.data.model_copy(update={"features": FEATURES})})
+    return small_spec(data={"features": FEATURES})
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ from operators.audit.replay import by_spec, replay
 from operators.audit.verify import verify
 from operators.cli import replay as command
 from operators.core.errors import ConfigurationError
-from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
-from operators.core.spec_release import Release
 from operators.judge.evidence import Outcome
 from operators.judge.phases import canary_phase
 from operators.rollout.release_moves import ReleaseMoves
@@ -28,7 +26,9 @@ from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import LookLoop, write_verdict
 from operators.traffic.limits import AnswerLimits
-from tests.support.agent_world import MODEL, World, until
+from tests.support.agent_world import MODEL, World
+from tests.support.specs import small_spec
+from tests.support.waiting import until
 
 _BAKE_S, _LONGEST_S, _CALLERS = 2.0, 20.0, 3
 
@@ -48,10 +48,8 @@ class Sometimes(dict[str, int]):
 
 
 def spec_with(**judge: Any) -> PredictionSpec:
-    known = load_specs()[0][0]
     given = {"alpha": 0.01, "min_requests": 50, "max_wait": "1m", "failures": {"margin_pct": 3}, "slow": None, **judge}
-    release = Release.model_validate({"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
-    return known.model_copy(update={"name": MODEL, "release": release})
+    return small_spec(name=MODEL, release={"steps": [{"weight_pct": 50, "bake": f"{_BAKE_S:g}s"}], "judge": given})
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pytest
 from operators.core import processes
 from operators.stack import environment, state, supervisor
 from operators.stack.config import Stack
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Says that it is ready by a file, and starts a daemon that leaves its family: a new session, its parent gone.
@@ -80,13 +81,12 @@ class Fixture:
         )
 
     def wait(self, wanted: Callable[[state.StackState], bool]) -> state.StackState:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        def reached() -> state.StackState | None:
             found = state.read(self.files.state)
-            if found is not None and wanted(found):
-                return found
-            time.sleep(0.02)
-        raise AssertionError(f"not reached; last state: {state.read(self.files.state)}")
+            return found if found is not None and wanted(found) else None
+
+        found: state.StackState = until(reached)
+        return found
 
     def until_ready(self) -> state.StackState:
         return self.wait(lambda found: found.state == state.READY)
@@ -167,7 +167,7 @@ def test_a_service_that_has_run_for_a_while_may_die_again(fixture: Fixture) -> N
     fixture.start('[daemon("lasting", restarts=1)]', steady_s=0.3)
     pid = fixture.until_ready().services["lasting"].pid
     for died in (1, 2):
-        time.sleep(0.4)
+        time.sleep(0.4)  # longer than `steady_s`
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         again = fixture.wait(

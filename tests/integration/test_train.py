@@ -30,6 +30,7 @@ from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.distributed import Fitted, fit, streaming
 from ray_jobs.training.worker import LoneWorker, Task, Worker, streamed
 from tests.support.training import END, KEY, spec, table, training_run, write
+from tests.support.waiting import until
 
 ROUNDS = 8
 PARAMETERS = {"rounds": ROUNDS, "max_depth": 4, "seed": 7}
@@ -39,11 +40,12 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Four CPUs in name: two workers, and Ray Data beside them."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Four CPUs in name: two workers, and Ray Data beside them. What a worker that is killed leaves is pytest's."""
     context = ray.init(
-        address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False
-    )
+        address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"TMPDIR": str(tmp_path_factory.mktemp("workers"))}},
+    )  # fmt: skip
     yield context.address_info["gcs_address"]
     ray.shutdown()
 
@@ -207,11 +209,8 @@ def test_a_job_that_is_run_again_goes_on_from_the_last_checkpoint(cluster: str, 
     (tmp_path / "given").write_bytes(cloudpickle.dumps((run, stops_after_three, config)))
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, cluster, str(tmp_path / "given")])
     try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "three").exists():
-            assert driver.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: driver.poll() is not None or (tmp_path / "three").exists(), "three reports")
+        assert driver.poll() is None
     finally:
         driver.kill()
         driver.wait()

@@ -10,12 +10,10 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,26 +25,22 @@ from ray_jobs.agent.link import Link
 from ray_jobs.agent.server import Server, listen
 from ray_jobs.edge import Edge, EdgeConfig
 from ray_jobs.edge.files import write
+from tests.support.ports import free_port
+from tests.support.waiting import until
 
 TOKEN = "secret-of-the-test"
 MODEL = "flights"
 HOLDER = "release-1"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Serve(ThreadingHTTPServer):
-    """Answers for every version, after the time that ``delay_s`` names; ``status`` may name a failure."""
+    """Answers for every version, where ``held`` names an event, once that is set; ``status`` may name a failure."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self) -> None:
-        self.delay_s: dict[str, float] = {}
+        self.held: dict[str, threading.Event] = {}
         self.status: dict[str, int] = {}
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -64,7 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         version = self.path.split("/")[2]
-        time.sleep(self.server.delay_s.get(version, 0))
+        if held := self.server.held.get(version):
+            held.wait(60)
         answer = json.dumps({"version": version}).encode()
         self.send_response(self.server.status.get(version, 200))
         self.send_header("Content-Length", str(len(answer)))
@@ -78,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
-class Versions:
+class AppsFile:
     """In the place of Ray Serve's controller: what is deployed is in a file."""
 
     def __init__(self, path: Path) -> None:
@@ -139,7 +134,7 @@ class Api:
         return {edge["edge"]: edge["since"] for edge in (counters or self.counters())["edges"]}
 
 
-class Caller:
+class EdgeCaller:
     """A caller of an edge, with one connection."""
 
     def __init__(self, port: int) -> None:
@@ -156,18 +151,9 @@ class Caller:
 def answers(port: int) -> str:
     """Return the version that answers on an edge, over a new connection; ``""`` if none does."""
     try:
-        return Caller(port)()[1]
+        return EdgeCaller(port)()[1]
     except (OSError, http.client.HTTPException):
         return ""
-
-
-def until(reached: Callable[[], Any], timeout_s: float = 5.0, what: str = "") -> float:
-    """Wait until something holds; return the seconds that it took."""
-    began = time.monotonic()
-    while not reached():
-        assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s: {what or reached}"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 class World:
@@ -177,7 +163,7 @@ class World:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.serve = Serve()
-        self.versions = Versions(folder / "apps.json")
+        self.versions = AppsFile(folder / "apps.json")
         for version in "1234":
             self.versions.put(f"{MODEL}-{version}", "RUNNING")
         self.port = free_port()
@@ -216,14 +202,14 @@ class World:
     def pid(self, name: str = "a") -> int:
         return int((self.folder / f"edge-{name}" / "haproxy.pid").read_text())
 
-    def call(self, name: str = "a") -> Caller:
-        return Caller(self.ports[name])
+    def call(self, name: str = "a") -> EdgeCaller:
+        return EdgeCaller(self.ports[name])
 
     def health(self) -> dict[str, Any]:
         return {edge["id"]: edge for edge in self.api("GET", "/v1/health")[1]["edges"]}
 
     def wait_ready(self, *names: str) -> None:
-        until(lambda: all(self.health().get(name, {}).get("ready") for name in names or ("a",)), 30, "ready")
+        until(lambda: all(self.health().get(name, {}).get("ready") for name in names or ("a",)), "ready")
 
     def spawn(self, role: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the agent or a keeper in a process of its own."""
@@ -267,7 +253,7 @@ def world_in(folder: Path) -> Iterator[World]:
 
 
 def agent_server(folder: Path, port: int) -> Server:
-    return Server(lambda: Agent(folder / "agent", Versions(folder / "apps.json")), listen("127.0.0.1", port), TOKEN)
+    return Server(lambda: Agent(folder / "agent", AppsFile(folder / "apps.json")), listen("127.0.0.1", port), TOKEN)
 
 
 def keeper_of(edge: Edge, port: int, name: str) -> Keeper:

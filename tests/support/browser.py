@@ -16,8 +16,9 @@ from typing import Any
 
 import aiohttp
 
+from tests.support import waiting
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_START_S = 30.0
 _LOOK_S = 0.25
 
 
@@ -49,10 +50,7 @@ def look(
 
 
 def _port(path: Path) -> int:
-    end = time.monotonic() + _START_S
-    while not path.exists() or not path.read_text().strip():
-        assert time.monotonic() < end, "Chromium did not start"
-        time.sleep(0.1)
+    waiting.until(lambda: path.exists() and path.read_text().strip(), "Chromium starts")
     return int(path.read_text().split()[0])
 
 

@@ -148,12 +148,6 @@ class Caller:
         return Answer(self._connection.getresponse())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def pid_of(edge: Edge) -> int:
     return int((Path(edge.config.state_dir) / "haproxy.pid").read_text())
 

@@ -1,6 +1,6 @@
 """One try of a Ray task in a process of its own, which kills itself with SIGKILL at a chosen point.
 
-``python -m tests.support.killed_task <state file> <job's file> <deferrable: 0 or 1> [point]``
+``python -m tests.support.killed_task <state file> <job's file> <deferrable: 0 or 1> [point] [seconds]``
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from operators.compute.operators import SubmitRayJobOperator
 from tests.support.tasks import Store, TaskInstance, context, run
 
 POINTS = ("before_remember", "after_remember", "after_submit", "while_waiting", "at_the_end", "after_the_end")
+# Ends after some seconds, or once there is a file `<job's file>.end`.
 JOB = """python -c '
-import sys, time
+import os, sys, time
 open(sys.argv[1], "a").write("job\\n")
-time.sleep(float(sys.argv[2]))
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end and not os.path.exists(sys.argv[1] + ".end"):
+    time.sleep(0.1)
 print("::taxiway:: {\\"result\\": 42}")
 ' """
 
@@ -53,9 +56,9 @@ def arm(point: str) -> None:
             die()
         return found
 
-    Store.set, RayJobs.submit, AsyncRayJobs.get = remember, submit, look  # type: ignore[method-assign]
+    Store.set, RayJobs.submit, AsyncRayJobs.get = remember, submit, look  # type: ignore[method-assign, assignment]
     if point == "after_the_end":
-        SubmitRayJobOperator.job_result = die  # type: ignore[method-assign]
+        SubmitRayJobOperator.job_result = die  # type: ignore[method-assign, assignment]
 
 
 def main(state: str, file: str, deferrable: str, point: str = "", seconds: str = "1") -> None:

@@ -13,30 +13,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.core.loader import load_specs
 from operators.core.predictions import hour_prefix
 from operators.core.spec import PredictionSpec
-from operators.core.spec_judge import Judge
-from operators.core.spec_release import Shadow
 from operators.core.storage import Storage
 from operators.rollout.delayed.collector import Collector
 from operators.rollout.delayed.window import Facts, Late, Span
+from tests.support.specs import small_spec
 
 BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
-STABLE, CANARY = "3", "4"
+MODEL, STABLE, CANARY = "flight_delay", "3", "4"
 
 
 def spec_with(**judge: Any) -> PredictionSpec:
-    """The flights' spec with other guards; in the spec's own words."""
-    known = load_specs()[0][0]
-    policy = Judge.model_validate({"alpha": 0.01, "confidence": 0.9, **judge})
-    shadow = Shadow.model_validate({"sample_pct": 50.0, "bake": "1h"})
-    release = known.release.model_copy(update={"judge": policy, "shadow": shadow})
-    return known.model_copy(update={"release": release})
+    """Return a spec with a shadow and these guards; in the spec's own words."""
+    policy = {"alpha": 0.01, "confidence": 0.9, **judge}
+    return small_spec(name=MODEL, release={"judge": policy, "shadow": {"sample_pct": 50.0, "bake": "1h"}})
 
 
 def facts(*spans: Span) -> Facts:
-    return Facts(model="flight_delay", stable=STABLE, canary=CANARY, begin_s=BEGIN, spans=spans)
+    return Facts(model=MODEL, stable=STABLE, canary=CANARY, begin_s=BEGIN, spans=spans)
 
 
 def look_once(spec: PredictionSpec, facts: Facts, now_s: float, storage: Storage) -> Late:
@@ -104,7 +99,7 @@ def keep(storage: Storage, rows: Iterable[dict[str, Any]], *, written_after_s: f
         written = at(written_after_s) if written_after_s is not None else mine[-1]["predicted_at"]
         sink = io.BytesIO()
         pq.write_table(table, sink)
-        key = f"{hour_prefix('flight_delay', version, written)}/{uuid.uuid4().hex}.parquet"
+        key = f"{hour_prefix(MODEL, version, written)}/{uuid.uuid4().hex}.parquet"
         storage.put_bytes(key, sink.getvalue())
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
+
+from typing_extensions import override
 
 from operators.core.errors import ServiceRefusedError
 from operators.core.traffic import AppState, JournalEntry, RolledBack, Route, RouteBody, RouteState
-from operators.registry.client import ModelVersion, RegisteredModel
+from operators.registry.client import ModelVersion, RegisteredModel, Registry
+from operators.traffic.client import Agent
 from ray_jobs.agent import rules
 from ray_jobs.agent.state import HeldRoute
 from ray_jobs.agent.wire import Rollback
@@ -18,8 +20,10 @@ class KilledError(BaseException):
     """The process is gone. No `except Exception` sees it."""
 
 
-class FakeAgent:
+class FakeAgent(Agent):
     """An agent without edges or Ray: the real rules of who may move a route, for one model.
+
+    It is an `Agent` in mypy's eyes, so that a method that gets another name or signature there is an error here.
 
     :param running: versions that are deployed
     """
@@ -30,16 +34,19 @@ class FakeAgent:
         self.held: dict[str, HeldRoute] = {}
         self.entries: list[JournalEntry] = []
 
+    @override
     def routes(self) -> dict[str, RouteState]:
         found = {}
         for model, held in self.held.items():
-            now = {"lease_expires_at": held.expires_at, "weight_now_bp": held.weight_now_bp(0.0)}
+            now: dict[str, Any] = {"lease_expires_at": held.expires_at, "weight_now_bp": held.weight_now_bp(0.0)}
             found[model] = RouteState(**dict(held.route), **now)
         return found
 
+    @override
     def route(self, model: str) -> RouteState | None:
         return self.routes().get(model)
 
+    @override
     def set_route(self, route: Route, *, force: bool = False) -> None:
         body = RouteBody.model_validate(route.model_dump(exclude={"model"}))
         held = self.held.get(route.model)
@@ -53,18 +60,22 @@ class FakeAgent:
         except rules.RefusedError as error:
             raise ServiceRefusedError(f"409: {error}") from error
 
+    @override
     def remove_route(self, model: str) -> None:
         self.held.pop(model, None)
 
+    @override
     def apps(self) -> dict[str, AppState]:
         return {f"{self.model}-{v}": AppState(status="RUNNING", message="") for v in sorted(self.deployed)}
 
+    @override
     def retire(self, model: str, version: str, *, drain_s: float = 30.0) -> None:
         held = self.held.get(model)
         if held and version in held.route.versions:
             raise ServiceRefusedError(f"409: {version} has traffic")
         self.deployed.discard(version)
 
+    @override
     def roll_back(self, model: str, *, reason: str, actor: str) -> RolledBack:
         held = self.held[model]
         try:
@@ -87,44 +98,54 @@ class FakeAgent:
         seq = len(self.entries) + 1
         self.entries.append(JournalEntry(seq=seq, at=time.time(), kind=kind, **said))
 
+    @override
     def journal(self, *, after: int = 0) -> list[JournalEntry]:
         return [entry for entry in self.entries if entry.seq > after]
 
 
-class FakeRegistry:
-    """Versions with tags, and aliases, of one model."""
+class FakeRegistry(Registry):
+    """Versions with tags, and aliases, of one model; in mypy's eyes a `Registry`."""
 
     def __init__(self, *versions: str) -> None:
         self.tags: dict[str, dict[str, str]] = {version: {} for version in versions}
         self.aliases: dict[str, str] = {}
 
+    @override
     def version(self, model: str, version: str) -> ModelVersion:
         if version not in self.tags:
             raise ServiceRefusedError(f"RESOURCE_DOES_NOT_EXIST: {model} {version}")
         return ModelVersion(model=model, version=version, source="s", run_id="", tags=dict(self.tags[version]))
 
+    @override
     def model(self, model: str) -> RegisteredModel:
         return RegisteredModel(name=model, created_ms=0, aliases=dict(self.aliases))
 
+    @override
     def find(self, model: str, version: str) -> ModelVersion:
         return self.version(model, version)
 
+    @override
     def alias(self, model: str, alias: str) -> ModelVersion | None:
         found = self.aliases.get(alias)
         return self.version(model, found) if found else None
 
+    @override
     def set_alias(self, model: str, alias: str, version: str) -> None:
         self.aliases[alias] = version
 
+    @override
     def drop_alias(self, model: str, alias: str) -> bool:
         return self.aliases.pop(alias, None) is not None
 
+    @override
     def tag(self, model: str, version: str, key: str, value: str) -> None:
         self.tags[version][key] = value
 
-    def run(self, run_id: str) -> tuple[Mapping[str, float], Mapping[str, str]]:
+    @override
+    def run(self, run_id: str) -> tuple[dict[str, float], dict[str, str]]:
         return {}, {}
 
+    @override
     def close(self) -> None: ...
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from operators.registry.client import CHAMPION
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.client import recorded
 from operators.rollout.release_moves import ReleaseMoves
+from tests.support.waiting import until
 
 UNITS = 12_000
 SMOKE_KEY = "ways/smoke.json"
@@ -105,15 +105,6 @@ def log_models(spec: Any, folder: Path) -> dict[str, str]:
     return found
 
 
-def until(true: Callable[[], Any], what: str, timeout_s: float = 120, every_s: float = 0.25) -> Any:
-    """Return what is found, once it is."""
-    end = time.monotonic() + timeout_s
-    while not (found := true()):
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(every_s)
-    return found
-
-
 class Way:
     """One model on the stack: what a person does with it, and what can be read of it afterwards."""
 
@@ -161,7 +152,7 @@ class Way:
     def tries(self, run: str, task: str) -> int:
         """Return how often a task was begun."""
         path = f"/api/v2/dags/{self.dag}/dagRuns/{quote(run)}/taskInstances/{task}"
-        return int(self.airflow._call("GET", path)["try_number"])
+        return int(self.airflow.call("GET", path)["try_number"])
 
     def answer(self, run: str, task: str, option: str, *, deferred: bool = False) -> str:
         """Answer a form in the very instant in which it is there; return the state that the task had then.
@@ -172,7 +163,7 @@ class Way:
         until(lambda: self.airflow._http.get(form).status_code == 200, f"{task} asks", 150, every_s=0.02)
         if deferred:
             until(lambda: self.airflow.tasks(self.dag, run)[task] == "deferred", f"{task} is deferred", every_s=0.02)
-        self.airflow._call("PATCH", form, {"chosen_options": [option], "params_input": {}})
+        self.airflow.call("PATCH", form, {"chosen_options": [option], "params_input": {}})
         return str(self.airflow.tasks(self.dag, run)[task])
 
     def write_labels(self) -> None:
@@ -206,11 +197,13 @@ class Way:
         told: list[str] = []
         for row in self.to.ledger.entries(self.model, release_id=self.release_of(run)):
             said = row.payload
-            about = {
-                "weight_set": lambda said=said: f"route {said['step']} {said['weight_bp']}",
-                "verdict": lambda said=said: f"verdict {said['step']} {said['judgement']['outcome']}",
-                "approval": lambda said=said: f"approval {said['answer']} by {said['by']}",
-            }.get(row.kind, lambda kind=row.kind: kind)()
+            about = row.kind
+            if row.kind == "weight_set":
+                about = f"route {said['step']} {said['weight_bp']}"
+            elif row.kind == "verdict":
+                about = f"verdict {said['step']} {said['judgement']['outcome']}"
+            elif row.kind == "approval":
+                about = f"approval {said['answer']} by {said['by']}"
             if about not in told[-1:]:
                 told.append(about)
         return told

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.specs import change_yaml
+
 if TYPE_CHECKING:
     from operators.stack.config import Stack
 
@@ -29,25 +31,20 @@ class System:
     stack: object
 
 
-def smaller(spec: str) -> str:
-    """A slice of the real spec: two weeks, ten rounds, short bakes."""
-    changes = {
-        "window: 60d": "window: 14d",
-        "holdout: 7d": "holdout: 3d",
-        "rounds: 60": "rounds: 10",
-        "workers: 1,": "workers: 2,",
-        "bake: 10s": "bake: 3s",
-        "min_requests: 30": "min_requests: 15",
-        "failures: {margin_pct: 2}": "failures: {margin_pct: 5}",
-        "slow: {margin_pct: 5,": "slow: {margin_pct: 10,",
-        "keep_warm: 10m": "keep_warm: 1s",
-        "{min: 0.55}": "{min: 0.5}",
-        "margin: 0.005": "margin: 0.5",
-    }
-    for old, new in changes.items():
-        assert old in spec, f"{old!r} is not in the spec any more"
-        spec = spec.replace(old, new)
-    return spec
+# A slice of the shipped example: two weeks, ten rounds, short bakes, margins for few requests.
+SMALLER = {
+    "data.window": "14d",
+    "data.holdout": "3d",
+    "training.parameters.rounds": 10,
+    "training.scaling.workers": 2,
+    "gate.require.roc_auc.min": 0.5,
+    "gate.margin": 0.5,
+    **{f"release.steps.{index}.bake": "3s" for index in range(3)},
+    "release.judge.min_requests": 15,
+    "release.judge.failures.margin_pct": 5,
+    "release.judge.slow.margin_pct": 10,
+    "release.keep_warm": "1s",
+}
 
 
 @contextmanager
@@ -101,7 +98,7 @@ def system() -> Iterator[System]:
     folder = Path(tempfile.mkdtemp(prefix="tw-test-"))
     include = Path(shutil.copytree(ROOT / "include", folder / "include"))
     spec_path = include / "models" / "flight_delay.yaml"
-    spec_path.write_text(smaller(spec_path.read_text()))
+    change_yaml(spec_path, SMALLER)
     with running(folder, Path(__file__).parent / "dags") as stack:
         seed_flights(Storage.from_url(storage_url()), months=[1])
         airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)

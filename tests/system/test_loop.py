@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.demo.callers import Traffic
 from operators.demo.seed import damage
+from tests.support.specs import change_yaml
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.system
 MODEL = "flight_delay"
@@ -65,11 +66,11 @@ def train_and_release(play: Any, as_of: str) -> tuple[str, str]:
 def print_lost_tries(play: Any, dag_id: str, run_id: str) -> None:
     """Show why a task needed more than one try: that is no failure, and yet nobody should have to guess."""
     tasks = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
-    for task in play.airflow._call("GET", tasks)["task_instances"]:
+    for task in play.airflow.call("GET", tasks)["task_instances"]:
         for number in range(1, task["try_number"]):
             print(task["task_id"], "try", number)
             try:
-                log = play.airflow._call("GET", f"{tasks}/{task['task_id']}/logs/{number}?full_content=true")
+                log = play.airflow.call("GET", f"{tasks}/{task['task_id']}/logs/{number}?full_content=true")
             except ServiceRefusedError as error:  # a try that Airflow lost before it began may have no log
                 print("   ", error)
                 continue
@@ -119,9 +120,9 @@ def test_first_version_gets_all_traffic(system: Any) -> None:
 
 def test_data_docs_open_in_a_browser(system: Any) -> None:
     airflow = system.play.airflow
-    (run,) = airflow._call("GET", f"/api/v2/dags/{MODEL}.train/dagRuns")["dag_runs"]
+    (run,) = airflow.call("GET", f"/api/v2/dags/{MODEL}.train/dagRuns")["dag_runs"]
     path = f"/api/v2/dags/{MODEL}.train/dagRuns/{run['dag_run_id']}/taskInstances/validate/links"
-    link = airflow._call("GET", path)["extra_links"]["Data Docs"]
+    link = airflow.call("GET", path)["extra_links"]["Data Docs"]
     page = httpx.get(link, timeout=10)
     assert page.status_code == 200, link
     assert "Data Docs" in page.text
@@ -208,12 +209,8 @@ def test_faulty_version_is_rolled_back_and_no_caller_notices(system: Any, reques
 
 
 def test_person_rolls_back_to_a_version_that_was_retired(system: Any, edge: httpx.Client, requests: Any) -> None:
-    apps = system.play.model_traffic.agent.apps()
-    end = time.monotonic() + 60
-    while f"{MODEL}-1" in apps and time.monotonic() < end:  # its second of warmth may not be over
-        time.sleep(0.5)
-        apps = system.play.model_traffic.agent.apps()
-    assert f"{MODEL}-1" not in apps
+    agent = system.play.model_traffic.agent
+    until(lambda: f"{MODEL}-1" not in agent.apps(), "the second for which version 1 is kept is over")
     state, tasks, _ = system.play.follow("rollback", conf={"model": MODEL, "reason": "the owner prefers it"})
     assert state == "success", tasks
     assert system.play.champion() == "1"
@@ -225,12 +222,11 @@ def test_person_rolls_back_to_a_version_that_was_retired(system: Any, edge: http
 def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
     path = system.include / "models" / f"{MODEL}.yaml"
     text = path.read_text()
-    asked = text.replace("mode: automatic", "mode: ask, approvers: [anyone]").replace("max_wait: 5m", "max_wait: 4s")
-    assert asked != text
-    path.write_text(asked)
+    asked = {"mode": "ask", "approvers": ["anyone"]}
+    change_yaml(path, {"release.approval": asked, "release.judge.max_wait": "4s"})
     airflow, dag = system.play.airflow, f"/api/v2/dags/{MODEL}.release"
     try:
-        until(lambda: "ask_at_5_pct" in json.dumps(airflow._call("GET", f"{dag}/tasks")), 120)
+        until(lambda: "ask_at_5_pct" in json.dumps(airflow.call("GET", f"{dag}/tasks")), "the DAG asks")
         version = system.play.faulty_versions()["slow"]
         run_id = airflow.trigger(f"{MODEL}.release", {"version": version})
         form = f"{dag}/dagRuns/{quote(run_id)}/taskInstances/ask_at_5_pct/-1/hitlDetails"
@@ -239,15 +235,15 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
             response = airflow._http.get(form)
             return response.json() if response.status_code == 200 else None
 
-        detail = until(shown, 120)
+        detail = until(shown, "there is a form")
         assert (
             "too little evidence after" in detail["subject"]
         )  # nobody called: there is no evidence, and that is no success
         assert "| canary_5_pct | Inconclusive |" in detail["body"]
         assert system.play.model_traffic.agent.route(MODEL).weight_now_bp == 500
-        until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", 60)
+        until(lambda: airflow.tasks(f"{MODEL}.release", run_id)["ask_at_5_pct"] == "deferred", "the task waits")
         time.sleep(5)  # nobody answers within the moment that Airflow needs to take note of the deferral
-        airflow._call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})
+        airflow.call("PATCH", form, {"chosen_options": ["Roll back"], "params_input": {}})
         try:
             state, tasks = airflow.follow(f"{MODEL}.release", run_id, timeout_s=60, on_change=print)
         finally:
@@ -259,15 +255,6 @@ def test_a_person_decides_where_the_judge_could_not(system: Any) -> None:
         assert version not in [row["version"] for row in rows_of(system.play, "quarantined")]  # it was not found bad
     finally:
         path.write_text(text)
-
-
-def until(found: Callable[[], Any], timeout_s: float) -> Any:
-    """Return what is found, once it is."""
-    end = time.monotonic() + timeout_s
-    while not (value := found()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.5)
-    return value
 
 
 def test_the_record_holds(system: Any) -> None:
@@ -301,17 +288,19 @@ def test_predictions_are_kept(system: Any) -> None:
 
 def test_broken_spec_is_an_import_error_in_airflow(system: Any) -> None:
     path = system.include / "models" / "broken.yaml"
-    text = (system.include / "models" / "flight_delay.yaml").read_text()
-    path.write_text(text.replace("name: flight_delay", "name: broken").replace("bake: 3s", "bake: 3"))
+    known = system.include / "models" / "flight_delay.yaml"
+    change_yaml(known, {"name": "broken", "release.steps.0.bake": 3}, to=path)
     try:
-        end, errors = time.monotonic() + 120, ""
-        while "is not a duration" not in errors and time.monotonic() < end:
-            time.sleep(1)
-            errors = json.dumps(system.play.airflow._call("GET", "/api/v2/importErrors"))
+
+        def shown() -> str:
+            return json.dumps(system.play.airflow.call("GET", "/api/v2/importErrors"))
+
+        until(lambda: "is not a duration" in shown(), "Airflow shows the error")
+        errors = shown()
         assert f"{path}:" in errors
         assert "release.steps.0.bake: 3 is not a duration" in errors
         for name in ("train", "release"):  # the good model lives on
-            assert system.play.airflow._call("GET", f"/api/v2/dags/{MODEL}.{name}")["is_stale"] is False
+            assert system.play.airflow.call("GET", f"/api/v2/dags/{MODEL}.{name}")["is_stale"] is False
     finally:
         path.unlink()
 
@@ -323,8 +312,6 @@ def test_champion_answers_again_after_down_and_up(system: Any, edge: httpx.Clien
     supervisor.down(system.stack)
     assert not supervisor.leftovers(system.stack)
     supervisor.ensure_up(system.stack)
-    end = time.monotonic() + 60
-    while (answered := infer(edge, requests[0][1])).status_code != 200 and time.monotonic() < end:
-        time.sleep(0.5)
-    assert answered.json()["model_version"] == before
+    until(lambda: infer(edge, requests[0][1]).status_code == 200, "the champion answers")
+    assert infer(edge, requests[0][1]).json()["model_version"] == before
     assert system.play.champion() == before

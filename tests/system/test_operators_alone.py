@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.kubernetes_api import Kubernetes
+from tests.support.waiting import until
 from tests.system.dags.clusters_alone import KUBERNETES, RAY
 from tests.system.dags.gx_alone import ROWS
 from tests.system.dags.mlflow_alone import MODEL
@@ -20,14 +20,6 @@ from tests.system.dags.mlflow_alone import MODEL
 pytestmark = pytest.mark.system
 DAGS = ("mlflow_alone", "gx_alone", "ray_local", "kuberay_alone")
 CLUSTER = "/apis/ray.io/v1/namespaces/ml/rayclusters/alone"
-
-
-def until(true: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
-    end = time.monotonic() + timeout_s
-    while not (found := true()):
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(0.5)
-    return found
 
 
 class Ended:
@@ -40,7 +32,7 @@ class Ended:
             {"connection_id": KUBERNETES, "conn_type": "kubernetes", "extra": extra},
             {"connection_id": RAY, "conn_type": "ray", "host": "unused", "password": "a-token-of-some-length"},
         ):
-            airflow._call("POST", "/api/v2/connections", connection)
+            airflow.call("POST", "/api/v2/connections", connection)
         for dag_id in (*DAGS, "mlflow_watched"):
             airflow.wait_for_dag(dag_id)
         self.runs = {dag_id: airflow.trigger(dag_id, self._conf(dag_id)) for dag_id in DAGS}
@@ -91,7 +83,7 @@ def test_what_somebody_does_in_mlflow_starts_a_run(ended: Ended, system: Any) ->
         mlflow.post("/api/2.0/mlflow/registered-models/alias", json=body).raise_for_status()
 
     def runs() -> list[dict[str, Any]]:
-        found = ended.airflow._call("GET", "/api/v2/dags/mlflow_watched/dagRuns?limit=10")["dag_runs"]
+        found = ended.airflow.call("GET", "/api/v2/dags/mlflow_watched/dagRuns?limit=10")["dag_runs"]
         return [run for run in found if run["state"] == "success"]
 
     (run,) = until(runs, "the watcher's run ended")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from operators.compute.address import RayAddress
 from operators.compute.client import RayJobs
 from operators.core import processes
 from operators.stack import state as state_file
+from tests.support.waiting import until
 from tests.system.dags.ray_alone import LINES
 
 pytestmark = pytest.mark.system
@@ -39,9 +38,9 @@ def ended(system: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     until(
         lambda: airflow.xcom(DAG_ID, run_id, "deferred", "ray_log_offset") is not None, "the place in the log is kept"
     )
-    worker = airflow._call("GET", f"{path}/in_worker")["pid"]
+    worker = airflow.call("GET", f"{path}/in_worker")["pid"]
     os.kill(worker, signal.SIGKILL)
-    airflow._call("PATCH", f"{path}/killed_by_hand", {"new_state": "failed"})
+    airflow.call("PATCH", f"{path}/killed_by_hand", {"new_state": "failed"})
     jobs = RayJobs(RayAddress(system.stack.ray_url, Path(system.stack.ray_token_path).read_text().strip()))
     stopped = job_of(jobs, "killed_by_hand")
     until(lambda: jobs.get(stopped).status == "STOPPED", "the job is stopped that a person gave up")
@@ -50,13 +49,6 @@ def ended(system: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     processes.signal_all(processes.descendants([triggerer]), signal.SIGKILL)
     _, tasks = airflow.follow(DAG_ID, run_id, timeout_s=180, on_change=lambda *_: None)
     return {"tasks": tasks, "folder": folder, "run_id": run_id, "airflow": airflow, "path": path}
-
-
-def until(true: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(0.3)
 
 
 def job_of(jobs: RayJobs, task_id: str) -> str:
@@ -78,12 +70,12 @@ def test_results_are_xcoms(ended: dict[str, Any]) -> None:
     for task_id in ("deferred", "in_worker"):
         assert xcom(DAG_ID, ended["run_id"], task_id) == {"lines": LINES}
     assert xcom(DAG_ID, ended["run_id"], "doubled") == {"values": [2, 4, 6], "run_id": ended["run_id"]}
-    links = ended["airflow"]._call("GET", f"{ended['path']}/deferred/links")["extra_links"]
+    links = ended["airflow"].call("GET", f"{ended['path']}/deferred/links")["extra_links"]
     assert re.search(r"/#/jobs/tw-ray-alone-deferred-\w+$", links["Ray job"])
 
 
 def test_the_log_of_a_killed_triggerer_goes_on_where_it_was(ended: dict[str, Any]) -> None:
-    log = str(ended["airflow"]._call("GET", f"{ended['path']}/deferred/logs/1?full_content=true"))
+    log = str(ended["airflow"].call("GET", f"{ended['path']}/deferred/logs/1?full_content=true"))
     seen = [int(number) for number in re.findall(r"ray \| line (\d+)", log)]
     assert sorted(set(seen)) == list(range(LINES))
     assert len(seen) < LINES + 20  # the place in the log is kept every three seconds
@@ -91,7 +83,7 @@ def test_the_log_of_a_killed_triggerer_goes_on_where_it_was(ended: dict[str, Any
 
 
 def test_connections_have_their_form(system: Any) -> None:
-    found = {row["connection_type"]: row for row in system.play.airflow._call("GET", "/ui/connections/hook_meta")}
+    found = {row["connection_type"]: row for row in system.play.airflow.call("GET", "/ui/connections/hook_meta")}
     assert found["ray"]["standard_fields"]["password"]["title"] == "Token"
     assert {"tls", "verify", "ca_path", "token_path", "dashboard_url"} <= set(found["ray"]["extra_fields"])
     assert {"tls_verify", "tls_ca_path"} <= set(found["mlflow"]["extra_fields"])

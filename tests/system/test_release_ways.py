@@ -37,7 +37,9 @@ from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.sources import SeriesSource
 from tests.support import browser, prometheus
-from tests.support.ways import SMOKE_KEY, Way, log_models, smoke_body, until, write_include
+from tests.support.ports import free_port
+from tests.support.waiting import until
+from tests.support.ways import SMOKE_KEY, Way, log_models, smoke_body, write_include
 from tests.system.conftest import running
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
@@ -100,7 +102,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with ExitStack() as open_, pytest.MonkeyPatch.context() as patch:
         threads = open_.enter_context(ThreadPoolExecutor(8))
         importing = threads.submit(__import__, "mlflow")
-        port = prometheus.free_port()
+        port = free_port()
         if prometheus.PROMETHEUS:
             patch.setenv("TAXIWAY_PROMETHEUS_URL", f"http://127.0.0.1:{port}")
         stack = open_.enter_context(running(folder))
@@ -234,7 +236,7 @@ def play_drill(way: Way, began: Future[None]) -> dict[str, Any]:
     until(at_step, "the drill has a canary", 150, every_s=0.1)
     time.sleep(1)
     tasks = f"/api/v2/dags/{dag}/dagRuns/{quote(run)}/taskInstances"
-    os.kill(way.airflow._call("GET", f"{tasks}/drill")["pid"], signal.SIGKILL)
+    os.kill(way.airflow.call("GET", f"{tasks}/drill")["pid"], signal.SIGKILL)
     killed = way.airflow.follow(dag, run, timeout_s=120, on_change=lambda *_: None)
     after_kill = left_of(copy)
     body = {
@@ -244,13 +246,13 @@ def play_drill(way: Way, began: Future[None]) -> dict[str, Any]:
         "only_failed": False,
         "include_downstream": True,
     }
-    way.airflow._call("POST", f"/api/v2/dags/{dag}/clearTaskInstances", {**body, "reset_dag_runs": True})
+    way.airflow.call("POST", f"/api/v2/dags/{dag}/clearTaskInstances", {**body, "reset_dag_runs": True})
     again = way.airflow.follow(dag, run, timeout_s=150, on_change=lambda *_: None)
     return {"run": run, "killed": killed, "after_kill": after_kill, "again": again, "after": left_of(copy)}
 
 
 def runs_of(airflow: Airflow, dag: str) -> list[str]:
-    found = airflow._call("GET", f"/api/v2/dags/{dag}/dagRuns?limit=10")["dag_runs"]
+    found = airflow.call("GET", f"/api/v2/dags/{dag}/dagRuns?limit=10")["dag_runs"]
     return [run["dag_run_id"] for run in found if run["run_type"] == "scheduled"]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +14,7 @@ from operators.core.storage import Storage
 from operators.demo.callers import Traffic
 from operators.drills.load_generator import single_rows
 from operators.registry.client import CHAMPION
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.system
 MODEL, COPY = "flight_delay", "flight_delay_drill"
@@ -71,10 +70,3 @@ def test_nothing_of_the_copy_is_left(system: Any, drilled: dict[str, Any], champ
     edge = system.stack.url("edge")
     assert httpx.post(f"{edge}/v2/models/{COPY}/infer", json={}, timeout=10).status_code == 404
     assert len(drilled["rows"]) == 1
-
-
-def until(true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"not in {timeout_s} s: {what}"
-        time.sleep(0.3)

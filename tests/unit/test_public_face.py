@@ -80,7 +80,7 @@ def test_to_import_the_package_imports_nothing_else() -> None:
     heavy = "airflow", "ray", "mlflow", "great_expectations", "pandas", "numpy", "pydantic", "sqlalchemy"
     code = f"import sys, operators; dir(operators); print([m for m in sys.modules if m.split('.')[0] in {heavy}])"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == "[]"
 
@@ -92,6 +92,6 @@ def test_to_import_an_operator_imports_no_framework() -> None:
         "print(SubmitRayJobOperator.__name__)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.split("\n")[:2] == ["[]", "SubmitRayJobOperator"], done.stdout

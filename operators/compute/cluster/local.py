@@ -78,6 +78,7 @@ def start(
     options += [
         f"--{name}={value:g}" for name, value in (("num-cpus", num_cpus), ("num-gpus", num_gpus)) if value is not None
     ]
+    (folder / "tmp").mkdir(exist_ok=True)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [
@@ -145,6 +146,8 @@ def _answers(cluster: LocalCluster) -> bool:
 def _environment(folder: Path, token_path: Path, more: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {
+        # What a worker that is killed leaves goes with the cluster.
+        "TMPDIR": str(folder / "tmp"),
         **more,
         _MARKER: str(folder),
         # Jobs run the same Python as this process.

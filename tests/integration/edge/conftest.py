@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.edge import Edge, EdgeConfig
-from tests.support.edge_servers import Caller, Versions, free_port, split
+from tests.support.edge_servers import Caller, Versions, split
+from tests.support.ports import free_port
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +14,7 @@ import pytest
 from operators.core.traffic import Row
 from ray_jobs.edge import LATENCY_BOUNDS_MS, Edge
 from tests.support.edge_servers import MODEL, Caller, Versions, bucket, split
+from tests.support.waiting import until
 
 SLOW_US = 150_000
 COUNTS = ("requests", "failures", "slow", "units", "failed_units", "slow_units", "failed_first", "slow_first")
@@ -149,8 +149,7 @@ def test_requests_under_way_are_known_by_version(edge: Edge, call: Caller, versi
     with pytest.raises(TimeoutError):
         Caller(edge, timeout_s=0.2)()
     assert edge.in_flight(MODEL) == {"4": 1}
-    time.sleep(1.0)
-    assert set(edge.in_flight(MODEL).values()) == {0}
+    until(lambda: set(edge.in_flight(MODEL).values()) == {0})
 
 
 def test_a_version_is_forgotten(edge: Edge, call: Caller) -> None:

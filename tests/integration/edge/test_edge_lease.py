@@ -10,13 +10,13 @@ from operators.core.errors import RejectedError
 from operators.core.traffic import Route
 from ray_jobs.edge import Edge, EdgeConfig
 from tests.support.edge_servers import MODEL, Caller, split
+from tests.support.waiting import until
 
 
 def test_a_lease_ends_by_itself(edge: Edge, call: Caller, config: EdgeConfig) -> None:
-    edge.set_route(split(10_000, lease_s=0.3))
+    edge.set_route(split(10_000, lease_s=1.0))
     assert call().arm == "canary"
-    time.sleep(0.35)
-    assert (call().arm, call().version) == ("stable", "3")
+    until(lambda: (call().arm, call().version) == ("stable", "3"))
     live = edge.live()[MODEL]
     assert live.route.weight_bp == 10_000
     assert live.lease_expires_at is not None
@@ -30,10 +30,10 @@ def test_a_lease_ends_by_itself(edge: Edge, call: Caller, config: EdgeConfig) ->
 
 
 def test_a_lease_that_is_renewed_goes_on_also_after_a_restart(edge: Edge, call: Caller) -> None:
-    edge.set_route(split(10_000, lease_s=0.3))
+    edge.set_route(split(10_000, lease_s=1.0))
     end = time.time() + 60
     edge.renew(MODEL, end)
-    time.sleep(0.35)
+    time.sleep(1.1)
     assert call().arm == "canary"
     assert edge.live()[MODEL].lease_expires_at == pytest.approx(end, abs=0.001)
     edge.stop()
@@ -43,10 +43,10 @@ def test_a_lease_that_is_renewed_goes_on_also_after_a_restart(edge: Edge, call: 
 
 def test_a_renewal_is_cheap(edge: Edge) -> None:
     edge.set_route(split(10_000))
-    began = time.perf_counter()
+    began = time.process_time()  # the work of this process, which others on the machine do not make more
     for _ in range(100):
         edge.renew(MODEL, time.time() + 60)
-    assert (time.perf_counter() - began) / 100 < 0.01
+    assert (time.process_time() - began) / 100 < 0.01
 
 
 def test_without_a_weight_nothing_expires(edge: Edge) -> None:

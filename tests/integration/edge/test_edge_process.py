@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import pytest
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.core.traffic import Route
 from ray_jobs.edge import Edge, EdgeConfig, LiveRoute
-from tests.support.edge_servers import Caller, Versions, free_port, pid_of, split
+from tests.support.edge_servers import Caller, Versions, pid_of, split
+from tests.support.ports import free_port
+from tests.support.waiting import until
 
 
 class TestProcess:
@@ -28,9 +29,7 @@ class TestProcess:
         edge.start()
         assert edge.routes() == routes
         os.kill(pid_of(edge), signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while edge.ready():
-            assert time.monotonic() < deadline
+        until(lambda: not edge.ready())
         with pytest.raises(ServiceError):
             edge.set_route(Route(model="late", stable="1"))
         edge.start()

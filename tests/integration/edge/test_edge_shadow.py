@@ -11,7 +11,8 @@ import pytest
 
 from operators.core.traffic import Row
 from ray_jobs.edge import Edge
-from tests.support.edge_servers import MODEL, Answer, Caller, Versions, bucket, split
+from tests.support.edge_servers import CANARY_TIMEOUT_S, MODEL, SLOW_S, Answer, Caller, Versions, bucket, split
+from tests.support.waiting import until
 
 
 def mirror(edge: Edge, **values: Any) -> None:
@@ -20,13 +21,13 @@ def mirror(edge: Edge, **values: Any) -> None:
 
 def shadow(edge: Edge, requests: int) -> Row:
     """Return the shadow's row once it has so many requests."""
-    deadline = time.monotonic() + 5
-    while True:
-        row = next((row for row in edge.counters(MODEL) if row.arm == "shadow"), None)
-        if row is not None and row.requests + row.dropped >= requests:
-            return row
-        assert time.monotonic() < deadline, row
-        time.sleep(0.02)
+
+    def row() -> Row | None:
+        rows = (row for row in edge.counters(MODEL) if row.arm == "shadow")
+        return next((row for row in rows if row.requests + row.dropped >= requests), None)
+
+    found: Row = until(row, f"{requests} copies")
+    return found
 
 
 def test_the_copy_has_the_same_id_unit_and_body(edge: Edge, call: Caller, versions: Versions) -> None:
@@ -53,7 +54,7 @@ def test_the_sample_is_by_unit(edge: Edge, call: Caller, versions: Versions) -> 
         call(X_Taxiway_Unit=unit)
     expected = {unit for unit in units if bucket(MODEL, unit) < 3_000}
     shadow(edge, len(expected))
-    time.sleep(0.1)
+    time.sleep(0.1)  # a copy too many would have come by now
     assert {copy["headers"]["x-taxiway-unit"] for copy in versions.requests["5"]} == expected
 
 
@@ -81,7 +82,7 @@ def test_what_stable_does_not_answer_is_not_copied(edge: Edge, call: Caller, ver
     mirror(edge, lease_s=0.1)
     time.sleep(0.15)
     call()  # and nothing after the lease has ended
-    time.sleep(0.2)
+    time.sleep(0.2)  # a copy would have come by now
     assert not versions.requests["5"]
 
 
@@ -102,13 +103,15 @@ def test_a_shadow_that_fails_changes_nothing_for_callers(
     mirror(edge, shadow_max_in_flight=8)
     versions.behaviour["5"] = behaviour
     beside = times_ms()
-    assert statistics.median(beside) < statistics.median(without) + 5
+    # A caller who waited for the shadow would wait 250 ms and more; a busy machine costs both alike.
+    assert statistics.median(beside) < 2 * statistics.median(without) + 50
     row = shadow(edge, 60)
     expected = 0 if behaviour == "slow" else row.requests
     assert row.failures == expected
     assert row.requests + row.dropped == 60
     if behaviour in ("hang", "slow"):
-        assert row.dropped >= 40
+        at_once = 8 * (1 + sum(beside) // (1000 * SLOW_S))
+        assert row.dropped >= 60 - at_once - 8
     assert next(row for row in edge.counters(MODEL) if row.arm == "edge").failures == 0
 
 
@@ -122,15 +125,17 @@ def test_copies_are_bounded_and_stop_nobody(edge: Edge, versions: Versions) -> N
         answers.extend(caller(body=b"x" * 30_000) for _ in range(10))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
+    began = time.monotonic()
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         assert edge.in_flight(MODEL).get("5", 0) <= 3
         time.sleep(0.01)
     assert {answer.status for answer in answers} == {200}
-    assert shadow(edge, 40).dropped >= 34
+    rounds = 1 + (time.monotonic() - began) // CANARY_TIMEOUT_S
+    assert shadow(edge, 40).dropped >= 40 - 3 * (rounds + 1)
     # What is over comes to an end, and makes room.
-    time.sleep(1.0)
+    until(lambda: not edge.in_flight(MODEL).get("5"))
     versions.behaviour["5"] = 200
     dropped = shadow(edge, 40).dropped
     Caller(edge)()

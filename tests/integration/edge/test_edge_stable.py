@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from ray_jobs.edge import Edge
 from tests.support.edge_servers import Caller, Versions, counted, split
+from tests.support.waiting import until
 
 
 class TestStable:
@@ -66,10 +66,7 @@ class TestStable:
     def test_ready_follows_the_upstream(self, edge: Edge, versions: Versions) -> None:
         assert edge.ready()
         versions.close()
-        deadline = time.monotonic() + 5
-        while edge.ready():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not edge.ready())
         answer = Caller(edge)("GET", "/v2/health/ready")
         assert (answer.status, answer.json["ready"]) == (503, False)
         assert Caller(edge)("GET", "/v2/health/live").status == 200

@@ -13,12 +13,12 @@ from operators.audit.replay_text import rendered
 from operators.cli.replay import with_judge
 from operators.core.errors import ConfigurationError
 from operators.core.ledger_schema import Entry, Look, json_digest
-from operators.core.loader import load_specs
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.judge.evidence import Arm, Evidence, Outcome, Pairs, Period
 from operators.judge.phases import alpha_share, judge_parts, policies
+from tests.support.specs import small_spec
 
 _BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
 _EVERY_S, _PER_LOOK = 2, 40
@@ -186,7 +186,7 @@ def test_a_verdict_that_was_turned_is_found() -> None:
 
 
 def test_a_policy_is_changed_key_by_key() -> None:
-    spec = load_specs()[0][0]
+    spec = small_spec()
     changed = with_judge(spec, ["alpha=0.001", "judge.failures.margin_pct=2", "slow=null", "max_wait=7m"]).release.judge
     assert (changed.alpha, changed.max_wait_s, changed.slow) == (0.001, 420.0, None)
     assert changed.failures is not None
@@ -207,4 +207,4 @@ def test_a_policy_is_changed_key_by_key() -> None:
 )
 def test_a_change_that_makes_no_sense_is_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        with_judge(load_specs()[0][0], [text])
+        with_judge(small_spec(), [text])

@@ -46,7 +46,7 @@ def test_a_snapshot_has_the_window_and_survives_json(storage: Storage) -> None:
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "NULL", "", None])), min_size=1, max_size=12),
     st.randoms(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_digest_ignores_order_and_files(rows: list[tuple[int, str | None]], random: object) -> None:
     import tempfile
 

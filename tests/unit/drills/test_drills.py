@@ -16,14 +16,13 @@ from pydantic import ValidationError
 
 from operators.core.errors import RejectedError, ServiceError
 from operators.core.ledger_schema import Entry
-from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from operators.core.spec_operations import FAULTS, Drill
 from operators.core.traffic import Counters
 from operators.drills import scene as scene_module
 from operators.drills.copies import Cast, Original, original, require_ours
 from operators.drills.load_generator import Load, single_rows
-from operators.drills.operators import _require_quiet
+from operators.drills.operators import require_quiet
 from operators.drills.policy import Observed, copy_name, copy_spec, longest_ago, pass_criteria, problems
 from operators.drills.record import unfinished
 from operators.drills.scene import Scene
@@ -33,8 +32,10 @@ from operators.rollout.steps.looker import Look
 from operators.traffic.limits import AnswerLimits
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
+from tests.support.specs import small_spec
+from tests.support.waiting import until_async
 
-SPEC = load_specs()[0][0]
+SPEC = small_spec(name="flight_delay")
 GOOD = Observed(
     requests=200, failed_requests=0, canary_requests=60, canary_before=40, fallbacks=20, stable_after=50, to_zero_s=1.0, rolled_back_s=1.2,
     ended_by="judge", verdict="Failed",
@@ -158,10 +159,10 @@ def test_the_agent_is_not_killed_while_a_release_needs_it() -> None:
         return SimpleNamespace(agent=SimpleNamespace(routes=lambda: found))
 
     quiet, moving = {"weight_now_bp": 0, "shadow": None}, {"weight_now_bp": 500, "shadow": None}
-    _require_quiet(controller(other=quiet, m_drill=moving), "m_drill")
+    require_quiet(controller(other=quiet, m_drill=moving), "m_drill")
     for busy in (moving, {"weight_now_bp": 0, "shadow": "2"}):
         with pytest.raises(RejectedError, match="a release of other is under way"):
-            _require_quiet(controller(other=busy), "m_drill")
+            require_quiet(controller(other=busy), "m_drill")
 
 
 def test_only_a_copys_replicas_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,12 +235,11 @@ def test_callers_count_what_they_see() -> None:
         port = server.sockets[0].getsockname()[1]
         load = Load(f"http://127.0.0.1:{port}/infer", [b"{}"], rate_per_s=500)
         async with load:
-            while len(units) < 40:
-                await asyncio.sleep(0.005)
+            await until_async(lambda: len(units) >= 40)
         server.close()
         return load
 
-    tally = asyncio.run(asyncio.wait_for(play(), 20)).tally
+    tally = asyncio.run(play()).tally
     assert tally.sent == len(units) == len(set(units))
     quarter, rest = divmod(tally.sent, 4)
     assert tally.failed == quarter

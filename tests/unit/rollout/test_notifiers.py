@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from operators.rollout.notifiers import tell
-from tests.unit.rollout.steps.test_steps import spec_with
+from tests.support.specs import small_spec
 
 
 class Inbox(BaseHTTPRequestHandler):
@@ -78,16 +78,18 @@ def test_a_webhook_gets_the_facts_and_the_token(http_port: int, monkeypatch: pyt
     extra = json.dumps({"path": "/in"})
     conn = {"conn_type": "http", "host": "http://127.0.0.1", "port": http_port, "password": "s3cret", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps(conn))
-    tell(spec_with(notify=[webhook()]), "rolled_back", "20 of 20 {{ failed }}", {}, version="2", stable="1")
+    tell(
+        small_spec(release={"notify": [webhook()]}), "rolled_back", "20 of 20 {{ failed }}", {}, version="2", stable="1"
+    )
     ((path, token, said),) = Inbox.received
     assert (path, token) == ("/in", "Bearer s3cret")
     assert said["text"] == "20 of 20 {{ failed }}"  # what a model has said is never a template
-    assert (said["model"], said["moment"], said["version"], said["stable"]) == ("flight_delay", "rolled_back", "2", "1")
+    assert (said["model"], said["moment"], said["version"], said["stable"]) == ("small", "rolled_back", "2", "1")
 
 
 def test_only_the_moments_that_were_asked_for(http_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps({"conn_type": "http", "host": "127.0.0.1", "port": http_port}))
-    tell(spec_with(notify=[webhook()]), "promoted", "fine", {})
+    tell(small_spec(release={"notify": [webhook()]}), "promoted", "fine", {})
     assert not Inbox.received
 
 
@@ -96,9 +98,9 @@ def test_mail(smtp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     conn = {"conn_type": "smtp", "host": "127.0.0.1", "port": smtp_port, "extra": json.dumps(extra)}
     monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps(conn))
     wanted = {"when": ["pause"], "by": "smtp", "connection": "mail", "to": "a@example.org, b@example.org"}
-    tell(spec_with(notify=[wanted]), "pause", "a <b>person</b> is asked {{ 1 }}", {})
+    tell(small_spec(release={"notify": [wanted]}), "pause", "a <b>person</b> is asked {{ 1 }}", {})
     (mail,) = Smtp.mails
-    assert "Subject: flight_delay: release waits" in mail
+    assert "Subject: small: release waits" in mail
     assert "a@example.org" in mail
     (text,) = (part for part in message_from_string(mail).walk() if part.get_content_type() == "text/html")
     assert text.get_payload(decode=True) == b"<p>a &lt;b&gt;person&lt;/b&gt; is asked {{ 1 }}</p>"
@@ -111,7 +113,7 @@ def test_whatever_goes_wrong_stops_no_release_and_tells_no_secret(
     conn = {"conn_type": "http", "host": "127.0.0.1", "port": 9, "password": "s3cret"}
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps(conn))
     with caplog.at_level(logging.WARNING):
-        tell(spec_with(notify=[webhook(by=by, to="a@example.org")]), "rolled_back", "text", {})
+        tell(small_spec(release={"notify": [webhook(by=by, to="a@example.org")]}), "rolled_back", "text", {})
     assert "was not sent" in caplog.text
     assert "s3cret" not in caplog.text
 
@@ -121,5 +123,5 @@ def test_a_provider_that_is_missing_is_named(caplog: pytest.LogCaptureFixture, m
 
     monkeypatch.setitem(sys.modules, "airflow.providers.slack", None)
     with caplog.at_level(logging.WARNING):
-        tell(spec_with(notify=[webhook(by="slack")]), "rolled_back", "text", {})
+        tell(small_spec(release={"notify": [webhook(by="slack")]}), "rolled_back", "text", {})
     assert "pip install 'taxiway[slack]'" in caplog.text

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from operators.cli.main import EXIT_CONFIGURATION, main
 from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
-from operators.validation.draft import Column, Table, _rounded, sketch
+from operators.validation.draft import Column, Table, rounded, sketch
 from operators.validation.operators import ValidateOperator
 from operators.validation.policy import Expectation
 from operators.validation.suites import load_suites
-from tests.unit.validation.test_operators import context
+from tests.support.validation import context
 
 
 def failures(source: Path, suite: Path, tmp_path: Path, **parameters: float) -> list[str]:
@@ -24,7 +24,7 @@ def failures(source: Path, suite: Path, tmp_path: Path, **parameters: float) -> 
         task_id="t", source=str(source), suite=str(suite), fail_on="never", run_key="r", storage=f"file://{tmp_path}/store",
         suite_parameters=parameters,
     ).execute(run)  # fmt: skip
-    return [f"{f['column']}: {f['expectation']}" for f in run["ti"].pushed["report"]["failures"]]
+    return [f"{f['column']}: {f['expectation']}" for f in run["ti"].xcoms["report"]["failures"]]
 
 
 def odd(rows: int = 400) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said(
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e15, max_value=1e15))
 def test_rounding_leaves_what_was_seen_inside(value: float) -> None:
-    assert _rounded(value, up=False) <= value <= _rounded(value, up=True)
+    assert rounded(value, up=False) <= value <= rounded(value, up=True)
 
 
 @given(rows=st.integers(1, 10**6), nulls=st.floats(0, 1), margin=st.floats(0, 100))

@@ -12,7 +12,7 @@ from operators.core.errors import ConfigurationError
 from operators.validation.gx.operators import ValidateBatchOperator
 from operators.validation.hook import database_url, gx_cloud
 from operators.validation.operators import GXValidationFailed, ValidateOperator
-from tests.unit.validation.test_operators import context, values_between
+from tests.support.validation import context, values_between
 
 
 def connection(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> str:

@@ -4,9 +4,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -19,31 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from operators.core.settings import PROJECT_ROOT
 from operators.validation.gx.operators import ValidateBatchOperator, ValidateCheckpointOperator
 from operators.validation.operators import GXValidationFailed, ValidateOperator
-
-SUITE = """
-orders:
-  quarantine: {max_rows_pct: 2}
-  expectations:
-    - {type: expect_table_row_count_to_be_between, kwargs: {min_value: 90}}
-    - {type: expect_column_values_to_be_between, kwargs: {column: price, min_value: 0}, meta: {notes: no price is negative}}
-    - {type: expect_column_values_to_be_unique, kwargs: {column: id}}
-    - {type: expect_column_values_to_not_be_null, kwargs: {column: country}, severity: warning}
-    - {type: expect_column_values_to_match_regex, kwargs: {column: country, regex: "^(?!X)"}}
-"""
-
-
-class TaskInstance(SimpleNamespace):
-    map_index = -1
-
-    def __init__(self) -> None:
-        super().__init__(pushed={})
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.pushed[key] = json.loads(json.dumps(value))
-
-
-def context() -> dict[str, Any]:
-    return {"ti": TaskInstance(), "outlet_events": defaultdict(SimpleNamespace), "params": {}}
+from tests.support.validation import SUITE, context, values_between
 
 
 def orders(**bad: Any) -> pd.DataFrame:
@@ -73,12 +47,6 @@ def read(uri: str) -> pd.DataFrame:
     return duckdb.sql(f"FROM '{uri.removeprefix('file://')}'").df()
 
 
-def values_between(_: Any) -> Any:
-    import great_expectations.expectations as gxe
-
-    return gxe.ExpectColumnValuesToBeBetween(column="price", min_value=0)
-
-
 @pytest.fixture(params=["parquet", "csv", "frame"])
 def given(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """The same orders, from a file or from memory."""
@@ -104,7 +72,7 @@ def test_good_data_goes_on_and_leaves_its_documents(given: Any, suite: str, stor
         "passed": True, "success": True, "checks": 5, "critical": 0, "warning": 0, "info": 0, "rows": 100, "quarantined_rows": 0,
         "quarantine_uri": None, "dataset_uri": task.source, "docs_url": f"{storage}/orders/run 1/docs/index.html",
     }  # fmt: skip
-    assert run["ti"].pushed["_link_DataDocsLink"] == "https://docs.example/gx/orders/run%201/docs/index.html"
+    assert run["ti"].xcoms["_link_DataDocsLink"] == "https://docs.example/gx/orders/run%201/docs/index.html"
     page = (tmp_path / "store/orders/run 1/docs/index.html").read_text()
     assert "orders" in page
     assert json.loads((tmp_path / "store/orders/run 1/result.json").read_text())["success"] is True
@@ -113,7 +81,7 @@ def test_good_data_goes_on_and_leaves_its_documents(given: Any, suite: str, stor
 def test_bad_rows_are_set_aside_with_their_reasons(given: Any, suite: str, storage: str) -> None:
     run, frame = context(), orders(price=-1.0, country="X")
     found = operator(storage, suite=suite, **given(frame)).execute(run)
-    report = run["ti"].pushed["report"]
+    report = run["ti"].xcoms["report"]
     assert (report["passed"], report["success"], report["critical"], report["quarantined_rows"]) == (True, True, 0, 1)
     assert found["success"] is True
     bad = read(report["quarantine_uri"])
@@ -135,8 +103,8 @@ def test_too_many_bad_rows_stop_and_nothing_is_set_aside(given: Any, suite: str,
     frame.loc[:2, "price"] = -5.0
     with pytest.raises(GXValidationFailed, match=r"3 of 100 rows; at most 2 % may be set aside"):
         operator(storage, suite=suite, **given(frame)).execute(run)
-    assert run["ti"].pushed["report"]["dataset_uri"] is None
-    assert run["ti"].pushed["return_value"]["success"] is False
+    assert run["ti"].xcoms["report"]["dataset_uri"] is None
+    assert run["ti"].xcoms["return_value"]["success"] is False
     assert not list(Path(storage.removeprefix("file://")).rglob("*.parquet"))
 
 
@@ -149,7 +117,7 @@ def test_what_is_left_must_pass_the_whole_suite(storage: str, suite: str) -> Non
 def test_all_rows_of_a_doublet_are_set_aside(storage: str, suite: str) -> None:
     run = context()
     operator(storage, suite=suite, configure_dataframe=lambda: orders(id=8)).execute(run)
-    assert read(run["ti"].pushed["report"]["quarantine_uri"])["id"].tolist() == [8, 8]
+    assert read(run["ti"].xcoms["report"]["quarantine_uri"])["id"].tolist() == [8, 8]
 
 
 @pytest.mark.parametrize("many", [300])
@@ -171,7 +139,7 @@ def test_every_kind_of_expectation_about_rows_names_them(storage: str, many: int
         run = context()
         given = {"configure_dataframe": lambda: frame, "expect": expectation, "quarantine": {"max_rows_pct": 30}}
         operator(storage, **given).execute(run)
-        assert read(run["ti"].pushed["report"]["quarantine_uri"]).shape == (many, 4)
+        assert read(run["ti"].xcoms["report"]["quarantine_uri"]).shape == (many, 4)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +167,7 @@ def test_severity_and_fail_on(storage: str, severity: str, fail_on: Any, fails: 
             task.execute(run)
     else:
         task.execute(run)
-    report = run["ti"].pushed["report"]
+    report = run["ti"].xcoms["report"]
     assert (report["success"], report["passed"], report[severity]) == (False, not fails, 1)
 
 
@@ -217,7 +185,7 @@ def test_expectations_may_be_a_suite_or_themselves(storage: str) -> None:
     )
     run = context()
     task.execute(run)
-    assert run["ti"].pushed["report"]["quarantined_rows"] == 1
+    assert run["ti"].xcoms["report"]["quarantined_rows"] == 1
 
 
 def test_a_column_of_mixed_values_is_checked_and_cannot_be_set_aside(storage: str) -> None:
@@ -250,7 +218,7 @@ def test_a_folder_a_pattern_and_what_is_not_there(tmp_path: Path, storage: str) 
     ):
         run = context()
         operator(storage, source=source, configure_expectations=values_between).execute(run)
-        assert run["ti"].pushed["report"]["rows"] == rows
+        assert run["ti"].xcoms["report"]["rows"] == rows
     (folder / "deep/c.csv").write_text("price\n1\n")
     for source, message in (
         (str(folder), "several or unknown formats"),
@@ -270,7 +238,7 @@ def test_rows_of_several_files_are_told_apart(tmp_path: Path, storage: str, suit
     )
     run = context()
     found = operator(storage, source=str(tmp_path / "parts"), suite=suite).execute(run)
-    assert read(run["ti"].pushed["report"]["quarantine_uri"])["id"].tolist() == [57]
+    assert read(run["ti"].xcoms["report"]["quarantine_uri"])["id"].tolist() == [57]
     assert read(found["dataset_uri"])["id"].tolist() == [n for n in range(100) if n != 57]
 
 
@@ -305,7 +273,7 @@ def test_the_whole_result_stays_out_of_xcom(storage: str) -> None:
         operator(
             storage, configure_dataframe=lambda: frame, configure_expectations=values_between, result_format="COMPLETE"
         ).execute(run)
-    shown = run["ti"].pushed["return_value"]["expectations"][0]["result"]
+    shown = run["ti"].xcoms["return_value"]["expectations"][0]["result"]
     assert len(shown["unexpected_list"]) == 20
     kept = json.loads(Path(f"{storage.removeprefix('file://')}/orders/run 1/result.json").read_text())
     assert len(kept["expectations"][0]["result"]["unexpected_list"]) == 200  # as many as Great Expectations gives
@@ -345,7 +313,7 @@ def test_a_batch_of_any_data_source(tmp_path: Path, storage: str) -> None:
     run = context()
     with pytest.raises(GXValidationFailed, match="1 of 100 rows"):
         task.execute(run)
-    assert run["ti"].pushed["return_value"]["statistics"]["unsuccessful_expectations"] == 1
+    assert run["ti"].xcoms["return_value"]["statistics"]["unsuccessful_expectations"] == 1
     assert (tmp_path / "store/batch/docs/index.html").is_file()
 
 
@@ -380,7 +348,7 @@ def test_a_checkpoint_with_its_actions(tmp_path: Path, storage: str, kind: str) 
     run = context()
     with pytest.raises(GXValidationFailed, match="1 of 100 rows"):
         task.execute(run)
-    assert run["ti"].pushed["return_value"]["statistics"]["unsuccessful_validations"] == 1
+    assert run["ti"].xcoms["return_value"]["statistics"]["unsuccessful_validations"] == 1
     assert after == (["put back"] if kind == "generator" else [])
 
 
@@ -396,5 +364,5 @@ def test_a_dag_file_pays_nothing_for_it() -> None:
         "import operators.validation.gx.operators, operators.validation.snapshots.operators; "
         f"print([m for m in '{heavy}'.split() if m in sys.modules and m not in before])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, timeout=300, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

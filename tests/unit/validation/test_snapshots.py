@@ -295,5 +295,5 @@ os._exit(0 if report.passed else 9)
 
 def test_it_runs_in_a_forked_process(storage: Storage) -> None:
     frozen = json.dumps(freeze(storage, "raw").to_dict())
-    done = subprocess.run([sys.executable, "-c", FORKED, storage.root, frozen], cwd=PROJECT_ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", FORKED, storage.root, frozen], cwd=PROJECT_ROOT, timeout=300)
     assert done.returncode == 0

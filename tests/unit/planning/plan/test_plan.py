@@ -260,7 +260,7 @@ def test_a_unit_that_was_bad_before_is_not_counted_as_a_first_again() -> None:
     assert counts.canary_first / counts.canary == pytest.approx(counts.stable_first / counts.stable)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rate=st.floats(1, 200),
     factor=st.floats(1.5, 10),

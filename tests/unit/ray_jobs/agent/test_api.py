@@ -15,7 +15,7 @@ import pytest
 
 from operators.core.errors import ConfigurationError, ServiceError
 from operators.core.traffic import AppState, Route, RouteState
-from ray_jobs.agent.actors import Settings, _bind
+from ray_jobs.agent.actors import Settings, bind_of
 from ray_jobs.agent.agent import Agent
 from ray_jobs.agent.api import application
 from ray_jobs.agent.auth import Admission
@@ -43,7 +43,7 @@ class Http:
         self._runner.close()
 
 
-class Versions:
+class NothingDeployed:
     """Nothing is deployed, and Ray may be away."""
 
     away = False
@@ -64,12 +64,12 @@ class Versions:
 
 
 @pytest.fixture
-def versions() -> Versions:
-    return Versions()
+def versions() -> NothingDeployed:
+    return NothingDeployed()
 
 
 @pytest.fixture
-def http(tmp_path: Path, versions: Versions) -> Iterator[Http]:
+def http(tmp_path: Path, versions: NothingDeployed) -> Iterator[Http]:
     guarded = Admission(application(Agent(tmp_path, versions)), token="t0ken", body_bytes=10_000)
     with contextlib.closing(Http(guarded)) as client:
         yield client
@@ -96,7 +96,9 @@ def test_the_document_names_every_route_and_every_documented_route_exists(tmp_pa
     document = documented(http)
     assert document["openapi"].startswith("3.1")
     inside = {
-        (m.lower(), r.path) for r in _flat(application(Agent(tmp_path / "x", Versions()))) for m in r.methods - {"HEAD"}
+        (m.lower(), r.path)
+        for r in _flat(application(Agent(tmp_path / "x", NothingDeployed())))
+        for m in r.methods - {"HEAD"}
     }
     said = {(method, path) for path, found in document["paths"].items() for method in found}
     assert inside == said
@@ -189,7 +191,7 @@ def test_what_is_refused_is_refused_in_words(
 
 
 def test_every_field_of_a_route_comes_back_as_it_was_set(tmp_path: Path) -> None:
-    class Running(Versions):
+    class Running(NothingDeployed):
         def states(self) -> dict[str, AppState]:
             return {f"flights-{version}": AppState(status="RUNNING") for version in "345"}
 
@@ -218,7 +220,7 @@ def test_a_body_without_a_length_is_limited_too(http: Http) -> None:
     assert (answer.status_code, "larger than" in answer.text) == (413, True)
 
 
-def test_when_ray_is_away_the_answer_is_503(http: Http, versions: Versions) -> None:
+def test_when_ray_is_away_the_answer_is_503(http: Http, versions: NothingDeployed) -> None:
     versions.away = True
     answer = http.get("/v1/apps")
     assert (answer.status_code, answer.json()) == (503, {"error": "Ray Serve does not answer; try again"})
@@ -240,11 +242,11 @@ def test_an_empty_token_lets_nobody_start() -> None:
 
 def test_nothing_listens_beyond_this_machine_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAXIWAY_AGENT_BIND", raising=False)
-    assert _bind("TAXIWAY_AGENT_BIND", "http://127.0.0.1:8300") == "127.0.0.1:8300"
+    assert bind_of("TAXIWAY_AGENT_BIND", "http://127.0.0.1:8300") == "127.0.0.1:8300"
     with pytest.raises(ConfigurationError, match="Set TAXIWAY_AGENT_BIND=host:port"):
-        _bind("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300")
+        bind_of("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300")
     monkeypatch.setenv("TAXIWAY_AGENT_BIND", "0.0.0.0:8300")
-    assert _bind("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300") == "0.0.0.0:8300"
+    assert bind_of("TAXIWAY_AGENT_BIND", "http://10.1.2.3:8300") == "0.0.0.0:8300"
 
 
 def test_an_edge_is_set_up_by_variables_that_are_checked_at_once(

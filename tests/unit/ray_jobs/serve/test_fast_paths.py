@@ -17,13 +17,13 @@ import uvicorn
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.core.loader import load_specs
 from operators.stack import environment
 from ray_jobs.serve import fast_path
 from ray_jobs.serve.fast_reader import Reader
 from ray_jobs.serve.protocol import BadRequestError, read_request, write_request
 from ray_jobs.serve.version import application
 from ray_jobs.trainers import lightgbm_served, xgboost_served
+from tests.support.specs import small_spec
 
 FEATURES: dict[str, Any] = {
     "carrier": "category",
@@ -275,7 +275,7 @@ async def talk(app: Any, *sent: bytes) -> bytes:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(0)
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
         server.should_exit = True
@@ -319,7 +319,7 @@ def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
 
 def test_taxiway_up_asks_serve_for_the_short_way() -> None:
     assert f'"{fast_path.SETTING}": "{fast_path.PATH}"' in inspect.getsource(environment.ray_head)
-    brought = application(load_specs()[0][0], "1", "models:/m", {"py_modules": ["x"], "env_vars": {"A": "1"}})
+    brought = application(small_spec(), "1", "models:/m", {"py_modules": ["x"], "env_vars": {"A": "1"}})
     options = brought._bound_deployment.ray_actor_options
     assert options is not None
     assert options["runtime_env"]["env_vars"] == {fast_path.SETTING: fast_path.PATH, "A": "1"}

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from operators.core.errors import ServiceError
-from operators.core.loader import load_specs
 from operators.core.predictions import hour_prefix, hours
 from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.serve.prediction_log import Asked, PredictionLog
+from tests.support.specs import small_spec
 
 FEATURES = {"carrier": "category", "temp": "number?"}
 COLUMNS = {"carrier": ["AA", "UA"], "temp": [1.5, None]}
@@ -24,14 +24,8 @@ COLUMNS = {"carrier": ["AA", "UA"], "temp": [1.5, None]}
 
 @pytest.fixture
 def spec() -> PredictionSpec:
-    known = load_specs()[0][0]
-    log = known.monitoring.prediction_log.model_copy(update={"flush_every_s": 3600.0, "max_rows": 2})
-    return known.model_copy(
-        update={
-            "data": known.data.model_copy(update={"features": FEATURES}),
-            "monitoring": known.monitoring.model_copy(update={"prediction_log": log}),
-        }
-    )
+    log = {"flush_every": "1h", "max_rows": 2}
+    return small_spec(data={"features": FEATURES}, monitoring={"prediction_log": log})
 
 
 class Flaky(Storage):
@@ -66,7 +60,7 @@ def test_a_row_says_who_answered_and_why(spec: PredictionSpec, storage: Flaky) -
     log.add(Asked.of(headers, "of the body"), COLUMNS, [0.25, 0.75])
     log.close()
     (key,) = storage.list("predictions")
-    assert re.fullmatch(r"predictions/flight_delay/version=4/date=\d{4}-\d\d-\d\d/hour=\d\d/[0-9a-f]{32}\.parquet", key)
+    assert re.fullmatch(r"predictions/small/version=4/date=\d{4}-\d\d-\d\d/hour=\d\d/[0-9a-f]{32}\.parquet", key)
     first, second = kept(storage).to_pylist()
     assert before <= first.pop("predicted_at") == second["predicted_at"] <= datetime.now(UTC)
     assert first == {
@@ -75,7 +69,7 @@ def test_a_row_says_who_answered_and_why(spec: PredictionSpec, storage: Flaky) -
         "unit": "u1",
         "arm": "canary",
         "weight_bp": 500,
-        "model": "flight_delay",
+        "model": "small",
         "version": "4",
         "prediction": 0.25,
         "feature_carrier": "AA",

@@ -32,7 +32,7 @@ SCHEMA = pa.schema({"number": pa.float64(), "category": pa.string(), "flag": pa.
 
 @pytest.mark.parametrize("served", [xgboost_served, lightgbm_served])
 @given(rows=st.lists(row, min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_serving_encodes_as_training_did(served: Any, rows: list[dict[str, Any]]) -> None:
     batch = pa.RecordBatch.from_pylist(rows, SCHEMA)
     columns = {name: [values[name] for values in rows] for name in ENCODER}

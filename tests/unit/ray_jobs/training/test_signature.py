@@ -13,9 +13,9 @@ from mlflow.models.utils import _enforce_schema
 from mlflow.types import ColSpec, Schema
 
 from operators.core.errors import RejectedError
-from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from ray_jobs.training.signature import input_example, limits_of, signature_of
+from tests.support.specs import small_spec
 
 ROWS: dict[str, list[Any]] = {
     "carrier": ["AA", None, "UA"],
@@ -28,9 +28,7 @@ KINDS = {"carrier": "category?", "distance": "number", "month": "integer?", "is_
 
 
 def spec_of(features: dict[str, str]) -> PredictionSpec:
-    known = load_specs()[0][0]
-    data = known.data.model_copy(update={"features": features})
-    return known.model_copy(update={"data": data})
+    return small_spec(data={"features": features})
 
 
 def test_signature_has_the_features_in_order_with_type_and_need() -> None:

@@ -76,7 +76,7 @@ def test_a_row_group_without_training_rows_is_not_read(storage: Storage, tmp_pat
 
 
 @given(rows=st.integers(1, 300), workers=st.integers(1, 7), batch=st.integers(1, 50))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_shards_are_every_nth_row_and_together_all(rows: int, workers: int, batch: int) -> None:
     import tempfile
 

@@ -85,7 +85,7 @@ def worker_on(clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @given(steps_s=st.lists(st.floats(0.001, 100), min_size=1, max_size=40), loading_s=st.floats(0, 100))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_checkpoints_are_never_closer_than_asked_for(
     steps_s: list[float], loading_s: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

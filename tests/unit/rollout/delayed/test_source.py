@@ -50,7 +50,9 @@ class Reader:
         self.closed += 1
 
 
-class World:
+class SlowRead:
+    """A source whose reading ends when the test says so."""
+
     def __init__(self) -> None:
         self.now = BEGIN
         self.reader = Reader()
@@ -71,8 +73,8 @@ class World:
                 await asyncio.wait({self.source._reading})
 
 
-def play(script: Callable[[World], Awaitable[None]]) -> World:
-    world = World()
+def play(script: Callable[[SlowRead], Awaitable[None]]) -> SlowRead:
+    world = SlowRead()
 
     async def run() -> None:
         try:
@@ -86,7 +88,7 @@ def play(script: Callable[[World], Awaitable[None]]) -> World:
 
 
 def test_a_look_gets_what_was_read_last() -> None:
-    async def script(world: World) -> None:
+    async def script(world: SlowRead) -> None:
         assert await world.add(0) == EVIDENCE
         assert (await world.add(1)).pairs == Pairs(total=1)
         assert (await world.add(9)).pairs == Pairs(total=1)
@@ -99,7 +101,7 @@ def test_a_look_gets_what_was_read_last() -> None:
 
 
 def test_a_slow_storage_delays_no_look_and_is_asked_once_at_a_time() -> None:
-    async def script(world: World) -> None:
+    async def script(world: SlowRead) -> None:
         world.reader.may_end.clear()
         for second in range(0, 40, 5):
             assert await world.add(second) == EVIDENCE
@@ -113,7 +115,7 @@ def test_a_slow_storage_delays_no_look_and_is_asked_once_at_a_time() -> None:
 
 @pytest.mark.parametrize("failure", [ServiceError("the store is away"), RejectedError("x.parquet is no Parquet")])
 def test_what_cannot_be_read_for_a_minute_is_said(failure: Exception) -> None:
-    async def script(world: World) -> None:
+    async def script(world: SlowRead) -> None:
         await world.add(0)
         assert (await world.add(1)).pairs == Pairs(total=1)
         world.reader.failure = failure
