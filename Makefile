@@ -33,10 +33,11 @@ test: lint ## lint, types, unit, integration and system tests; ARGS="tests/unit 
 	$(PYTEST) tests/integration $(PATIENT:%=--ignore=%); alone=$$?; \
 	exit $$((system | quick | alone))
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy, and the arrows between packages
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
 
 docs: $(STAMP) ## build the documents into build/docs
 	@$(VENV)/bin/python tools/spec_reference.py

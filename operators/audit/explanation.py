@@ -9,10 +9,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from operators.core import rows
-from operators.core.ledger import Entry
+from operators.core.ledger_entry import Entry
 from operators.core.row_text import in_words
+from operators.core.rows import route_of
 from operators.core.traffic import Route
-from operators.rollout.model_traffic import route_of
 from operators.traffic.assignment import bucket, in_canary
 
 _ENDED_BY = ("lease_expired", "rolled_back", "breaker_opened")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.ledger_schema import Entry, Look, json_digest
+from operators.core.ledger_entry import Entry, Look, json_digest
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release

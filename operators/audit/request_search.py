@@ -11,14 +11,14 @@ from typing import Any
 from operators.audit.explanation import Answer, Explanation, Origin, asked_at, decisions, in_force, why
 from operators.core.duck import open_duckdb
 from operators.core.errors import ServiceRefusedError
-from operators.core.ledger import Entry, Ledger
+from operators.core.ledger import Ledger
+from operators.core.ledger_entry import Entry
 from operators.core.predictions import hours
-from operators.core.rows import WeightSetRow
+from operators.core.rows import WeightSetRow, route_of
 from operators.core.storage import Storage
 from operators.feedback.log import log_keys, query_files
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
-from operators.rollout.model_traffic import route_of
 from operators.rollout.reconcile.client import ALL_MODELS
 
 _SHOWN = 5

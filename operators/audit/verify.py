@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from operators.core.ledger import Entry, Ledger
-from operators.core.ledger_schema import json_digest
+from operators.core.ledger import Ledger
+from operators.core.ledger_entry import Entry, json_digest
 from operators.core.rows import ApprovalRow, PromotedRow, VerdictRow, read
 from operators.core.spec_judge import Judge
 from operators.judge import policy as judging

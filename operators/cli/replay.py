@@ -13,7 +13,8 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 
 if TYPE_CHECKING:
-    from operators.core.ledger import Entry, Ledger
+    from operators.core.ledger import Ledger
+    from operators.core.ledger_entry import Entry
 
 _EXIT_FAILED = 1
 _NAMED = 5  # releases, when the one that was asked for is not there

@@ -16,7 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from operators.core.errors import RejectedError, ServiceError, TaxiwayError
-from operators.core.ledger_schema import ENTRIES, HEADS, LOOKS, Entry, Look, entry_hash, json_digest, metadata
+from operators.core.ledger_entry import Entry, Look, entry_hash, json_digest
+from operators.core.ledger_schema import ENTRIES, HEADS, LOOKS, metadata
 from operators.core.rows import AbandonedRow, ReleaseStartedRow, Row
 
 __all__ = ["BusyError", "Entry", "Ledger", "Look"]

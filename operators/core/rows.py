@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-if TYPE_CHECKING:  # SQLAlchemy comes with it: too slow for a DAG file
-    from operators.core.ledger_schema import Entry
+from operators.core.ledger_entry import Entry
+from operators.core.traffic import Route
 
 
 class Row(BaseModel):
@@ -73,6 +73,11 @@ class WeightSetRow(Row):
     canary: str | None = None
     shadow: str | None = None
     weight_bp: int = 0
+
+
+def route_of(entry: Entry) -> Route:
+    """Return the route that a row of the kind `weight_set` has set."""
+    return Route.recorded(entry.model, entry.payload)
 
 
 class VerdictRow(Row):

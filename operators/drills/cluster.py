@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from operators.compute.hook import RayHook
 from operators.core.errors import ServiceError
-from operators.core.ledger_schema import json_digest
+from operators.core.ledger_entry import json_digest
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 from operators.drills.record import Drill

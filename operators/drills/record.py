@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from operators.core.frozen import Frozen
-from operators.core.ledger import Entry, Ledger
+from operators.core.ledger import Ledger
+from operators.core.ledger_entry import Entry
 from operators.core.rows import DrillCleanedRow, DrillRow, DrillStartedRow
 from operators.core.spec_operations import Fault
 

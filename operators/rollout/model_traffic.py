@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import Entry, Ledger
-from operators.core.ledger_schema import json_digest
-from operators.core.rows import AbandonedRow, ReleaseStartedRow, WeightSetRow
+from operators.core.ledger import Ledger
+from operators.core.ledger_entry import Entry, json_digest
+from operators.core.rows import AbandonedRow, ReleaseStartedRow, WeightSetRow, route_of
 from operators.core.settings import Settings
 from operators.core.traffic import Route
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
@@ -47,11 +47,6 @@ class Begun:
     release_id: str
     stable: str | None
     at: datetime
-
-
-def route_of(entry: Entry) -> Route:
-    """Read the route of a row of the kind `weight_set`."""
-    return Route.recorded(entry.model, entry.payload)
 
 
 class ModelTraffic:

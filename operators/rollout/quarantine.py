@@ -9,7 +9,8 @@ from datetime import datetime
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.frozen import Frozen
-from operators.core.ledger import Entry, Ledger
+from operators.core.ledger import Ledger
+from operators.core.ledger_entry import Entry
 from operators.core.rows import QuarantinedRow, QuarantineLiftedRow, read
 from operators.registry.client import ModelVersion, Registry
 from operators.registry.server import is_missing

@@ -6,8 +6,7 @@ from typing import Literal
 
 from operators.core import rows
 from operators.core.errors import RejectedError
-from operators.core.ledger import Entry
-from operators.core.ledger_schema import json_digest
+from operators.core.ledger_entry import Entry, json_digest
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from operators.core import rows
 from operators.core.errors import ServiceError
-from operators.core.ledger import BusyError, Entry, Ledger
+from operators.core.ledger import BusyError, Ledger
+from operators.core.ledger_entry import Entry
 from operators.registry.client import CHAMPION
 from operators.rollout.manual_moves import ManualMoves
 from operators.rollout.model_traffic import ModelTraffic

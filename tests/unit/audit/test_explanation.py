@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from operators.audit.explanation import Answer, Moment, asked_at, decisions, in_force, why
-from operators.core.ledger import Entry
+from operators.core.ledger_entry import Entry
 from operators.core.traffic import Route
 from operators.traffic.assignment import ALL_BP, bucket, in_canary, xxh32
 from tests.support import edge_servers

@@ -12,7 +12,7 @@ from operators.audit.replay import as_recorded, by_spec, replay, same_policy
 from operators.audit.replay_text import rendered
 from operators.cli.replay import with_judge
 from operators.core.errors import ConfigurationError
-from operators.core.ledger_schema import Entry, Look, json_digest
+from operators.core.ledger_entry import Entry, Look, json_digest
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from operators.audit.verify import again, difference, verify
-from operators.core.ledger import Entry, Ledger
+from operators.core.ledger import Ledger
+from operators.core.ledger_entry import Entry
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.judge.digest import judge_digest

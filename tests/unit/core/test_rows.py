@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from operators.core.ledger_schema import Entry, json_digest
+from operators.core.ledger_entry import Entry, json_digest
 from operators.core.row_text import in_words
 from operators.core.rows import (
     ApprovalRow,

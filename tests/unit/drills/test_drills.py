@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from operators.core.errors import RejectedError, ServiceError
-from operators.core.ledger_schema import Entry
+from operators.core.ledger_entry import Entry
 from operators.core.spec import PredictionSpec
 from operators.core.spec_operations import FAULTS, Drill
 from operators.core.traffic import Counters
