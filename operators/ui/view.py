@@ -13,9 +13,10 @@ from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Ledger
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
-from operators.core.spec_judge import Judge
+from operators.core.spec_release import Release
 from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, GuardResult
+from operators.judge.phases import phases_of
 from operators.judge.policy import judge
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
@@ -145,16 +146,26 @@ class Console:
             if is_missing(error):
                 return {}
             raise
-        policy = _policy(spec_json)
-        return (
-            dict(judge(policy, Evidence.model_validate(evidence), elapsed_s=0.0, bake_s=1.0).guards) if policy else {}
-        )
+        release = _release_of(spec_json)
+        return _results(release, Evidence.model_validate(evidence)) if release else {}
+
+
+def _results(release: Release, evidence: Evidence) -> dict[str, GuardResult]:
+    """Ask the judge again, with the margins and the share of alpha of the phase that the evidence is from."""
+    newest = evidence.periods[-1].key if evidence.periods else None
+    phase = next((phase for phase in phases_of(release) if (phase.kind, phase.weights_bp[-1]) == newest), None)
+    parts = phase.policies(release.judge) if phase else (release.judge,)
+    harm_weight = phase.harm_weight if phase else 1.0
+    results: dict[str, GuardResult] = {}
+    for part in parts:
+        results |= judge(part, evidence, elapsed_s=0.0, bake_s=1.0, harm_weight=harm_weight).guards
+    return results
 
 
 @lru_cache(maxsize=64)
-def _policy(spec_json: str) -> Judge | None:
-    """Return the judge of a spec; None for a version that Taxiway has not registered, or that an older Taxiway has."""
+def _release_of(spec_json: str) -> Release | None:
+    """Return how a version is released; None for one that Taxiway has not registered, or whose spec is of an older Taxiway."""
     try:
-        return ModelSpec.from_json(spec_json).release.judge
+        return ModelSpec.from_json(spec_json).release
     except ValueError:
         return None

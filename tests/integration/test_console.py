@@ -39,7 +39,7 @@ def to(ledger: Ledger) -> ReleaseMoves:
     made.set_route(release_id, "canary_5_pct", spec.release, stable="2", version="3", weight_bp=500)
     registry.tag(model, "3", "taxiway.spec", spec.to_json())
     arms = {"stable": Arm(requests=950, failed=0, slow=0), "canary": Arm(requests=50, failed=9, slow=0)}
-    made.record_look(release_id, "canary_5_pct", Evidence(periods=(Period(weight=0.05, **arms),)))
+    made.record_look(release_id, "canary_5_pct", Evidence(periods=(Period(weight_bp=500, weight=0.05, **arms),)))
     return made
 
 
@@ -106,6 +106,7 @@ def test_what_is_shown(client: TestClient, to: ReleaseMoves) -> None:
     assert (release["version"], release["step"], release["look"]) == ("3", "canary_5_pct", 1)
     failures = release["guards"]["failures"]
     assert float(failures["e"]) > float(failures["threshold"])
+    assert failures["margin"] == 0.02 / 0.25  # that of the step, as in its verdict: the next one has 25 % of the callers
     assert [one["kind"] for one in row["decisions"][:1]] == ["promoted"]
 
 
