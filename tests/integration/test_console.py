@@ -106,9 +106,8 @@ def test_what_is_shown(client: TestClient, to: ReleaseMoves) -> None:
     assert (release["version"], release["step"], release["look"]) == ("3", "canary_5_pct", 1)
     failures = release["guards"]["failures"]
     assert float(failures["e"]) > float(failures["threshold"])
-    assert (
-        failures["margin"] == 0.02 / 0.25
-    )  # that of the step, as in its verdict: the next one has 25 % of the callers
+    # That of the step, as in its verdict: the next one has 25 % of the callers.
+    assert failures["margin"] == 0.02 / 0.25
     assert [one["kind"] for one in row["decisions"][:1]] == ["promoted"]
 
 
