@@ -86,7 +86,7 @@ class World:
     labels_path: Path
 
     def write(self, out: Path, *, begin: datetime, end: datetime, known_before: datetime) -> None:
-        """Be the source of labels; see `Labels`."""
+        """Be the source of labels; see `LabelSource`."""
         known = (pc.field("arrived_at") <= known_before) & (pc.field("arrived_at") >= begin)
         pq.write_table(pq.read_table(self.labels_path, filters=known), out)
 

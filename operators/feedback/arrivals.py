@@ -23,7 +23,7 @@ def business_prefix(model: str, name: str) -> str:
     return f"business/{model}/{name}"
 
 
-class Known:
+class ArrivalTable:
     """A table with ``id`` (a hash), ``label`` and ``arrived_us``. Of several values for one id the earliest counts.
 
     :param name: of the table in DuckDB
@@ -40,7 +40,7 @@ class Known:
         )
 
     def replace(self, path: Path) -> None:
-        """Take a file that `Labels.write` wrote, in place of what was there."""
+        """Take a file that `LabelSource.write` wrote, in place of what was there."""
         self._db.execute(f"DELETE FROM {self._rows}")  # noqa: S608
         self._db.execute(self._insert("id", "label", "arrived_at").format(files=f"read_parquet({text_sql(path)})"))
 

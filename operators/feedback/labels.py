@@ -17,7 +17,7 @@ ARRIVAL = "label_time"
 """Column of the model's query that says when the label became known."""
 
 
-class Labels(Protocol):
+class LabelSource(Protocol):
     """A source of labels."""
 
     def write(self, out: Path, *, begin: datetime, end: datetime, known_before: datetime) -> None:
@@ -51,7 +51,7 @@ class QueryLabels:
         self._ahead = timedelta(seconds=ahead_s)
 
     def write(self, out: Path, *, begin: datetime, end: datetime, known_before: datetime) -> None:
-        """Run the query over the events around the answers; see `Labels.write`.
+        """Run the query over the events around the answers; see `LabelSource.write`.
 
         :raises ConfigurationError: the query is wrong, or returns no ``label_time``
         """

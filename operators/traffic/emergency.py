@@ -12,7 +12,7 @@ from operators.traffic.client import Agent
 
 
 @dataclass(frozen=True)
-class Returned:
+class ManualRollback:
     """A rollback that a person asked for.
 
     :param run: id of this rollback
@@ -30,7 +30,7 @@ class Returned:
     unwritten: str = ""
 
 
-def move_back(agent: Agent, model: str, version: str | None, *, reason: str, actor: str) -> Returned:
+def move_back(agent: Agent, model: str, version: str | None, *, reason: str, actor: str) -> ManualRollback:
     """Move the traffic, and nothing else.
 
     :param version: where to; None: a canary loses its traffic, and without one the version before takes over
@@ -49,7 +49,7 @@ def move_back(agent: Agent, model: str, version: str | None, *, reason: str, act
             f"{error}. A version that is not deployed any more is deployed first by the DAG `rollback`: "
             f"taxiway airflow dags trigger rollback{conf}"
         ) from error
-    return Returned(run, stable, left, time.monotonic() - began)
+    return ManualRollback(run, stable, left, time.monotonic() - began)
 
 
 def _send_to(agent: Agent, model: str, version: str, run: str) -> str | None:

@@ -40,10 +40,10 @@ def answer_by(infer: Infer) -> None:
 
 def middlewares() -> list[Middleware]:
     """Return what Serve puts in front of an HTTP server: nothing where no version answers, in a proxy for example."""
-    return [Middleware(ShortWay, _here)] if _here is not None else []
+    return [Middleware(FastPath, _here)] if _here is not None else []
 
 
-class ShortWay:
+class FastPath:
     """ASGI middleware that answers predictions before Serve's own code sees them.
 
     :param app: Serve's own way

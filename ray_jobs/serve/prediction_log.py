@@ -39,10 +39,10 @@ _GATHERED = 5  # times `max_rows` in one file at most
 _GATHER_S = 1.0
 _WHOLE_BP = 10_000
 HEADERS = ("x-request-id", "x-taxiway-unit", "x-taxiway-arm", "x-taxiway-weight")
-"""The headers that `Asked.of` reads."""
+"""The headers that `EdgeHeaders.of` reads."""
 
 
-class Asked(NamedTuple):
+class EdgeHeaders(NamedTuple):
     """What the edge says of a request.
 
     :param request_id: the same for stable's answer and for the shadow's
@@ -57,7 +57,7 @@ class Asked(NamedTuple):
     weight_bp: int | None = None
 
     @classmethod
-    def of(cls, headers: Mapping[str, str], unit: str | None) -> Asked:
+    def of(cls, headers: Mapping[str, str], unit: str | None) -> EdgeHeaders:
         """Read the headers. What the edge cannot have sent is taken as not sent.
 
         :param headers: found by names in lower case
@@ -77,7 +77,7 @@ class Asked(NamedTuple):
 
 
 class _Answered(NamedTuple):
-    asked: Asked
+    asked: EdgeHeaders
     at_us: int
     features: tuple[Any, ...]  # one column after the other: a flat tuple costs the garbage collector nothing
     values: tuple[float, ...]
@@ -113,7 +113,7 @@ class PredictionLog:
         )
         self._thread.start()
 
-    def add(self, asked: Asked, columns: Mapping[str, list[Any]], values: list[float]) -> None:
+    def add(self, asked: EdgeHeaders, columns: Mapping[str, list[Any]], values: list[float]) -> None:
         """Remember one answered request; never blocks on the store."""
         features = tuple(chain.from_iterable([columns[name] for name in self._features]))
         answered = _Answered(asked, time.time_ns() // 1000, features, tuple(values))

@@ -18,7 +18,7 @@ from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.serve import fast_path
 from ray_jobs.serve.fast_reader import Reader
-from ray_jobs.serve.prediction_log import HEADERS, Asked, PredictionLog
+from ray_jobs.serve.prediction_log import HEADERS, EdgeHeaders, PredictionLog
 from ray_jobs.serve.protocol import BadRequestError, metadata, read_output, write_answer, write_request
 from ray_jobs.training.signature import limits_of
 
@@ -98,8 +98,8 @@ class Version:
         try:
             request = self._reader.read(body)
         except BadRequestError as error:
-            return 400, _error(str(error)), Asked.of(told, None).request_id
-        asked = Asked.of(told, request.unit)
+            return 400, _error(str(error)), EdgeHeaders.of(told, None).request_id
+        asked = EdgeHeaders.of(told, request.unit)
         try:
             values = read_output(self._model.predict(None, request.columns), request.rows)
             answer = write_answer(

@@ -340,7 +340,7 @@ def test_an_answer_leaves_in_one_piece() -> None:
                 return getattr(transport, name)
 
         send.__self__.transport = Watched()
-        await fast_path.ShortWay(serves, lambda: version.infer)(scope, receive, send)
+        await fast_path.FastPath(serves, lambda: version.infer)(scope, receive, send)
 
     asyncio.run(talk(watched, post(b"abc", more=CLOSE)))
     (piece,) = pieces
@@ -356,4 +356,4 @@ def test_a_caller_that_has_gone_is_not_answered() -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/infer", "headers": []}
     version = Answers()
-    asyncio.run(fast_path.ShortWay(serves, lambda: version.infer)(scope, gone, send))
+    asyncio.run(fast_path.FastPath(serves, lambda: version.infer)(scope, gone, send))

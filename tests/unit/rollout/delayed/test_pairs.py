@@ -11,7 +11,7 @@ import pytest
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, GuardResult, Losses, LossSums, Moments, Pairs
 from operators.judge.policy import judge
-from operators.rollout.delayed.business import Cohort, Value, moments
+from operators.rollout.delayed.business import BusinessNumber, Cohort, moments
 from operators.rollout.delayed.pairs import ErrorDifference, Pair, PairTally, RightOrWrong, label_counts
 
 
@@ -19,8 +19,8 @@ def pair(at: int, arrived: int | None, *, stable: float = 0.9, canary: float = 0
     return Pair(at, at, stable, canary, None if arrived is None else label, arrived)
 
 
-def value(at: int, arrived: int | None) -> Value:
-    return Value(at, at, 0, False, None if arrived is None else 1.0, arrived)
+def value(at: int, arrived: int | None) -> BusinessNumber:
+    return BusinessNumber(at, at, 0, False, None if arrived is None else 1.0, arrived)
 
 
 def test_numbers_count_up_to_the_first_that_is_awaited() -> None:
@@ -199,7 +199,7 @@ def test_looks_only_ever_go_on() -> None:
 
 
 def test_business_numbers_are_clipped_and_folded() -> None:
-    values = [Value(i, i, span, canary, value, 0) for i, (span, canary, value) in enumerate(
+    values = [BusinessNumber(i, i, span, canary, value, 0) for i, (span, canary, value) in enumerate(
         [(0, False, 1.0), (0, False, 3.0), (0, True, -5.0), (1, True, 99.0), (0, False, 8.0)]
     )]  # fmt: skip
     whole = moments(values, lowest=0.0, highest=8.0)
