@@ -67,7 +67,7 @@ class Agent:
         return Counters.model_validate(self._call("GET", f"/v1/counters/{model}"))
 
     def roll_back(self, model: str, *, reason: str, actor: str) -> RolledBack:
-        """Give stable all traffic if there is a canary, else go back to the version before.
+        """Give stable the canary's traffic or, without a canary and in the watch, go back to the version before.
 
         :raises ServiceRefusedError: there is no version before that is still deployed
         """

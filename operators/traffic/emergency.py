@@ -33,7 +33,7 @@ class ManualRollback:
 def move_back(agent: Agent, model: str, version: str | None, *, reason: str, actor: str) -> ManualRollback:
     """Move the traffic. Ledger and aliases stay as they are.
 
-    :param version: the version that gets all traffic. None: stable if there is a canary, else the version before
+    :param version: the version that gets all traffic. None: stable while there is a canary, else the version before stable
     :raises RejectedError: the version has all the traffic already, or is not deployed any more
     """
     began, run = time.monotonic(), f"by-hand-{uuid4().hex}"

@@ -79,7 +79,8 @@ def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: Predi
     version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", narrow, example=False))
     assert ask(version, ROWS)[0] == 200
     status, answer = ask(version, [ROWS[0], {**ROWS[1], "month": 2**31}])
-    assert (status, answer) == (400, {"error": "input 'month', row 1: 2147483648 is out of range"})
+    assert status == 400
+    assert answer["error"].startswith("input 'month', row 1: 2147483648 is out of range")
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_json_that_python_does_not_write(before: str, after: str) -> None:
 def test_an_ordinary_request_takes_the_quick_way() -> None:
     row = {"carrier": "AA", "origin": None, "distance": 733, "temp": None, "month": 3, "stops": None, "is_new": True}
     request = {**write_request([{**row, "is_full": False}] * 2, FEATURES), "id": "a", "parameters": {"unit": 7}}
-    found = READER.quick(json.dumps(request).encode())
+    found = READER.read_ordinary(json.dumps(request).encode())
     assert found is not None
     assert (found.id, found.unit, found.rows, list(found.columns)) == ("a", "7", 2, list(FEATURES))
 
@@ -289,7 +289,7 @@ def post(body: bytes, path: bytes = b"/m/1/v2/models/m/infer", more: bytes = b""
 CLOSE = b"Connection: close\r\n"
 
 
-def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
+def test_a_prediction_takes_the_fast_path_and_all_else_serves() -> None:
     version = Answers()
     fast_path.answer_by(version.infer)
     (middleware,) = fast_path.middlewares()
@@ -317,7 +317,7 @@ def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
     assert b" 418 " in asyncio.run(talk(app, post(b"abc", more=CLOSE)))
 
 
-def test_taxiway_up_asks_serve_for_the_short_way() -> None:
+def test_taxiway_up_asks_serve_for_the_fast_path() -> None:
     assert f'"{fast_path.SETTING}": "{fast_path.PATH}"' in inspect.getsource(environment.ray_head)
     brought = application(small_spec(), "1", "models:/m", {"py_modules": ["x"], "env_vars": {"A": "1"}})
     options = brought._bound_deployment.ray_actor_options

@@ -106,7 +106,9 @@ def test_a_store_that_was_away_loses_no_row(spec: PredictionSpec, storage: Flaky
     log._wake.set()
     log._thread.join()
     for number in range(3):
-        log.add(EdgeHeaders(f"r{number}", None), {name: values[:1] for name, values in COLUMNS.items()}, [float(number)])
+        log.add(
+            EdgeHeaders(f"r{number}", None), {name: values[:1] for name, values in COLUMNS.items()}, [float(number)]
+        )
         log.flush()
     found = kept(storage).to_pylist()
     assert {(row["request_id"], row["prediction"]) for row in found} == {("r0", 0.0), ("r1", 1.0), ("r2", 2.0)}
@@ -122,7 +124,7 @@ def test_a_store_that_stays_away_fills_no_memory(spec: PredictionSpec, storage: 
     log.close()
     assert log._rows == 40  # twenty times max_rows
     assert log.dropped_rows == 160
-    assert [answered.asked.request_id for answered in log._answered] == [f"r{number}" for number in range(80, 100)]
+    assert [answer.headers.request_id for answer in log._buffer] == [f"r{number}" for number in range(80, 100)]
 
 
 def test_the_hours_of_a_release() -> None:
