@@ -12,18 +12,14 @@ first ends the requests under way, on the fast path too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakMethod
 
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 Infer = Callable[[bytes, Iterable[tuple[bytes, bytes]]], tuple[int, bytes, str]]
 """Takes a body and headers; returns a status, JSON and the request's id."""
 
@@ -51,11 +47,11 @@ class FastPath:
     :param infer: returns the version's method, or None if the version has gone
     """
 
-    def __init__(self, app: App, infer: Callable[[], Infer | None]) -> None:
+    def __init__(self, app: ASGIApp, infer: Callable[[], Infer | None]) -> None:
         self._app = app
         self._infer = infer
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for a prediction; pass on any other."""
         infer = self._infer() if is_inference(scope) else None
         if infer is None:
@@ -122,7 +118,7 @@ class BufferedTransport:
         return self._transport.is_closing()
 
 
-def is_inference(scope: Message) -> bool:
+def is_inference(scope: Scope) -> bool:
     """Say whether a request asks for a prediction."""
     return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/infer")
 

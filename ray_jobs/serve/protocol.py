@@ -18,17 +18,6 @@ from pydantic_core import from_json, to_json
 
 from operators.core.spec_training import FeatureKind
 
-_NUMBERS = frozenset({"FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
-_INTEGERS = frozenset(name for name in _NUMBERS if "INT" in name)
-_DATATYPES: Mapping[str, frozenset[str]] = {
-    "category": frozenset({"BYTES"}),
-    "number": _NUMBERS,
-    "integer": _INTEGERS,
-    "boolean": frozenset({"BOOL"}),
-}
-_PYTHON: Mapping[str, type] = {"category": str, "number": float, "integer": int, "boolean": bool}
-_TYPES = {kind: frozenset({python, int} if python is float else {python}) for kind, python in _PYTHON.items()}
-_PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
 NumberRange = tuple[float, float]
 """The smallest and the largest value that a type holds."""
 _INTEGER_LIMITS: Mapping[str, NumberRange] = {
@@ -39,6 +28,15 @@ _KIND_LIMITS: Mapping[str, NumberRange] = {
     "number": (-sys.float_info.max, sys.float_info.max),
     "integer": _INTEGER_LIMITS["INT64"],
 }
+_DATATYPES: Mapping[str, frozenset[str]] = {
+    "category": frozenset({"BYTES"}),
+    "number": frozenset({"FP16", "FP32", "FP64", *_INTEGER_LIMITS}),
+    "integer": frozenset(_INTEGER_LIMITS),
+    "boolean": frozenset({"BOOL"}),
+}
+_PYTHON: Mapping[str, type] = {"category": str, "number": float, "integer": int, "boolean": bool}
+_TYPES = {kind: frozenset({python, int} if python is float else {python}) for kind, python in _PYTHON.items()}
+_PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
 
 
 class BadRequestError(ValueError):

@@ -26,7 +26,7 @@ def train(run: TrainingRun) -> TrainedModel:
     The model does not depend on the number of threads. It does not depend on restarts either, unless rows or columns are sampled
     (``bagging_fraction``, ``feature_fraction``): LightGBM does not save the state of its random numbers.
 
-    :raises ConfigurationError: GPUs were asked for, or LightGBM cannot be loaded
+    :raises ConfigurationError: the spec asks for GPUs, or LightGBM cannot be loaded
     """
     if run.spec.training.scaling.gpus_per_worker:
         raise ConfigurationError(

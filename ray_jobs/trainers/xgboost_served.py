@@ -41,12 +41,12 @@ class Direct:
 
         self._core, self._booster = core, booster
         self._kept = threading.local()
-        asked = {"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0, "missing": float("nan")}
-        self._asked = json.dumps({**asked, "strict_shape": False, "cache_id": 0}).encode()
+        options = {"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0, "missing": float("nan")}
+        self._options = json.dumps({**options, "strict_shape": False, "cache_id": 0}).encode()
         for rows in (3, 1):
             known = np.tile(np.array([[0.0], [1.5], [float("nan")]], dtype=np.float32), width)[-rows:]
             if not np.array_equal(self(known), booster.inplace_predict(known, validate_features=False)):
-                raise ValueError("this XGBoost answers differently when it is asked directly")
+                raise ValueError("this XGBoost answers differently when its C function is called directly")
 
     def __call__(self, matrix: Any) -> Any:
         """Return one float32 for each row.
@@ -63,7 +63,7 @@ class Direct:
         out = ctypes.byref(shape), ctypes.byref(dims), ctypes.byref(result)
         ask = self._core._LIB.XGBoosterPredictFromDense
         self._core._check_call(
-            ask(self._booster.handle, described.encode(), self._asked, self._kept.proxy.handle, *out)
+            ask(self._booster.handle, described.encode(), self._options, self._kept.proxy.handle, *out)
         )
         if dims.value != 1 or shape[0] != rows:
             raise ValueError("the booster does not return one number for each row")

@@ -21,7 +21,7 @@ _NICENESS = 10  # if a worker shares a machine with replicas, callers go first
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker of a run is told.
+    """The task that every worker of a run gets.
 
     :param data: all training rows
     :param streams: whether Ray Data brings the worker's rows; else the worker reads them from the file

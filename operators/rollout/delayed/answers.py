@@ -63,29 +63,24 @@ class AnswerLog:
         self._moments_of: tuple[Span, ...] | None = None
         db.execute(_TABLE)
 
-    def refresh(self, now: datetime) -> int:
+    def refresh(self, now: datetime) -> None:
         """Read the files that were written since the last call.
 
         :param now: with a time zone
-        :returns: how many files were new
         """
         listed: set[str] = set()
-        fresh = 0
         for version in (self._window.stable, self._window.canary):
             keys = [
                 key
                 for hour in hours(self._next_hour, now)
                 for key in log_keys(self._storage, self._window.model, version, hour)
             ]
-            new = [key for key in keys if key not in self._seen]
-            if new:
+            if new := [key for key in keys if key not in self._seen]:
                 self._moments_of = None
                 self._insert(new, version)
-            fresh += len(new)
             listed.update(keys)
         self._seen &= listed
         self._next_hour = max(self._next_hour, now - _SLACK)
-        return fresh
 
     def _insert(self, keys: Sequence[str], version: str) -> None:
         arms = ", ".join(f"'{arm}'" for arm in ARMS)
