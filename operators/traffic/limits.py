@@ -55,7 +55,7 @@ def _slow_us(slow: Slow, stable: list[Row]) -> int | None:
         return round(slow.limit_s * 1e6)
     usual_ms = quantile_ms(stable, slow.quantile)
     if usual_ms is None or not math.isfinite(usual_ms):
-        return None  # stable has not answered yet, so nothing can count as slow: the guard has no evidence and does not pass
+        return None  # no usual time is known, so nothing counts as slow: the guard has no evidence and does not pass
     return round(1000 * max(usual_ms * slow.ratio, usual_ms + slow.increase_s * 1000))
 
 

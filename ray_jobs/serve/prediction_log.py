@@ -35,9 +35,7 @@ _OWN = {
     "version": pa.string(),
     "prediction": pa.float64(),
 }
-_MOST_BUFFERED = (
-    20  # times `max_rows`; beyond it the oldest rows are dropped, so that a lost store cannot fill the memory
-)
+_MOST_BUFFERED = 20  # times `max_rows`; beyond it the oldest rows go, so that a lost store cannot fill the memory
 _GATHERED = 5  # times `max_rows`; so many rows are written at once, without waiting for more
 _GATHER_S = 1.0
 HEADERS = ("x-request-id", "x-taxiway-unit", "x-taxiway-arm", "x-taxiway-weight")

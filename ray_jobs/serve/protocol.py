@@ -35,7 +35,7 @@ _DATATYPES: Mapping[str, frozenset[str]] = {
     "boolean": frozenset({"BOOL"}),
 }
 _PYTHON: Mapping[str, type] = {"category": str, "number": float, "integer": int, "boolean": bool}
-_TYPES = {kind: frozenset({python, int} if python is float else {python}) for kind, python in _PYTHON.items()}
+_TYPES = {**{kind: frozenset({python}) for kind, python in _PYTHON.items()}, "number": frozenset({int, float})}
 _PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
 
 

@@ -123,9 +123,10 @@ class Version:
 
 def application(spec: PredictionSpec, version: str, model_uri: str, runtime_env: dict[str, Any]) -> serve.Application:
     """Return the Serve application of one version, with the resources that the spec asks for."""
+    environment: dict[str, Any] = {}
     if runtime_env:  # the cluster's own environment has the setting; a replica with another one must bring it
         variables = {fast_path.SETTING: fast_path.PATH, **runtime_env.get("env_vars", {})}
-        runtime_env = {"runtime_env": {**runtime_env, "env_vars": variables}}
+        environment = {"runtime_env": {**runtime_env, "env_vars": variables}}
     deployment = serve.deployment(Version).options(
         name="version",
         num_replicas=spec.serving.replicas,
@@ -133,7 +134,7 @@ def application(spec: PredictionSpec, version: str, model_uri: str, runtime_env:
         ray_actor_options={
             "num_cpus": spec.serving.cpus_per_replica,
             "num_gpus": spec.serving.gpus_per_replica,
-            **runtime_env,
+            **environment,
         },
         graceful_shutdown_timeout_s=5,
         # The edge counts requests; a line in the log for each one costs more than it is worth.

@@ -163,9 +163,9 @@ def test_json_that_python_does_not_write(before: str, after: str) -> None:
 def test_an_ordinary_request_takes_the_quick_way() -> None:
     row = {"carrier": "AA", "origin": None, "distance": 733, "temp": None, "month": 3, "stops": None, "is_new": True}
     request = {**write_request([{**row, "is_full": False}] * 2, FEATURES), "id": "a", "parameters": {"unit": 7}}
-    found = READER.read_ordinary(json.dumps(request).encode())
-    assert found is not None
-    assert (found.id, found.unit, found.rows, list(found.columns)) == ("a", "7", 2, list(FEATURES))
+    read = READER.read_ordinary(json.dumps(request).encode())
+    assert read is not None
+    assert (read.id, read.unit, read.rows, list(read.columns)) == ("a", "7", 2, list(FEATURES))
 
 
 CODES: dict[str, dict[str, int] | None] = {"carrier": {"AA": 0, "UA": 1}, "distance": None, "is_new": None}
@@ -195,10 +195,10 @@ def test_columns_and_a_data_frame_are_encoded_value_by_value(rows: list[tuple[An
     frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
     for encode in (xgboost_served.encode, lightgbm_served.encode):
         for given_ in (columns, frame):
-            found = encode(CODES, given_)
-            assert found.dtype == np.float32
-            assert found.flags.c_contiguous
-            np.testing.assert_array_equal(found, np.array(wanted, dtype=np.float32))
+            matrix = encode(CODES, given_)
+            assert matrix.dtype == np.float32
+            assert matrix.flags.c_contiguous
+            np.testing.assert_array_equal(matrix, np.array(wanted, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +306,8 @@ def test_a_prediction_takes_the_fast_path_and_all_else_serves() -> None:
     # Pipelined, in pieces, large.
     large = b"x" * 3_000_000
     whole = post(b"a") + post(b"b") + post(large, more=CLOSE)
-    found = asyncio.run(talk(app, whole[:20], whole[20:400], whole[400:])).split(b"\r\n\r\n")
-    assert [found[1][:3], found[2][:3], found[3]] == [b"<a>", b"<b>", b"<" + large + b">"]
+    answers = asyncio.run(talk(app, whole[:20], whole[20:400], whole[400:])).split(b"\r\n\r\n")
+    assert [answers[1][:3], answers[2][:3], answers[3]] == [b"<a>", b"<b>", b"<" + large + b">"]
     for other in (
         post(b"x", path=b"/m/1/v2/models/m", more=CLOSE),
         b"GET /m/1/v2/models/m/infer HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"\r\n",

@@ -110,9 +110,9 @@ def test_a_store_that_was_away_loses_no_row(spec: PredictionSpec, storage: Flaky
             EdgeHeaders(f"r{number}", None), {name: values[:1] for name, values in COLUMNS.items()}, [float(number)]
         )
         log.flush()
-    found = kept(storage).to_pylist()
-    assert {(row["request_id"], row["prediction"]) for row in found} == {("r0", 0.0), ("r1", 1.0), ("r2", 2.0)}
-    assert len(found) == (4 if done_all_the_same else 3)
+    rows = kept(storage).to_pylist()
+    assert {(row["request_id"], row["prediction"]) for row in rows} == {("r0", 0.0), ("r1", 1.0), ("r2", 2.0)}
+    assert len(rows) == (4 if done_all_the_same else 3)
     assert log.dropped_rows == 0
 
 
@@ -129,8 +129,8 @@ def test_a_store_that_stays_away_fills_no_memory(spec: PredictionSpec, storage: 
 
 def test_the_hours_of_a_release() -> None:
     begin = datetime(2026, 12, 31, 22, 59, 59, tzinfo=UTC)
-    found = list(hours(begin, begin + timedelta(hours=2)))
-    assert [hour_prefix("m", "7", hour) for hour in found] == [
+    in_order = list(hours(begin, begin + timedelta(hours=2)))
+    assert [hour_prefix("m", "7", hour) for hour in in_order] == [
         "predictions/m/version=7/date=2026-12-31/hour=22",
         "predictions/m/version=7/date=2026-12-31/hour=23",
         "predictions/m/version=7/date=2027-01-01/hour=00",

@@ -207,6 +207,6 @@ def test_answer() -> None:
 
 
 def test_metadata_names_every_feature() -> None:
-    found = metadata(model="m", version="3", features=FEATURES, output="p")
-    assert [tensor["name"] for tensor in found["inputs"]] == list(FEATURES)
-    assert [tensor["datatype"] for tensor in found["inputs"]] == ["BYTES", "FP64", "INT64", "FP64", "BOOL"]
+    answer = metadata(model="m", version="3", features=FEATURES, output="p")
+    assert [tensor["name"] for tensor in answer["inputs"]] == list(FEATURES)
+    assert [tensor["datatype"] for tensor in answer["inputs"]] == ["BYTES", "FP64", "INT64", "FP64", "BOOL"]

@@ -58,8 +58,8 @@ def look(storage: Storage, *spans: Span, after_s: float = 600.0) -> LateEvidence
 
 
 def numbers(late: LateEvidence, span: int = 0) -> list[tuple[int, float] | None]:
-    found = [arm.prediction for arm in late.arms[span]]
-    return [(m.count, round(m.mean, 9)) if m else None for m in found]
+    predictions = [arm.prediction for arm in late.arms[span]]
+    return [(m.count, round(m.mean, 9)) if m else None for m in predictions]
 
 
 def test_a_unit_counts_once_by_its_first_prediction(storage: Storage) -> None:
@@ -237,12 +237,12 @@ def test_a_business_file_that_lacks_a_column_is_named(storage: Storage, open_col
 
 
 def test_late_evidence_finds_its_period() -> None:
-    found = LateEvidence.model_validate(
+    late = LateEvidence.model_validate(
         {"arms": [[{"prediction": {"count": 1, "mean": 2, "m2": 0}}, {}]], "pairs": {"total": 3}}
     )
     periods = (Period(kind="shadow", weight_bp=5000, weight=1 / 3), Period(weight_bp=5000, weight=0.5))
     evidence = Evidence(periods=periods)
-    whole = with_late(evidence, window(HALF), found)
+    whole = with_late(evidence, window(HALF), late)
     assert whole.periods[0] == evidence.periods[0]
     assert whole.periods[1].stable.prediction == Moments(count=1, mean=2.0, m2=0.0)
     assert whole.pairs == Pairs(total=3)

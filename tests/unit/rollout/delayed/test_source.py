@@ -132,9 +132,9 @@ def test_what_cannot_be_read_for_a_minute_is_said(failure: Exception) -> None:
 
 
 def test_the_facts_of_a_step() -> None:
-    found = window_of(live(pool_bp=8000), SPEC)
-    assert (found.begin_s, found.stable, found.canary) == (BEGIN, "3", "4")
-    assert found.spans == (
+    window = window_of(live(pool_bp=8000), SPEC)
+    assert (window.begin_s, window.stable, window.canary) == (BEGIN, "3", "4")
+    assert window.spans == (
         Span(weight_bp=500),
         Span(weight_bp=2500),
         Span(kind="watch", weight_bp=100),
