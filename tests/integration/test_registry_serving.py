@@ -136,5 +136,5 @@ def test_serves_own_way_answers_the_same(logged: Any, spec: PredictionSpec) -> N
     headers = [(b"x-request-id", b"r1"), (b"x-taxiway-arm", b"canary"), (b"x-taxiway-weight", b"500")]
     for body in (json.dumps(write_request(ROWS, FEATURES)).encode(), b"{}", b"\xff"):
         assert post(body, headers) == version.infer(body, headers)[:2]
-    kept = [answered.asked for answered in version._predictions._answered]
+    kept = [answer.headers for answer in version._predictions._buffer]
     assert kept == [("r1", None, "canary", 500)] * 2
