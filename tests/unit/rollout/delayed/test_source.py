@@ -151,7 +151,7 @@ def test_a_step_of_half_the_callers_hides_no_shadow_of_all() -> None:
 
 
 @pytest.mark.parametrize(("kind", "weight_bp"), [("shadow", 5000), ("canary", 2500), ("watch", 100)])
-def test_every_period_of_a_phase_has_its_facts(kind: str, weight_bp: int) -> None:
+def test_every_period_of_a_phase_has_its_span(kind: str, weight_bp: int) -> None:
     step = live(kind=kind, pool_bp=9700, weights_bp=(weight_bp,))
     periods = step.periods(Tally.begin(Counters()))
     assert periods
