@@ -16,11 +16,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from operators.core.errors import RejectedError, ServiceError, TaxiwayError
-from operators.core.ledger_entry import Entry, Look, entry_hash, json_digest
+from operators.core.ledger_entry import Entry, LookEntry, entry_hash, json_digest
 from operators.core.ledger_schema import ENTRIES, HEADS, LOOKS, metadata
 from operators.core.rows import AbandonedRow, ReleaseStartedRow, Row
 
-__all__ = ["BusyError", "Entry", "Ledger", "Look"]
+__all__ = ["BusyError", "Entry", "Ledger", "LookEntry"]
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 _SCHEMA_LOCK = 0x7A71_0001  # two processes must not create the tables at once
@@ -206,7 +206,7 @@ class Ledger:
                 if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None:
                     return number
 
-    def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[Look]:
+    def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[LookEntry]:
         """Return the looks of a release, or of one of its steps, oldest first.
 
         :param last: the newest ones, at most this many
@@ -216,7 +216,7 @@ class Ledger:
             query = query.where(LOOKS.c.step == step)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
-        return [Look.model_validate(dict(row)) for row in reversed(rows)]
+        return [LookEntry.model_validate(dict(row)) for row in reversed(rows)]
 
     def look_numbers(self, release_id: str, step: str, evidence: Mapping[str, Any]) -> list[int]:
         """Return the numbers of the step's looks that had exactly this evidence."""
