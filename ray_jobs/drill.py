@@ -81,7 +81,7 @@ def _kill(find: Callable[[], Iterable[tuple[str, int]]], key: str, *, for_s: flo
                 continue
             if not killed:
                 said = json.dumps({"at": at, "pid": pid, "node": node}).encode()
-                Storage.from_url(storage_url()).put_bytes(f"{key}/fault.json", said)
+                Storage(storage_url()).put_bytes(f"{key}/fault.json", said)
             killed.append(pid)
         if time.monotonic() >= end:
             break

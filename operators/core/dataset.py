@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -24,18 +24,7 @@ _TIME_TYPES = ("TIMESTAMP", "DATE")
 __all__ = ["Dataset", "Snapshot", "TableSnapshot", "TableSource", "Window", "build", "fetch", "snapshot"]
 
 
-class _Frozen(Exact):
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, for XCom."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls.model_validate(value)
-
-
-class Window(_Frozen):
+class Window(Exact):
     """``start <= time < end``, in the clock of the data's time columns, without a zone."""
 
     start: datetime
@@ -60,7 +49,7 @@ class Window(_Frozen):
         return (self.end - self.start) / timedelta(hours=1)
 
 
-class TableSnapshot(_Frozen):
+class TableSnapshot(Exact):
     """One frozen table."""
 
     key: str
@@ -71,7 +60,7 @@ class TableSnapshot(_Frozen):
     gaps: dict[str, tuple[str, ...]] = Field(description="column → source files without it, where others have it")
 
 
-class Snapshot(_Frozen):
+class Snapshot(Exact):
     """The raw tables of one window. Equal rows have equal digests."""
 
     digest: str
@@ -79,7 +68,7 @@ class Snapshot(_Frozen):
     tables: dict[str, TableSnapshot]
 
 
-class Dataset(_Frozen):
+class Dataset(Exact):
     """What the model's SQL made of a snapshot."""
 
     key: str

@@ -34,7 +34,7 @@ class Storage:
 
     S3 takes credentials, region and endpoint from the usual ``AWS_*`` variables. The store is opened on first use.
 
-    :param url: address without the trailing slash
+    :raises ConfigurationError: the address is neither ``s3://bucket[/prefix]`` nor ``file:///path``
     """
 
     def __init__(self, url: str) -> None:
@@ -46,14 +46,6 @@ class Storage:
             self._bucket, self._prefix = "", unquote(parts.path).rstrip("/")
         else:
             raise ConfigurationError(f"{url!r} is not a storage address; write s3://bucket/prefix or file:///path")
-
-    @classmethod
-    def from_url(cls, url: str) -> Storage:
-        """Return the storage at an address.
-
-        :raises ConfigurationError: the address is neither ``s3://bucket[/prefix]`` nor ``file:///path``
-        """
-        return cls(url)
 
     def at(self, source: str) -> Storage:
         """Return the storage at a folder below this one, or at another address."""
@@ -75,21 +67,20 @@ class Storage:
         :param if_absent: leave an object that exists as it is
         :returns: whether it was written
         """
-        mode, multipart = ("create", False) if if_absent else ("overwrite", None)
-        return self._put(key, data, mode, multipart)
+        return self._put(key, data, if_absent)
 
     def upload(self, path: Path, key: str, *, if_absent: bool = False) -> bool:
         """Write a local file; see `put_bytes`. S3 limits ``if_absent`` to 5 GB, the size of one request."""
-        mode, multipart = ("create", False) if if_absent else ("overwrite", None)
-        return self._put(key, path, mode, multipart)
+        return self._put(key, path, if_absent)
 
-    def _put(self, key: str, data: bytes | Path, mode: Any, multipart: bool | None) -> bool:
+    def _put(self, key: str, data: bytes | Path, if_absent: bool) -> bool:
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
+        how: dict[str, Any] = {"mode": "create", "use_multipart": False} if if_absent else {"mode": "overwrite"}
         with self._calling("write", key):
             try:
-                obstore.put(self._store, self._path(key), data, mode=mode, use_multipart=multipart)
+                obstore.put(self._store, self._path(key), data, **how)
             except AlreadyExistsError:
                 return False
         return True

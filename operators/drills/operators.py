@@ -21,7 +21,6 @@ from operators.rollout.operators import DEPLOY_TIMEOUT_S, release_moves_of, requ
 from operators.rollout.triggers import DeployTrigger
 
 if TYPE_CHECKING:
-    from operators.core.ledger import Ledger
     from operators.drills.record import Drill
     from operators.rollout.model_traffic import ModelTraffic
 
@@ -82,7 +81,7 @@ class ClaimDrillOperator(BaseOperator):
             copy = _traffic(name)
             copies.require_ours(copy)
             if fault == "dead_agent":
-                require_quiet(traffic, name)
+                copies.require_quiet(traffic, name)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
         run = {"dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
@@ -247,10 +246,12 @@ class RemoveDrillCopiesOperator(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, list[str]]:
         """Clean up after one copy's drills after another; one that fails does not keep the others waiting."""
+        from operators.core.ledger import Ledger
+        from operators.core.settings import Settings
         from operators.drills import copies
         from operators.drills.record import Drills
 
-        ledger, is_alive = _ledger(), alive(context)
+        ledger, is_alive = Ledger(Settings.load().ledger_url), alive(context)
         unfinished: dict[str, list[Drill]] = {}
         for drill in Drills(ledger).unfinished():
             unfinished.setdefault(drill.copy_name, []).append(drill)
@@ -270,32 +271,12 @@ class RemoveDrillCopiesOperator(BaseOperator):
         return done
 
 
-def require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
-    """Do nothing, unless a release needs the agent now: all models share it.
-
-    :raises RejectedError: a release is under way
-    """
-    routes = traffic.agent.routes()
-    busy = [model for model, route in routes.items() if (route.weight_now_bp or route.shadow) and model != copy_name]
-    if busy:
-        raise RejectedError(
-            f"a release of {busy[0]} is under way, and there is one agent for all; drill dead_agent later"
-        )
-
-
 def _traffic(model: str) -> ModelTraffic:
     return release_moves_of(model).traffic
-
-
-def _ledger() -> Ledger:
-    from operators.core.ledger import Ledger
-    from operators.core.settings import Settings
-
-    return Ledger(Settings.load().ledger_url)
 
 
 def _storage() -> Any:
     from operators.core.settings import storage_url
     from operators.core.storage import Storage
 
-    return Storage.from_url(storage_url())
+    return Storage(storage_url())

@@ -64,7 +64,7 @@ class QueryLabels:
         }
         with tempfile.TemporaryDirectory(prefix="taxiway-labels-") as name:
             folder = Path(name).resolve()
-            here = Storage.from_url(folder.as_uri())  # nothing of this is kept
+            here = Storage(folder.as_uri())  # nothing of this is kept
             try:
                 frozen = snapshot(tables, window, here, "tables")
                 params = {"as_of": self._local(known_before)}

@@ -193,7 +193,7 @@ class SmokeTestOperator(ReleaseOperator):
         from operators.rollout.smoke import smoke_test
 
         spec, settings = prediction_spec(self.spec), Settings.load()
-        storage = Storage.from_url(settings.storage_url)
+        storage = Storage(settings.storage_url)
         if not self.release["smoke_keys"]:
             raise AirflowFailException(
                 f"version {self.release['version']} has no tag taxiway.smoke_key, and stable has none either: "

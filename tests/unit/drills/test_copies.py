@@ -9,8 +9,7 @@ import pytest
 
 from operators.core.errors import RejectedError
 from operators.core.spec import PredictionSpec
-from operators.drills.copies import original, require_ours
-from operators.drills.operators import require_quiet
+from operators.drills.copies import original, require_ours, require_quiet
 from operators.drills.policy import copy_spec
 from ray_jobs import drill as job
 from tests.support.release_world import FakeRegistry
