@@ -25,3 +25,16 @@ class ServiceError(TaxiwayError):
 
 class ServiceRefusedError(TaxiwayError):
     """A service understood the call and refused it (4xx). A retry cannot help."""
+
+
+class BusyError(TaxiwayError):
+    """Another release holds the model. Waiting helps.
+
+    :param model: the model
+    :param holder: id of the release that holds it
+    """
+
+    def __init__(self, model: str, holder: str) -> None:
+        super().__init__(f"release {holder} of {model} is under way; wait for its end, or let this one supersede it")
+        self.model = model
+        self.holder = holder

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
 
 from operators.core.errors import RejectedError
 from operators.core.frozen import Frozen
 from operators.core.rows import AbandonedRow, DrillRow
 from operators.core.spec import ModelSpec
+from operators.core.storage import Storage
 from operators.drills.cluster import Cluster
 from operators.drills.policy import copy_spec
 from operators.drills.record import Drill, Drills
 from operators.registry.client import CHAMPION, ModelVersion
-
-if TYPE_CHECKING:
-    from operators.core.storage import Storage
-    from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.manual_moves import ManualMoves
+from operators.rollout.model_traffic import ModelTraffic
 
 SMOKE_KEY, SPEC, MADE_BY = "taxiway.smoke_key", "taxiway.spec", "taxiway.made_by"
 _ACTOR = "drill"
@@ -126,8 +124,6 @@ def remove(traffic: ModelTraffic, storage: Storage) -> None:
 
     :param traffic: the copy's
     """
-    from operators.rollout.manual_moves import ManualMoves
-
     model, ledger = traffic.model, traffic.ledger
     ManualMoves(traffic).withdraw(_ACTOR, "the drill is over")
     holder = ledger.holder(model)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry, json_digest
 from operators.core.rows import AbandonedRow, ReleaseStartedRow, WeightSetRow
 from operators.core.settings import Settings
@@ -20,6 +20,9 @@ from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.rollout.quarantine import Quarantine
 from operators.traffic import routes
 from operators.traffic.client import Agent
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
 
 _LONGEST_RUN = 150
 
@@ -60,8 +63,12 @@ class ModelTraffic:
         registry: Registry | None = None,
         agent: Agent | None = None,
     ) -> None:
+        if ledger is None:
+            from operators.core.ledger import Ledger  # imports SQLAlchemy, which costs a DAG file half a second
+
+            ledger = Ledger(Settings.load().ledger_url)
         self.model = model
-        self.ledger = ledger or Ledger(Settings.load().ledger_url)
+        self.ledger = ledger
         self.registry = registry or Registry(Settings.load().mlflow_url)
         self.agent = agent or Agent()
 

@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import BusyError, Ledger
+from operators.core.errors import BusyError, RejectedError, ServiceRefusedError
+from operators.core.ledger import Ledger
 from operators.core.rows import VerdictRow
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import RouteState

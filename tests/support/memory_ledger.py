@@ -9,8 +9,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from operators.core.errors import RejectedError
-from operators.core.ledger import BusyError, Ledger
+from operators.core.errors import BusyError, RejectedError
+from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry, LookEntry, entry_hash, json_digest
 from operators.core.rows import AbandonedRow, ReleaseStartedRow, Row
 

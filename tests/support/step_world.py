@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from operators.core.rows import Row as LedgerRow
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import Counters, RouteState, Row
+from operators.rollout import operators as rollout_operators
 from operators.rollout.approval import triggers as approval_triggers
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.release_moves import ReleaseMoves
@@ -80,7 +81,8 @@ class StepWorld:
 def enter(monkeypatch: pytest.MonkeyPatch) -> StepWorld:
     """Return a world that tasks and triggers find in place of the services."""
     world = StepWorld()
-    monkeypatch.setattr("operators.rollout.model_traffic.ModelTraffic", {MODEL: world.moves.traffic}.__getitem__)
+    for module in (rollout_operators, step_triggers):
+        monkeypatch.setattr(module, "ModelTraffic", {MODEL: world.moves.traffic}.__getitem__)
     monkeypatch.setattr(step_triggers, "AsyncAgent", lambda: world.calls)
     for module in (step_triggers, approval_triggers):
         monkeypatch.setattr(module, "LOOK_EVERY_S", 0.001)

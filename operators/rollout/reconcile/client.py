@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from operators.core import rows
-from operators.core.errors import ServiceError
+from operators.core.errors import BusyError, ServiceError
 from operators.core.frozen import Frozen
-from operators.core.ledger import BusyError, Ledger
 from operators.core.ledger_entry import Entry
 from operators.registry.client import CHAMPION
 from operators.rollout.manual_moves import ManualMoves
@@ -16,6 +16,9 @@ from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.policy import Action, AgentRollback, ModelFacts, Open, Traffic, decide, problem
 from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.client import Agent
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
 
 ALL_MODELS = "*"  # the ledger's name for journal entries that are about no single model
 _MOST_ACTIONS = 20

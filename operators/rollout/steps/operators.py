@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -18,13 +18,11 @@ from operators.judge.phases import FROZEN, Phase, canary_phase, shadow_phase, wa
 from operators.rollout.freeze import frozen_until
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, release_moves_of
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import JudgeTrigger, write_verdict
 from operators.traffic.limits import AnswerLimits, limits_from
-
-if TYPE_CHECKING:
-    from operators.rollout.release_moves import ReleaseMoves
 
 
 class Before(NamedTuple):

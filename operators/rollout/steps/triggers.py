@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
@@ -17,14 +17,13 @@ from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.sources import sources_for
 from operators.traffic.client import AsyncAgent
 from operators.triggers import KeptTrigger
-
-if TYPE_CHECKING:
-    from operators.rollout.release_moves import ReleaseMoves
 
 LOOK_EVERY_S = 0.25
 # A task that is resumed before the scheduler has heard of its deferral is taken for one that was killed, and tried again.
@@ -97,9 +96,6 @@ class LookLoop:
     def _moves(self) -> ReleaseMoves:
         """Return the moves of the release; call it in a thread: it imports SQLAlchemy."""
         if self._release_moves is None:
-            from operators.rollout.model_traffic import ModelTraffic
-            from operators.rollout.release_moves import ReleaseMoves
-
             self._release_moves = ReleaseMoves(ModelTraffic(self.live.model))
         return self._release_moves
 
