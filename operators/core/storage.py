@@ -32,7 +32,7 @@ class ObjectNotFoundError(ConfigurationError):
 class Storage:
     """A folder of objects: ``s3://bucket/prefix`` or ``file:///path``.
 
-    S3 takes credentials, region and endpoint from the usual ``AWS_*`` variables. The store is opened on first use.
+    Credentials, region and endpoint of S3 come from the usual ``AWS_*`` variables. The first call opens the store.
 
     :raises ConfigurationError: the address is neither ``s3://bucket[/prefix]`` nor ``file:///path``
     """
@@ -48,7 +48,7 @@ class Storage:
             raise ConfigurationError(f"{url!r} is not a storage address; write s3://bucket/prefix or file:///path")
 
     def at(self, source: str) -> Storage:
-        """Return the storage at a folder below this one, or at another address."""
+        """Return the storage of a folder below this one, or of another address if the source has a scheme."""
         return Storage(source if "://" in source else self.url(source))
 
     def __repr__(self) -> str:
@@ -96,7 +96,7 @@ class Storage:
             return bytes(obstore.get(self._store, self._path(key)).bytes())
 
     def download(self, key: str, path: Path) -> Path:
-        """Read an object into a local file, in ranges, so that a big one neither fills memory nor times out."""
+        """Write an object to a local file. It is read in ranges, so a big one does not fill the memory or time out."""
         import obstore
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class Storage:
             return len(list(pool.map(lambda name: self.upload(folder / name, f"{prefix}/{name}"), kept)))
 
     def exists(self, key: str) -> bool:
-        """Say whether there is an object under exactly this key."""
+        """Return whether there is an object under exactly this key."""
         try:
             with self._calling("look for", key):
                 self._size(key)
@@ -143,7 +143,7 @@ class Storage:
         return sorted(key[cut:] for key in keys)
 
     def delete(self, key: str) -> None:
-        """Delete an object; that there is none is no error."""
+        """Delete an object. If there is none, do nothing."""
         import obstore
 
         try:
@@ -153,7 +153,7 @@ class Storage:
             return
 
     def tail(self, key: str, size_bytes: int) -> bytes:
-        """Read the end of an object: that is where Parquet keeps its schema and statistics."""
+        """Read the last bytes of an object, where Parquet keeps its schema and statistics."""
         import obstore
 
         with self._calling("read", key):
@@ -162,7 +162,7 @@ class Storage:
             return bytes(obstore.get_range(self._store, self._path(key), start=start, end=size)) if size else b""
 
     def arrow(self, prefix: str) -> tuple[Any, str]:
-        """Return a pyarrow filesystem, and where a prefix is in it: what Ray Train keeps its checkpoints by."""
+        """Return a pyarrow filesystem and the path of a prefix in it. Ray Train keeps its checkpoints by these two."""
         from pyarrow import fs
 
         if not self._bucket:
@@ -176,7 +176,7 @@ class Storage:
 
     @property
     def _inside(self) -> str:
-        """The prefix of every key within the store: a LocalStore has it in its root already."""
+        """The prefix of every key in the store. A LocalStore needs none: its root contains the prefix."""
         return self._prefix if self._bucket else ""
 
     def _path(self, key: str) -> str:
@@ -208,7 +208,7 @@ class Storage:
 
     @contextmanager
     def _calling(self, verb: str, key: str) -> Iterator[None]:
-        """Turn what obstore raises into our errors."""
+        """Turn obstore's exceptions into Taxiway's."""
         from obstore.exceptions import BaseError
 
         _refuse_after_fork()
@@ -227,11 +227,11 @@ def _checked(key: str) -> str:
 
 
 def _refuse_after_fork() -> None:
-    """The threads of obstore's runtime do not survive a fork: a call in the child would wait for ever."""
+    """Refuse a call in a forked child: the threads of obstore's runtime do not survive the fork, and it would never return."""
     global _runtime_pid
     if _runtime_pid not in (None, os.getpid()):
         raise ConfigurationError(
-            f"process {os.getpid()} was forked from {_runtime_pid} after that one had used storage; "
+            f"process {os.getpid()} was forked from {_runtime_pid} after {_runtime_pid} had used storage; "
             "use storage only in the child, or start the child with the 'spawn' method"
         )
     _runtime_pid = os.getpid()
@@ -242,7 +242,7 @@ def _translated(error: Exception, what: str) -> Exception:
     status = _STATUS.search(text)
     code = int(status[1]) if status else 0
     if "NoSuchBucket" in text or "InvalidBucketName" in text:
-        return ConfigurationError(f"cannot {what}: the bucket does not exist; create it, or mend the address")
+        return ConfigurationError(f"cannot {what}: the bucket does not exist; create it, or correct the address")
     if isinstance(error, FileNotFoundError):
         return ObjectNotFoundError(f"cannot {what}: there is no such object")
     if code in (401, 403) or isinstance(error, PermissionError) or type(error).__name__ == "PermissionDeniedError":
