@@ -44,12 +44,10 @@ class Begun:
     """A release that holds its model.
 
     :param stable: the version that has the traffic; None: the model has never been released
-    :param at: when its first try began
     """
 
     release_id: str
     stable: str | None
-    at: datetime
 
 
 class ModelTraffic:

@@ -66,7 +66,7 @@ class ReleaseMoves:
             raise RejectedError(f"version {version.version} of {self.model} has all the traffic already")
         if left is not None:
             self._clear(left, keep=version.version)
-        return Begun(release_id, begun.route.stable, begun.at)
+        return Begun(release_id, begun.route.stable)
 
     def _require_other_champion(self, version: ModelVersion) -> None:
         route = self.agent.route(self.model)

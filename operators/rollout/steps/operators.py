@@ -16,6 +16,7 @@ from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Kind, Outcome, Period
 from operators.judge.phases import FROZEN, Phase, canary_phase, shadow_phase, watch_phase
 from operators.rollout.freeze import frozen_until
+from operators.rollout.model_traffic import Move
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, release_moves_of
 from operators.rollout.release_moves import ReleaseMoves
@@ -98,6 +99,11 @@ class StepTask:
 class StepOperator(StepTask, ReleaseOperator):
     """Base of the tasks that end with a verdict of the judge."""
 
+    def watch(self, phase: Phase, before: Before, move: Move) -> None:
+        """Watch a phase that this change of the route begins, until the judge has a verdict."""
+        deadline_s = move.route.canary_timeout_ms / 1000
+        self.wait(self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s), then="resume")
+
     def wait(self, live: LivePhase, *, then: str, until: float | None = None) -> None:
         """Watch without a worker slot.
 
@@ -152,10 +158,7 @@ class ShadowOperator(StepOperator):
             version=self.release["version"],
             limits=limits(self.spec, moves, self.release),
         )
-        phase = shadow_phase(self.spec.release)
-        deadline_s = move.route.canary_timeout_ms / 1000
-        live = self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s)
-        self.wait(live, then="resume")
+        self.watch(shadow_phase(self.spec.release), before, move)
 
 
 class CanaryStepOperator(StepOperator):
@@ -190,9 +193,7 @@ class CanaryStepOperator(StepOperator):
             weight_bp=self.spec.release.steps[self.index].weight_bp,
             limits=limits(self.spec, moves, self.release),
         )
-        phase, deadline_s = canary_phase(self.spec.release, self.index), move.route.canary_timeout_ms / 1000
-        live = self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s)
-        self.wait(live, then="resume")
+        self.watch(canary_phase(self.spec.release, self.index), before, move)
 
     def thaw(self, context: Any, event: Any, watched: str | None = None) -> None:
         """Begin the step, unless the canary has failed at the weight before."""
