@@ -74,11 +74,10 @@ class Storage:
         return self._put(key, path, if_absent)
 
     def _put(self, key: str, data: bytes | Path, if_absent: bool) -> bool:
-        import obstore
         from obstore.exceptions import AlreadyExistsError
 
         how: dict[str, Any] = {"mode": "create", "use_multipart": False} if if_absent else {"mode": "overwrite"}
-        with self._calling("write", key):
+        with self._calling("write", key) as obstore:
             try:
                 obstore.put(self._store, self._path(key), data, **how)
             except AlreadyExistsError:
@@ -90,17 +89,13 @@ class Storage:
 
         :raises ObjectNotFoundError: there is none
         """
-        import obstore
-
-        with self._calling("read", key):
+        with self._calling("read", key) as obstore:
             return bytes(obstore.get(self._store, self._path(key)).bytes())
 
     def download(self, key: str, path: Path) -> Path:
         """Write an object to a local file. It is read in ranges, so a big one does not fill the memory or time out."""
-        import obstore
-
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._calling("read", key), path.open("wb") as file:
+        with self._calling("read", key) as obstore, path.open("wb") as file:
             size = self._size(key)
             for start in range(0, size, _CHUNK_BYTES):
                 end = min(start + _CHUNK_BYTES, size)
@@ -134,29 +129,23 @@ class Storage:
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys below a folder, sorted."""
-        import obstore
-
         path = self._path(prefix) if prefix else self._inside
-        with self._calling("list", prefix):
+        with self._calling("list", prefix) as obstore:
             keys = [item["path"] for chunk in obstore.list(self._store, prefix=path or None) for item in chunk]
         cut = len(self._inside) + 1 if self._inside else 0
         return sorted(key[cut:] for key in keys)
 
     def delete(self, key: str) -> None:
         """Delete an object. If there is none, do nothing."""
-        import obstore
-
         try:
-            with self._calling("delete", key):
+            with self._calling("delete", key) as obstore:
                 obstore.delete(self._store, self._path(key))
         except ObjectNotFoundError:
             return
 
     def tail(self, key: str, size_bytes: int) -> bytes:
         """Read the last bytes of an object, where Parquet keeps its schema and statistics."""
-        import obstore
-
-        with self._calling("read", key):
+        with self._calling("read", key) as obstore:
             size = self._size(key)
             start = max(0, size - size_bytes)
             return bytes(obstore.get_range(self._store, self._path(key), start=start, end=size)) if size else b""
@@ -207,13 +196,14 @@ class Storage:
         )
 
     @contextmanager
-    def _calling(self, verb: str, key: str) -> Iterator[None]:
-        """Turn obstore's exceptions into Taxiway's."""
+    def _calling(self, verb: str, key: str) -> Iterator[Any]:
+        """Yield obstore, imported on first use, and turn its exceptions into Taxiway's."""
+        import obstore
         from obstore.exceptions import BaseError
 
         _refuse_after_fork()
         try:
-            yield
+            yield obstore
         except (BaseError, OSError, ValueError) as error:
             raise _translated(error, f"{verb} {self.root}/{key}") from error
 
