@@ -124,7 +124,7 @@ def world(folder: Path) -> World:
     import xgboost
 
     spec = load_specs()[0][0]
-    storage = Storage.from_url((folder / "storage").as_uri())
+    storage = Storage((folder / "storage").as_uri())
     seed_flights(storage, months=range(1, 7))
     before, after = flights(storage, spec, TRAIN), flights(storage, spec, REPLAY)
     codes = {

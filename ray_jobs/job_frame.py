@@ -23,7 +23,7 @@ def run(work: Callable[[dict[str, Any], str], Mapping[str, Any]]) -> None:
     """
     os.nice(_NICENESS)
     key = sys.argv[1]
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     try:
         result = work(json.loads(storage.get_bytes(f"{key}/input.json")), key)
     except (RejectedError, ConfigurationError) as error:

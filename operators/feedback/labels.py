@@ -63,7 +63,11 @@ class QueryLabels:
         }
         with tempfile.TemporaryDirectory(prefix="taxiway-labels-") as name:
             folder = Path(name).resolve()
+<<<<<<< HEAD
             here = Storage.from_url(folder.as_uri())  # deleted afterwards
+=======
+            here = Storage(folder.as_uri())  # nothing of this is kept
+>>>>>>> c2
             try:
                 frozen = snapshot(tables, window, here, "tables")
                 params = {"as_of": self._local(known_before)}

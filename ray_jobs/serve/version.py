@@ -48,7 +48,7 @@ class Version:
         self._reader = Reader(self._spec.features, max_rows=self._spec.serving.max_rows_per_request, limits=limits)
         self._model = loaded.unwrap_python_model()
         self._try_example(loaded.input_example)
-        self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
+        self._predictions = PredictionLog(Storage(storage_url()), self._spec, version)
         fast_path.answer_by(self.infer)
         sys.setswitchinterval(_SWITCH_S)
 

@@ -29,7 +29,7 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     import mlflow.pyfunc
 
     spec = PredictionSpec.from_json(given["spec"])
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))[1].table()
     if not holdout.num_rows:
         raise RejectedError(f"the holdout of {spec.name} has no labelled row; widen `data.holdout`")

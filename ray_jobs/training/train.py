@@ -35,7 +35,7 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     """
     spec = PredictionSpec.from_json(given["spec"])
     parameters = {**spec.training.parameters, **json.loads(given["parameters"])}
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     training, holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))
     rows, holdout_rows = training.count(), holdout.count()
     if not rows:
@@ -152,7 +152,7 @@ def _dataset(run: TrainingRun, dataset: Mapping[str, Any]) -> Any:
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.meta_dataset import MetaDataset
 
-    uri = Storage.from_url(storage_url()).url(dataset["key"])
+    uri = Storage(storage_url()).url(dataset["key"])
     return MetaDataset(resolve_dataset_source(uri), name=run.spec.name, digest=dataset["digest"][:36])
 
 

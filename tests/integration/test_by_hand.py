@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from operators.cli import connect, quarantine, rollback, verify
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.ledger import Ledger
+from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
+from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
 from operators.rollout.manual_moves import ManualMoves
@@ -51,7 +53,15 @@ def look(to: ReleaseMoves, release_id: str, *, failed: int, kept: bool = True) -
     found = judge(Judge(), seen, **asked)
     if kept:
         to.record_look(release_id, "canary", seen)
-    to.record_verdict(release_id, "canary", policy=Judge(), evidence=seen, judgement=found, **asked)
+    row = VerdictRow(
+        step="canary",
+        policy=Judge().model_dump(mode="json", by_alias=True),
+        evidence=seen.model_dump(mode="json"),
+        judgement=found.model_dump(mode="json"),
+        judge=judge_digest(),
+        **asked,
+    )
+    to.record_verdict(release_id, row)
     return str(found.outcome)
 
 

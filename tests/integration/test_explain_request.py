@@ -64,7 +64,7 @@ def command(*words: str) -> int:
 def answer(tmp_path: Path, version: str, asked: EdgeHeaders, values: list[float]) -> None:
     """Let a replica answer, and write."""
     spec = small_spec()
-    log = PredictionLog(Storage.from_url((tmp_path / "storage").as_uri()), spec, version)
+    log = PredictionLog(Storage((tmp_path / "storage").as_uri()), spec, version)
     log.add(asked, {name: [None] * len(values) for name in spec.features}, values)
     log.flush()
     log.close()

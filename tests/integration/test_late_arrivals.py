@@ -46,7 +46,7 @@ def flights(s3_server: Any) -> Any:
             patch.setenv(name, value)
         bucket = f"test-{secrets.token_hex(6)}"
         boto3.client("s3").create_bucket(Bucket=bucket)
-        storage = Storage.from_url(f"s3://{bucket}/some/prefix")
+        storage = Storage(f"s3://{bucket}/some/prefix")
         patch.setenv("TAXIWAY_STORAGE_URL", storage.root)
         seed_flights(storage, months=[1])
         release = spec_with(labels={"within": "18h", "min_pairs": 100}).release

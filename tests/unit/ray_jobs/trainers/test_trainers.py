@@ -51,7 +51,7 @@ class Trial:
             pytest.importorskip("torch")
         self.module = importlib.import_module(f"ray_jobs.trainers.{trainer}")
         self.trainer, self.folder = trainer, folder
-        self.storage = Storage.from_url(f"file://{folder}/store")
+        self.storage = Storage(f"file://{folder}/store")
         write(self.storage, table(2000), folder)
         self.run = training_run(self.storage, spec(), folder)
         self.encoder = learn_encoder(self.run.data, self.run.spec.features)

@@ -35,7 +35,7 @@ PREDICTION = {"prediction": {"margin": 0.1}}
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage.from_url((tmp_path / "store").as_uri())
+    return Storage((tmp_path / "store").as_uri())
 
 
 @pytest.fixture
