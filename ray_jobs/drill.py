@@ -82,13 +82,8 @@ def _kill(find: Callable[[], Iterable[tuple[str, int]]], key: str, *, for_s: flo
             if at is None:
                 continue
             if not killed:
-<<<<<<< HEAD
                 fault = json.dumps({"at": at, "pid": pid, "node": node}).encode()
-                Storage.from_url(storage_url()).put_bytes(f"{key}/fault.json", fault)
-=======
-                said = json.dumps({"at": at, "pid": pid, "node": node}).encode()
-                Storage(storage_url()).put_bytes(f"{key}/fault.json", said)
->>>>>>> c2
+                Storage(storage_url()).put_bytes(f"{key}/fault.json", fault)
             killed.append(pid)
         if time.monotonic() >= end:
             break

@@ -20,10 +20,10 @@ from operators.core.loader import INCLUDE
 from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from operators.demo.seed import seed_flights
-from operators.feedback.labels import QueryLabels
+from operators.feedback.label_sources import QueryLabels
 from operators.judge.evidence import Evidence, Outcome, Pairs, Period
 from operators.rollout.delayed.collector import Collector
-from operators.rollout.delayed.source import LateSource, window_of
+from operators.rollout.delayed.evidence_source import LateSource, window_of
 from operators.rollout.delayed.window import ReleaseWindow, Span, with_late
 from ray_jobs.serve.prediction_log import EdgeHeaders, PredictionLog
 from tests.support.late_world import CANARY, STABLE, answer, keep, look_once, spec_with

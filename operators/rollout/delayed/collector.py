@@ -17,7 +17,7 @@ from operators.core.spec import ModelSpec, prediction_spec
 from operators.core.spec_judge import Judge, LabelsGuard, Loss
 from operators.core.storage import Storage
 from operators.feedback.arrivals import ArrivalTable, business_prefix
-from operators.feedback.labels import LabelSource, QueryLabels
+from operators.feedback.label_sources import LabelSource, QueryLabels
 from operators.judge.evidence import Losses, Moments, Pairs
 from operators.rollout.delayed.answers import AnswerLog, to_us
 from operators.rollout.delayed.business import Cell, Cohort, moments
@@ -49,13 +49,8 @@ class Collector:
         labels_every_s: float | None = None,
     ) -> None:
         self._policy: Judge = spec.release.judge
-<<<<<<< HEAD
         self._window = window
-        self._storage = storage or Storage.from_url(storage_url())
-=======
-        self._facts = facts
         self._storage = storage or Storage(storage_url())
->>>>>>> c2
         self._labels = labels or _query_labels(spec, self._storage)
         wait_s = longest_wait_s(self._policy)
         self._every_s = min(max(wait_s / 200, 30.0), 900.0) if labels_every_s is None else labels_every_s

@@ -15,7 +15,7 @@ from operators.core.settings import setting
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Series
 from operators.judge.evidence import Evidence, Point
-from operators.rollout.delayed.source import LateSource
+from operators.rollout.delayed.evidence_source import LateSource
 from operators.rollout.delayed.window import needs_late
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Source

@@ -14,7 +14,7 @@ from operators.core.spec_release import Shadow
 from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Pairs, Period
 from operators.judge.tally import Tally
-from operators.rollout.delayed.source import LateSource, window_of
+from operators.rollout.delayed.evidence_source import LateSource, window_of
 from operators.rollout.delayed.window import ArmNumbers, LateEvidence, Span
 from operators.rollout.steps.live_phase import LivePhase
 from tests.support.late_world import BEGIN, spec_with

@@ -63,11 +63,7 @@ class QueryLabels:
         }
         with tempfile.TemporaryDirectory(prefix="taxiway-labels-") as name:
             folder = Path(name).resolve()
-<<<<<<< HEAD
-            here = Storage.from_url(folder.as_uri())  # deleted afterwards
-=======
-            here = Storage(folder.as_uri())  # nothing of this is kept
->>>>>>> c2
+            here = Storage(folder.as_uri())  # deleted afterwards
             try:
                 frozen = snapshot(tables, window, here, "tables")
                 params = {"as_of": self._local(known_before)}
