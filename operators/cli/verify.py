@@ -33,6 +33,6 @@ def run(options: argparse.Namespace) -> int:
     for report in reports:
         outcome = "holds" if report.holds else "DOES NOT HOLD"
         print(f"{report.model}: {report.rows} rows, {report.verdicts} verdicts made again: {outcome}")
-        for finding in report.findings:
-            print(f"  {'WRONG' if finding.wrong else 'note '}  row {finding.seq}: {finding.text}")
+        for remark in report.remarks:
+            print(f"  {'WRONG' if remark.wrong else 'note '}  row {remark.seq}: {remark.text}")
     return 0 if all(report.holds for report in reports) else 1
