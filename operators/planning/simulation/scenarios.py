@@ -1,31 +1,32 @@
-"""Ways in which a new version can be bad, and one in which it is not. Pure."""
+"""What the new version of a simulated release does: it is as good as stable, or bad in some way. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 from operators.core.errors import ConfigurationError
 from operators.planning.simulation.traffic_model import TrafficModel
 
 LATENCY_SIGMA = 0.5  # of the logarithm of stable's latency, which is taken as normal: p99 is 3.2 times the median
-_DEATH_SHARE = 0.98  # a version without memory left answers next to nothing
+_DEATH_SHARE = 0.98  # of the requests fail once a version has no memory left
 _GROWN = 4.0  # how many times slower a leaking version is just before its memory is full
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the new version does other than stable. The default is: nothing.
+    """How the new version differs from stable. By default it does not.
 
-    :param fails: share of the requests that fail on top
-    :param slower: how many times longer an answer takes
-    :param victims: share of the units that the two above apply to
-    :param from_share: of the callers the new version must have before it goes wrong
-    :param leak_s: answers take longer and longer, and after so many seconds the memory is full
-    :param wrong: share of the labelled answers that are wrong on top; no counter shows it
-    :param outages: share of the time in which both versions fail one request in five: nobody's fault
+    :param fails: share of the requests that fail in addition to stable's
+    :param slower: factor on the time of an answer
+    :param victims: share of the units that `fails` and `slower` apply to
+    :param from_share: share of the callers from which on the new version is bad
+    :param leak_s: seconds until the memory is full; until then answers take longer and longer
+    :param wrong: share of the labelled answers that are wrong in addition to stable's; only labels show it
+    :param outages: share of the time in which both versions fail one request in five
     """
 
     name: str
@@ -40,15 +41,15 @@ class Scenario:
 
     @property
     def harmless(self) -> bool:
-        """Whether the new version is as good as stable: a rollback is a false alarm."""
+        """Whether the new version is as good as stable, so that a rollback is a false alarm."""
         return not (self.fails or self.wrong or self.leak_s) and self.slower == 1.0
 
     def probabilities(self, load: TrafficModel, *, since_s: Any, share: float, victim: Any) -> tuple[Any, Any]:
         """Return the probabilities that a request of the new version fails, and that it is answered slowly.
 
         :param since_s: seconds since it was deployed; an array
-        :param share: of the callers that it has
-        :param victim: which requests are of a victim: an array of bool, or the share of the victims for a mean
+        :param share: share of the callers that it has
+        :param victim: which requests come from victims, an array of bool; or the share of the victims, for a mean
         :returns: arrays
         """
         import numpy as np
@@ -69,7 +70,7 @@ class Scenario:
 
 
 def slow_share(base: float, slower: Any) -> Any:
-    """Return the share of slow answers once they take ``slower`` times longer, for a lognormal latency.
+    """Return the share of slow answers if each takes ``slower`` times as long, for a lognormal latency.
 
     :param base: the share before
     :param slower: array
@@ -85,17 +86,62 @@ def slow_share(base: float, slower: Any) -> Any:
     return np.asarray(shares)[where].reshape(factors.shape)
 
 
-# name -> (what its value is, default value, how to make it)
-_KINDS: dict[str, tuple[str, float | None]] = {
-    "identical": ("", None),
-    "outages": ("% of the time in which both versions fail a fifth of all requests", 5.0),
-    "crash": ("", None),
-    "fails": ("% of the requests that fail on top", 5.0),
-    "slower": ("times longer for each answer", 2.0),
-    "leak": ("seconds until its memory is full", 900.0),
-    "some_units": ("% of the units, for which it always fails", 2.0),
-    "late": ("% of the requests that fail on top, once half of the callers are on it", 5.0),
-    "labels": ("% of the answers that are wrong on top, which only labels show", 5.0),
+class _Kind(NamedTuple):
+    """A kind of scenario.
+
+    :param meaning: with a place for the value
+    :param fields: returns the fields of the `Scenario` for a value
+    :param value: what the value is; empty: there is none
+    """
+
+    meaning: str
+    fields: Callable[[float], dict[str, float]]
+    value: str = ""
+    default: float = 0.0
+
+
+_KINDS = {
+    "identical": _Kind("as good as stable", lambda _: {}),
+    "outages": _Kind(
+        "as good as stable; both fail a fifth of the requests in {:g} % of the time",
+        lambda pct: {"outages": pct / 100},
+        "% of the time in which both versions fail a fifth of all requests",
+        5.0,
+    ),
+    "crash": _Kind("fails every request", lambda _: {"fails": 1.0}),
+    "fails": _Kind(
+        "fails {:g} % more requests",
+        lambda pct: {"fails": pct / 100},
+        "% of the requests that it fails in addition",
+        5.0,
+    ),
+    "slower": _Kind(
+        "takes {:g} times as long", lambda times: {"slower": times}, "the factor on the time of each answer", 2.0
+    ),
+    "leak": _Kind(
+        "slows down, and is out of memory after {:g} s",
+        lambda s: {"leak_s": s},
+        "seconds until its memory is full",
+        900.0,
+    ),
+    "some_units": _Kind(
+        "always fails for {:g} % of the units",
+        lambda pct: {"fails": 1.0, "victims": pct / 100},
+        "% of the units for which it always fails",
+        2.0,
+    ),
+    "late": _Kind(
+        "fails {:g} % more requests once it has half of the callers",
+        lambda pct: {"fails": pct / 100, "from_share": 0.5},
+        "% of the requests that it fails in addition, once it has half of the callers",
+        5.0,
+    ),
+    "labels": _Kind(
+        "{:g} % more answers are wrong",
+        lambda pct: {"wrong": pct / 100},
+        "% of the answers that are wrong in addition, which only labels show",
+        5.0,
+    ),
 }
 DEFAULT_SCENARIOS = tuple(_KINDS)
 
@@ -107,37 +153,13 @@ def scenario(text: str) -> Scenario:
     """
     match = re.fullmatch(r"([a-z_]+)(?:=(\d+(?:\.\d+)?))?", text)
     if match is None or match[1] not in _KINDS:
-        known = ", ".join(name if default is None else f"{name}={default:g}" for name, (_, default) in _KINDS.items())
+        known = ", ".join(f"{name}={kind.default:g}" if kind.value else name for name, kind in _KINDS.items())
         raise ConfigurationError(f"--scenario {text}: unknown; write one of {known}")
-    name = match[1]
-    unit, default = _KINDS[name]
-    if default is None:
-        if match[2]:
-            raise ConfigurationError(f"--scenario {text}: {name} takes no value")
-        return _plain(name)
-    value = float(match[2]) if match[2] else default
-    if value <= 0 or (unit.startswith("%") and value > 100) or (name == "slower" and value <= 1):
-        raise ConfigurationError(f"--scenario {text}: the value is {unit}; {value:g} is out of range")
-    return _with_value(name, value)
-
-
-def _plain(name: str) -> Scenario:
-    if name == "crash":
-        return Scenario(name, "fails every request", fails=1.0)
-    return Scenario(name, "as good as stable")
-
-
-def _with_value(name: str, value: float) -> Scenario:
-    label, share = f"{name}={value:g}", value / 100
-    made = {
-        "outages": lambda: Scenario(label, f"as good as stable; both fail in {value:g} % of the time", outages=share),
-        "fails": lambda: Scenario(label, f"fails {value:g} % more requests", fails=share),
-        "slower": lambda: Scenario(label, f"takes {value:g} times as long", slower=value),
-        "leak": lambda: Scenario(label, f"slows down, out of memory after {value:g} s", leak_s=value),
-        "some_units": lambda: Scenario(label, f"always fails for {value:g} % of the units", fails=1.0, victims=share),
-        "late": lambda: Scenario(
-            label, f"fails {value:g} % more from half of the callers on", fails=share, from_share=0.5
-        ),
-        "labels": lambda: Scenario(label, f"{value:g} % more answers are wrong", wrong=share),
-    }
-    return made[name]()
+    name, kind = match[1], _KINDS[match[1]]
+    if match[2] and not kind.value:
+        raise ConfigurationError(f"--scenario {text}: {name} takes no value")
+    value = float(match[2]) if match[2] else kind.default
+    if kind.value and (value <= 0 or (kind.value.startswith("%") and value > 100) or (name == "slower" and value <= 1)):
+        raise ConfigurationError(f"--scenario {text}: the value is {kind.value}; {value:g} is out of range")
+    label = f"{name}={value:g}" if kind.value else name
+    return Scenario(label, kind.meaning.format(value), **kind.fields(value))
