@@ -71,7 +71,7 @@ def change(url: str, statement: str, **values: Any) -> None:
 
 def test_a_ledger_that_holds(to: ReleaseMoves, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(verify, to.model) == 0
-    assert "1 verdicts made again: holds" in capsys.readouterr().out
+    assert "1 verdicts judged again: right" in capsys.readouterr().out
     assert command(verify) == 0
     with pytest.raises(ConfigurationError, match="no rows of 'other'"):
         command(verify, "other")
@@ -118,7 +118,7 @@ def champion(to: ReleaseMoves) -> str:
 def test_rollback_goes_to_the_version_before(to: ReleaseMoves, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(rollback, to.model, "--reason", "wrong prices") == 0
     assert "version 1 of" in (said := capsys.readouterr().out)
-    assert "ledger and alias say so, too" in said
+    assert "ledger and alias are written, too" in said
     assert champion(to) == "1"
     row = to.ledger.entries(to.model, kind="manual_rollback")[0].payload
     assert (row["left"], row["actor"], row["reason"]) == ("2", connect.actor(), "wrong prices")

@@ -345,7 +345,10 @@ def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> Non
     assert f"in {made.find_blocks} blocks of 1d are needed" in blocks.problems[0].text
     assert f"in {made.find_blocks} blocks of 1d fail a version" in rendered(blocks, width=100)
     short = plan("m", labelled(block="1d"), BUSY)
-    assert f"{made.find_blocks} blocks of 1d are needed, but the shadow copies requests for 30s only" in short.problems[0].text
+    assert (
+        f"{made.find_blocks} blocks of 1d are needed, but the shadow copies requests for 30s only"
+        in short.problems[0].text
+    )
     assert short.problems[0].remedies[1].changes == {"judge.labels.block": "none"}
     assert not plan("m", labelled(block="none"), BUSY).problems
     assert (
