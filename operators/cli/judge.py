@@ -112,15 +112,8 @@ def _answer(looks: Looks, policy: Judge, judgement: Judgement, failed: str) -> d
         outcome, reason = Outcome.CONTINUE, "the canary has no weight, so there is nothing to compare"
     if failed:
         outcome, reason = Outcome.FAILED, failed
-    guards = {
-        name: {
-            "e": one.e,
-            "threshold": one.threshold,
-            "interval": one.interval and list(one.interval),
-            "margin": one.margin,
-        }
-        for name, one in judgement.guards.items()
-    }
+    shown = {"e", "threshold", "interval", "margin"}
+    guards = {name: one.model_dump(mode="json", include=shown) for name, one in judgement.guards.items()}
     return {"t": looks.t, "verdict": outcome.value, "guards": guards, "reason": reason}
 
 

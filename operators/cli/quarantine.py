@@ -58,10 +58,9 @@ def run_put(options: argparse.Namespace) -> int:
     """Put a version into quarantine."""
     from operators.cli import connect
 
-    reason = connect.require_reason(options.reason)
+    reason = f"{connect.actor()}: {connect.require_reason(options.reason)}"
     with closing(connect.model_traffic(options.model)) as traffic:
         traffic.registry.find(options.model, options.version)
-        key = f"{options.model}/quarantined/{uuid4().hex}"
-        traffic.quarantine.put(options.version, f"{connect.actor()}: {reason}", key=key)
+        traffic.quarantine.put(options.version, reason, key=f"{options.model}/quarantined/{uuid4().hex}")
     print(f"version {options.version} of {options.model} will not be released")
     return 0

@@ -80,9 +80,11 @@ def faulty_version(play: Play, act: Act, version: str) -> str:
     """Release a version that passes the smoke test and fails under traffic."""
     state, tasks, run_id = play.follow(f"{play.spec.name}.release", conf={"version": version})
     act.details = {"release": run_id, "version": version, "tasks": tasks}
-    ends = [e.kind for e in play.model_traffic.ledger.entries(play.spec.name, release_id=_release_id(play, run_id))]
+    ledger, release_id = play.model_traffic.ledger, _release_id(play, run_id)
+    ends = [entry.kind for entry in ledger.entries(play.spec.name, release_id=release_id)]
+    verdicts = ledger.rows(VerdictRow, play.spec.name, release_id=release_id)
+    judged = any(verdict.outcome == Outcome.FAILED for verdict in verdicts)
     route = play.model_traffic.agent.route(play.spec.name)
-    judged = any(verdict.outcome == Outcome.FAILED for verdict in _verdicts(play, run_id))
     if state == "failed" and judged and ends[-1] == RolledBackRow.KIND and route is not None and route.canary is None:
         return "rolled back"
     return f"the release ended {state}, the ledger's last row is {ends[-1:]}, tasks: {tasks}"
@@ -133,7 +135,3 @@ def _release_id(play: Play, run_id: str) -> str:
     if not mine:
         raise ServiceError(f"the ledger has no release of run {run_id}")
     return mine[-1]
-
-
-def _verdicts(play: Play, run_id: str) -> list[VerdictRow]:
-    return play.model_traffic.ledger.rows(VerdictRow, play.spec.name, release_id=_release_id(play, run_id))

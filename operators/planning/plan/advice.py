@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from operators.planning.plan.expected import Part
@@ -26,9 +26,8 @@ class Advice:
         problems = []
         for index, phase in enumerate(self._outlook.phases):
             if phase.kind != "watch" and (texts := list(shortcomings(self._outlook, index))):
-                problems.append(
-                    Problem(phase=phase.name, text="; ".join(texts), remedies=tuple(self._for_phase(index)))
-                )
+                remedies = tuple(self._for_phase(index, texts))
+                problems.append(Problem(phase=phase.name, text="; ".join(texts), remedies=remedies))
         return tuple(problems)
 
     def for_all(self, *, effect: float | None = None) -> Iterator[Remedy]:
@@ -42,8 +41,8 @@ class Advice:
 
         yield from self._remedies(good, tuple(self._outlook.probers))
 
-    def _for_phase(self, index: int) -> Iterator[Remedy]:
-        failing = {text.split(":")[0] for text in shortcomings(self._outlook, index)} & set(self._outlook.probers)
+    def _for_phase(self, index: int, texts: Iterable[str]) -> Iterator[Remedy]:
+        failing = {text.split(":")[0] for text in texts} & set(self._outlook.probers)
         yield from self._remedies(lambda outlook: _holds(outlook, [index]), tuple(sorted(failing)))
 
     def _remedies(self, good: Callable[[Outlook], bool], guards: tuple[str, ...]) -> Iterator[Remedy]:

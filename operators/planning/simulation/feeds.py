@@ -133,9 +133,6 @@ class CountFeed:
             gains[:, first + FAILED_FIRST : first + ARM_COLUMNS] = gains[:, first + FAILED : first + SLOW + 1]
         gains[:, CANARY_REQUESTS] = gains[:, CANARY_NEW] = canary
         gains[:, CANARY_BAD] = gains[:, ARM_COLUMNS + FAILED] + gains[:, ARM_COLUMNS + SLOW]
-        return self._add(gains)
-
-    def _add(self, gains: Any) -> Any:
         totals = gains.cumsum(axis=0)
         if self._total is not None:
             totals += self._total

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any
 
 from operators.core.errors import ConfigurationError
 from operators.planning.simulation.traffic_model import TrafficModel
@@ -86,62 +86,25 @@ def slow_share(base: float, slower: Any) -> Any:
     return np.asarray(shares)[where].reshape(factors.shape)
 
 
-class _Kind(NamedTuple):
-    """A kind of scenario.
-
-    :param meaning: with a place for the value
-    :param fields: returns the fields of the `Scenario` for a value
-    :param value: what the value is; empty: there is none
-    """
-
-    meaning: str
-    fields: Callable[[float], dict[str, float]]
-    value: str = ""
-    default: float = 0.0
-
-
-_KINDS = {
-    "identical": _Kind("as good as stable", lambda _: {}),
-    "outages": _Kind(
+# name -> what the version does, the default of the value in that (None: it has none), and the fields of the `Scenario`
+_KINDS: dict[str, tuple[str, float | None, Callable[[float], dict[str, float]]]] = {
+    "identical": ("as good as stable", None, lambda _: {}),
+    "outages": (
         "as good as stable; both fail a fifth of the requests in {:g} % of the time",
+        5.0,
         lambda pct: {"outages": pct / 100},
-        "% of the time in which both versions fail a fifth of all requests",
-        5.0,
     ),
-    "crash": _Kind("fails every request", lambda _: {"fails": 1.0}),
-    "fails": _Kind(
-        "fails {:g} % more requests",
-        lambda pct: {"fails": pct / 100},
-        "% of the requests that it fails in addition",
-        5.0,
-    ),
-    "slower": _Kind(
-        "takes {:g} times as long", lambda times: {"slower": times}, "the factor on the time of each answer", 2.0
-    ),
-    "leak": _Kind(
-        "slows down, and is out of memory after {:g} s",
-        lambda s: {"leak_s": s},
-        "seconds until its memory is full",
-        900.0,
-    ),
-    "some_units": _Kind(
-        "always fails for {:g} % of the units",
-        lambda pct: {"fails": 1.0, "victims": pct / 100},
-        "% of the units for which it always fails",
-        2.0,
-    ),
-    "late": _Kind(
+    "crash": ("fails every request", None, lambda _: {"fails": 1.0}),
+    "fails": ("fails {:g} % more requests", 5.0, lambda pct: {"fails": pct / 100}),
+    "slower": ("takes {:g} times as long", 2.0, lambda times: {"slower": times}),
+    "leak": ("slows down, and is out of memory after {:g} s", 900.0, lambda s: {"leak_s": s}),
+    "some_units": ("always fails for {:g} % of the units", 2.0, lambda pct: {"fails": 1.0, "victims": pct / 100}),
+    "late": (
         "fails {:g} % more requests once it has half of the callers",
+        5.0,
         lambda pct: {"fails": pct / 100, "from_share": 0.5},
-        "% of the requests that it fails in addition, once it has half of the callers",
-        5.0,
     ),
-    "labels": _Kind(
-        "{:g} % more answers are wrong",
-        lambda pct: {"wrong": pct / 100},
-        "% of the answers that are wrong in addition, which only labels show",
-        5.0,
-    ),
+    "labels": ("{:g} % more answers are wrong", 5.0, lambda pct: {"wrong": pct / 100}),
 }
 DEFAULT_SCENARIOS = tuple(_KINDS)
 
@@ -153,13 +116,15 @@ def scenario(text: str) -> Scenario:
     """
     match = re.fullmatch(r"([a-z_]+)(?:=(\d+(?:\.\d+)?))?", text)
     if match is None or match[1] not in _KINDS:
-        known = ", ".join(f"{name}={kind.default:g}" if kind.value else name for name, kind in _KINDS.items())
+        known = ", ".join(name if kind[1] is None else f"{name}={kind[1]:g}" for name, kind in _KINDS.items())
         raise ConfigurationError(f"--scenario {text}: unknown; write one of {known}")
-    name, kind = match[1], _KINDS[match[1]]
-    if match[2] and not kind.value:
-        raise ConfigurationError(f"--scenario {text}: {name} takes no value")
-    value = float(match[2]) if match[2] else kind.default
-    if kind.value and (value <= 0 or (kind.value.startswith("%") and value > 100) or (name == "slower" and value <= 1)):
-        raise ConfigurationError(f"--scenario {text}: the value is {kind.value}; {value:g} is out of range")
-    label = f"{name}={value:g}" if kind.value else name
-    return Scenario(label, kind.meaning.format(value), **kind.fields(value))
+    name = match[1]
+    meaning, default, fields = _KINDS[name]
+    if default is None:
+        if match[2]:
+            raise ConfigurationError(f"--scenario {text}: {name} takes no value")
+        return Scenario(name, meaning, **fields(0.0))
+    value = float(match[2]) if match[2] else default
+    if value <= 0 or ("%" in meaning and value > 100) or (name == "slower" and value <= 1):
+        raise ConfigurationError(f"--scenario {text}: {value:g} is out of range in: {meaning.format(value)}")
+    return Scenario(f"{name}={value:g}", meaning.format(value), **fields(value))
