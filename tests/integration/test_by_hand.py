@@ -167,7 +167,7 @@ def test_what_is_not_deployed_any_more_is_explained(to: ReleaseMoves) -> None:
             command(rollback, to.model, *words, "--reason", "wrong prices")
     with pytest.raises(RejectedError, match="has all the traffic already"):
         command(rollback, to.model, "--to", "2", "--reason", "wrong prices")
-    with pytest.raises(ConfigurationError, match="say in a few words why"):
+    with pytest.raises(ConfigurationError, match="say why in a few words"):
         command(rollback, to.model, "--reason", " ")
 
 
@@ -179,7 +179,7 @@ def test_without_a_ledger_the_traffic_moves_all_the_same(
 
     monkeypatch.setattr(to.ledger, "claim", away)
     assert command(rollback, to.model, "--reason", "wrong prices") == 1
-    assert "`reconcile` will make up for it" in capsys.readouterr().out
+    assert "`reconcile` will write it" in capsys.readouterr().out
     assert to.agent.routes()[to.model].stable == "1"
 
 

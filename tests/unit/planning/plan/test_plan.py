@@ -355,4 +355,4 @@ def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> Non
         plan("m", labelled(block="1d"), TrafficModel(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
     )
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
-    assert "no phase is held to them" in nobody.problems[0].text
+    assert "no phase waits for them" in nobody.problems[0].text
