@@ -186,7 +186,7 @@ class Releases:
     def verified(self) -> dict[str, Any]:
         """Make all verdicts again."""
         report = verify(self._controller.ledger, self.spec.name)
-        wrong = [finding.text for finding in report.findings if finding.wrong]
+        wrong = [remark.text for remark in report.remarks if remark.wrong]
         return {"rows": report.rows, "verdicts": report.verdicts, "wrong": wrong}
 
 

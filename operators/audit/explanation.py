@@ -1,4 +1,4 @@
-"""Explain why a request was answered by the version that answered it. Pure: from the rows of log and ledger."""
+"""Why a version answered a request. Pure: from the rows of the prediction log and the ledger."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core import rows
+from operators.core.frozen import Frozen
 from operators.core.ledger_entry import Entry
 from operators.core.row_text import in_words
 from operators.core.traffic import Route
@@ -17,11 +16,7 @@ from operators.traffic.assignment import bucket, in_canary
 _ENDED_BY = ("lease_expired", "rolled_back", "breaker_opened")
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Answer(_Fact):
+class Answer(Frozen):
     """One version's answer to a request.
 
     :param arm: as the edge wrote it: stable, canary, fallback, bypass, holdout, tester, shadow; None: it did not pass the edge
@@ -41,11 +36,11 @@ class Answer(_Fact):
     predictions: tuple[float, ...]
 
 
-class Moment(_Fact):
-    """The route at one moment, by the ledger.
+class Moment(Frozen):
+    """The route at one moment, according to the ledger.
 
     :param since: when the route was written
-    :param ended: what ended its weight after that, in words; empty: nothing
+    :param ended: what ended the weight before the moment, in words; empty: nothing
     """
 
     route: Route
@@ -54,11 +49,11 @@ class Moment(_Fact):
     ended: str = ""
 
 
-class Origin(_Fact):
+class Origin(Frozen):
     """Where a version comes from, and how it got its traffic.
 
     :param tags: of the version in the registry
-    :param decisions: rows of the gate and of the release that brought it, in words
+    :param decisions: the rows of its gate and of its release, in words
     """
 
     run_id: str
@@ -67,8 +62,8 @@ class Origin(_Fact):
     decisions: tuple[str, ...]
 
 
-class Explanation(_Fact):
-    """One answer, and what led to it."""
+class Explanation(Frozen):
+    """One answer, and how it came about."""
 
     answer: Answer
     why: str
@@ -94,7 +89,7 @@ def asked_at(request_id: str) -> datetime | None:
 
 
 def in_force(entries: Iterable[Entry], at: datetime) -> Moment | None:
-    """Return the route at a time; None: the ledger has none.
+    """Return the route at a time; None: the ledger has no route of that time.
 
     :param entries: of one model, oldest first; only `weight_set` and `edge` count
     """
@@ -118,7 +113,7 @@ def why(answer: Answer, moment: Moment | None) -> str:
     if answer.arm is None:
         return "the request did not come through the edge: it was sent to the version itself"
     place = bucket(answer.model, answer.unit or answer.request_id)
-    who = f"unit {answer.unit}" if answer.unit else "the request named no unit; its id"
+    who = f"unit {answer.unit}" if answer.unit else "the request named no unit, so its id was used, which"
     weight = f"the canary had {answer.weight_bp / 100:g} %" if answer.weight_bp else "there was no canary"
     text = _BY_ARM[answer.arm].format(who=who, place=place, weight=weight) if answer.arm in _BY_ARM else answer.arm
     return text + _doubt(answer, moment, place)
@@ -137,23 +132,25 @@ _BY_ARM = {
 
 
 def _doubt(answer: Answer, moment: Moment | None, place: int) -> str:
-    """Return where log and ledger disagree, as a sentence; empty: nowhere."""
+    """Return a sentence if log and ledger disagree; else an empty text."""
     if answer.arm not in ("stable", "canary", "fallback") or not answer.weight_bp:
         return ""
     if moment is None:
         return ". The ledger has no route of that time"
     if moment.route.weight_bp != answer.weight_bp:
-        return f". The ledger has {moment.route.weight_bp / 100:g} % for that moment: the route was being changed just then"
+        return f". According to the ledger the canary had {moment.route.weight_bp / 100:g} % then: the route was being changed"
     if in_canary(moment.route, place) != (answer.arm != "stable"):
-        return ". By the route in the ledger the bucket belongs to the other arm: the edge used a unit that is not in the log"
+        return (
+            ". According to the ledger the bucket belongs to the other arm: the edge used a unit that is not in the log"
+        )
     return ""
 
 
 def decisions(entries: Sequence[Entry], version: str, at: datetime, dag_run: str) -> tuple[str, ...]:
-    """Return in words how a version got its traffic: its gate, and its last release that began before a time.
+    """Return in words how a version got its traffic: the decision of its gate, and its last release before a time.
 
     :param entries: all rows of the model, oldest first
-    :param dag_run: the training run, whose gate it is; empty: not known
+    :param dag_run: id of the run that trained the version; empty: not known
     """
     lines = [
         _line(row) for row in entries if row.kind == rows.GateRow.KIND and dag_run and f"/{dag_run}/gate" in row.key

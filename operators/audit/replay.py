@@ -1,8 +1,8 @@
-"""Judge a release of the ledger again, look by look: by its own policy, to prove its verdicts, or by another one. Pure.
+"""Judge a release of the ledger again, look by look: by its own policy, to check its verdicts, or by another policy. Pure.
 
-The ledger has every verdict, and the looks at which the evidence had changed. Another policy gets the same looks, and may stop
-the release sooner. Where it would have stayed longer at a step, there is no record of that; the replay goes on with the next
-step of the real release.
+The ledger has every verdict, and each look at which the evidence had changed. Another policy gets the same looks, and may stop
+the release sooner. If it would have stayed longer at a step, there is no evidence of the time after; then the replay goes on
+with the next step of the real release.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.ledger_entry import Entry, LookEntry, json_digest
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
@@ -22,14 +21,10 @@ from operators.judge.evidence import Evidence, Judgement, Outcome
 from operators.judge.phases import FROZEN, SHADOW, WATCH, alpha_share, judge_parts, policies
 
 Policies = Callable[[VerdictRow], tuple[Judge, ...]]
-"""Returns, for a verdict, the policy that decides, and then those that can only fail the version."""
+"""Returns for a verdict the policy that decides, followed by those that can only fail the version."""
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Ended(_Fact):
+class StepEnd(Frozen):
     """How a step ended.
 
     :param look: number of the look, from 1
@@ -42,19 +37,19 @@ class Ended(_Fact):
     reason: str
 
 
-class StepReplay(_Fact):
+class StepReplay(Frozen):
     """The recorded and the replayed verdict of one step.
 
-    :param looks: how many were recorded
+    :param looks: number of recorded looks
     :param recorded: the recorded verdict
-    :param replayed: the policy's verdict; Continue: it has none where the record of this step ends
-    :param blind: the recorded verdict was given because nothing could be measured; no policy was asked
+    :param replayed: the policy's verdict; Continue: it has none by the last look of this step
+    :param blind: nothing could be measured, so the recorded verdict was given without asking a policy
     """
 
     step: str
     looks: int
-    recorded: Ended
-    replayed: Ended
+    recorded: StepEnd
+    replayed: StepEnd
     blind: bool
 
     @property
@@ -66,19 +61,19 @@ class StepReplay(_Fact):
         return (again.outcome, again.look, again.reason) == (before.outcome, before.look, before.reason)
 
 
-class Replay(_Fact):
-    """A release, up to the step at which the policy stops it.
+class Replay(Frozen):
+    """The replay of a release, up to the step at which the policy stops it.
 
-    :param unseen: steps that have looks but no verdict: their policy is not known
+    :param unjudged: steps that have looks but no verdict, so that their policy is not known
     """
 
     release_id: str
     steps: tuple[StepReplay, ...]
-    unseen: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
-        """Whether every verdict is the recorded one."""
+        """Whether every verdict is as recorded."""
         return all(step.same for step in self.steps)
 
     @property
@@ -96,7 +91,7 @@ def as_recorded(verdict: VerdictRow) -> tuple[Judge, ...]:
 
 
 def by_spec(release: Release) -> Policies:
-    """Return the policies of a spec, for steps, weights and bakes as they were recorded."""
+    """Return the policies of a spec; steps, weights and bakes stay as recorded."""
 
     def of(verdict: VerdictRow) -> tuple[Judge, ...]:
         late = verdict.step == WATCH or bool(verdict.step == SHADOW and release.shadow and release.shadow.await_labels)
@@ -106,7 +101,7 @@ def by_spec(release: Release) -> Policies:
 
 
 def same_policy(verdicts: Iterable[Entry], given: Policies) -> bool:
-    """Return whether these verdicts were given by these policies."""
+    """Return whether the verdicts were given by these policies."""
     return all(
         any(part.model_dump(mode="json", by_alias=True) == verdict.policy for part in given(verdict))
         for verdict in map(VerdictRow.of, verdicts)
@@ -120,21 +115,21 @@ def replay(
     """Judge a release again.
 
     :param looks: of the release, oldest first
-    :param verdicts: likewise; of a step with several, the last one counts
+    :param verdicts: of the release, oldest first; if a step has several, the last one counts
     :param given: the policies; default: the recorded ones
     :raises ValueError: a row cannot be read
     """
     judged = {VerdictRow.of(row).step: row for row in verdicts}
     steps: list[StepReplay] = []
-    unseen: list[str] = []
+    unjudged: list[str] = []
     for name in dict.fromkeys([*(look.step for look in looks), *judged]):
         if name not in judged:
-            unseen.append(name)
+            unjudged.append(name)
             continue
         steps.append(_step([look for look in looks if look.step == name], judged[name], given))
         if _stops(steps[-1]):
             break
-    return Replay(release_id=release_id, steps=tuple(steps), unseen=tuple(unseen))
+    return Replay(release_id=release_id, steps=tuple(steps), unjudged=tuple(unjudged))
 
 
 def _stops(step: StepReplay) -> bool:
@@ -154,18 +149,18 @@ def _step(looks: Sequence[LookEntry], row: Entry, given: Policies) -> StepReplay
     return StepReplay(
         step=verdict.step,
         looks=len(seen),
-        recorded=Ended(
+        recorded=StepEnd(
             look=_number(seen, verdict), elapsed_s=verdict.elapsed_s, outcome=before.outcome, reason=before.reason
         ),
-        replayed=_ended(seen, verdict, given(verdict), only_fails=given is as_recorded and before.part == "veto"),
+        replayed=_end(seen, verdict, given(verdict), only_fails=given is as_recorded and before.part == "veto"),
         blind=verdict.blind,
     )
 
 
 def _seen(looks: Sequence[LookEntry], verdict: VerdictRow, at: datetime) -> Iterator[tuple[float, Mapping[str, Any]]]:
-    """Return (seconds since the step began, evidence) of each look; the seconds are exact for the verdict's own look.
+    """Return (seconds since the step began, evidence) of each look.
 
-    The other looks were written some milliseconds after they were made.
+    The seconds are exact for the look of the verdict. The other looks were written some milliseconds after they were made.
     """
     digest = json_digest(verdict.evidence)
     last = max((number for number, look in enumerate(looks) if look.digest == digest), default=None)
@@ -182,16 +177,16 @@ def _number(seen: Sequence[tuple[float, Mapping[str, Any]]], verdict: VerdictRow
     return numbers[-1] if numbers else len(seen)
 
 
-def _ended(
+def _end(
     seen: Sequence[tuple[float, Mapping[str, Any]]],
     verdict: VerdictRow,
     given: tuple[Judge, ...],
     *,
     only_fails: bool,
-) -> Ended:
-    """Judge look by look until one ends the step; else return the last."""
+) -> StepEnd:
+    """Judge look by look until one ends the step; if none does, return the last."""
     only_fails = only_fails or _until(verdict.step)
-    ended = Ended(look=0, elapsed_s=0.0, outcome=Outcome.CONTINUE, reason="there is no look")
+    end = StepEnd(look=0, elapsed_s=0.0, outcome=Outcome.CONTINUE, reason="there is no look")
     for number, (elapsed_s, evidence) in enumerate(seen, 1):
         judgement = judge_parts(
             given,
@@ -201,13 +196,13 @@ def _ended(
             min_requests=_least(verdict, given[0]),
             harm_weight=verdict.harm_weight,
         )
-        ended = Ended(look=number, elapsed_s=elapsed_s, outcome=judgement.outcome, reason=judgement.reason)
+        end = StepEnd(look=number, elapsed_s=elapsed_s, outcome=judgement.outcome, reason=judgement.reason)
         if judgement.outcome is Outcome.FAILED or (judgement.outcome is not Outcome.CONTINUE and not only_fails):
             break
-    return ended
+    return end
 
 
 def _least(verdict: VerdictRow, policy: Judge) -> int | None:
-    """Return how many units are needed: the policy's number, unless the step had a number of its own."""
+    """Return how many units are needed: as many as the policy says, unless the step had a number of its own."""
     recorded = verdict.min_requests
     return policy.min_requests if recorded == verdict.policy["min_requests"] else recorded

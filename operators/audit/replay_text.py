@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from operators.audit.replay import Ended, Replay, StepReplay
+from operators.audit.replay import Replay, StepEnd, StepReplay
 from operators.core.render import seconds, table
 from operators.judge.evidence import Outcome
 
@@ -20,36 +20,31 @@ def rendered(again: Replay, other: Replay | None, *, width: int) -> str:
     columns = ["step", "looks", "recorded", "judged again", *(["with this policy"] if other else [])]
     rows: list[Sequence[str]] = []
     for step in again.steps:
-        cells = [
-            step.step,
-            str(step.looks),
-            _ending(step.recorded),
-            "the same" if step.same else _ending(step.replayed),
-        ]
+        replayed = "the same" if step.same else _ending(step.replayed)
+        cells = [step.step, str(step.looks), _ending(step.recorded), replayed]
         if other:
-            cells.append(_ending(differ[step.step]) if step.step in differ else "does not begin")
+            cells.append(_ending(differ[step.step]) if step.step in differ else "not reached")
         rows.append(cells)
     lines = [table(columns, rows, width=width), *map(_unlike, (step for step in again.steps if not step.same))]
-    lines += [f"{name}: has looks but no verdict, so its policy is not known." for name in again.unseen]
+    lines += [f"{name}: there are looks but no verdict, so its policy is not known." for name in again.unjudged]
     return "\n".join([*lines, *(_conclusion(other) if other else ())])
 
 
-def _ending(ended: Ended) -> str:
-    return f"{ended.outcome} at look {ended.look}, {seconds(ended.elapsed_s)}"
+def _ending(end: StepEnd) -> str:
+    return f"{end.outcome} at look {end.look}, {seconds(end.elapsed_s)}"
 
 
 def _unlike(step: StepReplay) -> str:
-    return f"{step.step}: the record says: {step.recorded.reason}. Its looks give: {step.replayed.reason}."
+    return f"{step.step}: the recorded reason is: {step.recorded.reason}. Judged again, it is: {step.replayed.reason}."
 
 
 def _conclusion(other: Replay) -> list[str]:
-    lines = []
-    for step in other.steps:
-        if step.replayed.outcome is Outcome.CONTINUE and not step.blind:
-            lines.append(
-                f"{step.step}: this policy has no verdict where the real release went on: {step.replayed.reason}. "
-                "It would have stayed at this step; the steps below show what the real release did next."
-            )
+    lines = [
+        f"{step.step}: this policy has no verdict yet when the real release went on: {step.replayed.reason}. "
+        "It would have stayed at this step. The next steps are replayed with the evidence of the real release."
+        for step in other.steps
+        if step.replayed.outcome is Outcome.CONTINUE and not step.blind
+    ]
     if (stopped := other.stopped) is not None:
         lines.append(f"With this policy the release ends at {stopped.step}: {stopped.replayed.reason}.")
     else:

@@ -1,4 +1,4 @@
-"""Find a request in the prediction log, and what ledger and registry know of it."""
+"""Find a request in the prediction log, and what the ledger and the registry know about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from operators.rollout.reconcile.client import ALL_MODELS
 
 _SHOWN = 5
 _LATE = timedelta(hours=1)  # rows of one request are written by several replicas, each when its buffer is full or old
-_FOUND = """
+_QUERY = """
     SELECT model, version, first(arm ORDER BY row), first(weight_bp ORDER BY row), first(unit ORDER BY row),
            epoch_us(min(predicted_at)), count(DISTINCT row), list(prediction ORDER BY row)[1:{shown}]
     FROM {{files}}
@@ -32,7 +32,7 @@ _FOUND = """
 
 
 class Explainer:
-    """Finds the answers to a request, and what led to each of them.
+    """Finds the answers to a request, and how each of them came about.
 
     :param storage: where the prediction log is
     """
@@ -43,23 +43,23 @@ class Explainer:
     def explain(
         self, request_id: str, *, begin: datetime, end: datetime, model: str | None = None
     ) -> list[Explanation]:
-        """Return every answer to a request, the caller's and copies', each with what led to it. Empty: not found.
+        """Return every answer to a request, to the caller and to copies. Empty: no version has logged one.
 
-        :param begin: of the time that is searched, the newest first
-        :param model: whose request it was; None: of any
+        :param begin: where the search ends; it goes from the newest hour to the oldest
+        :param model: search the log of this model; None: of every model
         """
         names = [model] if model else [name for name in self._ledger.models() if name != ALL_MODELS]
         rows = {name: self._ledger.entries(name) for name in names}
         used = {name: _versions(entries, begin, end) for name, entries in rows.items()}
-        answers = self._soon(request_id, used, begin, end) or self._find(request_id, used, begin, end)
-        return [self._explain(answer, rows[answer.model]) for answer in answers]
-
-    def _soon(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
-        """Look only where the id itself says that the request was: two or three hours and not all of them."""
         at = asked_at(request_id)
-        if at is None or not begin <= at <= end:
-            return []
-        return self._find(request_id, used, at, at)
+        # If the id has a time, the hours around it are searched first: two or three instead of all.
+        answers = self._find(request_id, used, at, at) if at is not None and begin <= at <= end else []
+        answers = answers or self._find(request_id, used, begin, end)
+        moments = [in_force(rows[answer.model], answer.predicted_at) for answer in answers]
+        return [
+            Explanation(answer=one, why=why(one, moment), moment=moment, origin=self._origin(one, rows[one.model]))
+            for one, moment in zip(answers, moments, strict=True)
+        ]
 
     def _find(self, request_id: str, used: dict[str, set[str]], begin: datetime, end: datetime) -> list[Answer]:
         answers: dict[tuple[str, str], Answer] = {}
@@ -86,13 +86,9 @@ class Explainer:
             for version in sorted(versions)
             for key in log_keys(self._storage, model, version, hour)
         ]
-        query = _FOUND.format(shown=_SHOWN)
+        query = _QUERY.format(shown=_SHOWN)
         for _, rows in query_files(self._storage, keys, folder, db, query, [request_id]):
             yield from _answers(request_id, rows)
-
-    def _explain(self, answer: Answer, rows: Sequence[Entry]) -> Explanation:
-        moment = in_force(rows, answer.predicted_at)
-        return Explanation(answer=answer, why=why(answer, moment), moment=moment, origin=self._origin(answer, rows))
 
     def _origin(self, answer: Answer, rows: Sequence[Entry]) -> Origin | None:
         try:
@@ -111,13 +107,13 @@ class Explainer:
 
 
 def _versions(rows: Iterable[Entry], begin: datetime, end: datetime) -> set[str]:
-    """Return the versions that had requests, or copies, in a time."""
+    """Return the versions that got requests or copies between two times."""
     versions: set[str] = set()
     for row in rows:
         if row.kind == WeightSetRow.KIND and row.at <= end:
             route = Route.recorded(row.model, row.payload)
             here = {version for version in (route.stable, route.canary, route.shadow) if version is not None}
-            # Before the time only the last row counts: it was still in force when the time began.
+            # Of the rows before `begin` only the last one counts: its route was still in force then.
             versions = here if row.at <= begin else versions | here
     return versions
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from operators.core.frozen import Frozen
 from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry, json_digest
 from operators.core.rows import ApprovalRow, PromotedRow, VerdictRow, read
 from operators.core.spec_judge import Judge
-from operators.judge import policy as judging
 from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.judge.policy import judge
 
 
-class Finding(BaseModel):
+class Remark(Frozen):
     """A remark on one row.
 
-    :param wrong: whether the row was changed, or is not what the judge says; else a note
+    :param wrong: whether the row was changed, or the judge does not agree with it; else it is a note
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     seq: int
@@ -30,23 +29,21 @@ class Finding(BaseModel):
     text: str
 
 
-class Report(BaseModel):
-    """The findings on one model's rows.
+class Verification(Frozen):
+    """The remarks on one model's rows.
 
-    :param verdicts: how many were judged again
+    :param verdicts: number of verdicts that were judged again
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     rows: int
     verdicts: int
-    findings: tuple[Finding, ...]
+    remarks: tuple[Remark, ...]
 
     @property
     def holds(self) -> bool:
         """Whether no row is wrong."""
-        return not any(finding.wrong for finding in self.findings)
+        return not any(remark.wrong for remark in self.remarks)
 
 
 def again(verdict: VerdictRow) -> Judgement:
@@ -55,7 +52,7 @@ def again(verdict: VerdictRow) -> Judgement:
     :raises ValueError: the judge cannot read its policy or its evidence
     """
     # As JSON: the types are strict, and a list is a tuple only there.
-    return judging.judge(
+    return judge(
         Judge.model_validate_json(json.dumps(verdict.policy)),
         Evidence.model_validate_json(json.dumps(verdict.evidence)),
         elapsed_s=verdict.elapsed_s,
@@ -66,7 +63,7 @@ def again(verdict: VerdictRow) -> Judgement:
 
 
 def difference(verdict: VerdictRow) -> str:
-    """Return how a recorded judgement differs from the one that its evidence gives; empty: not at all.
+    """Return how a recorded judgement differs from the one that its evidence gives; empty: it does not.
 
     :raises ValueError: the judge cannot read its policy or its evidence
     """
@@ -74,7 +71,7 @@ def difference(verdict: VerdictRow) -> str:
     if verdict.blind:
         return "" if recorded == Outcome.INCONCLUSIVE else f"it is {recorded}, although nothing could be measured"
     judgement = again(verdict)
-    # `part`, which tells which policy is recorded, is left out: an older version did not write it.
+    # An older version did not write `part`, the name of the policy that is recorded, so it is not compared.
     before = {name: value for name, value in verdict.judgement.items() if name != "part"}
     if json_digest(judgement.model_dump(mode="json", exclude={"part"})) == json_digest(before):
         return ""
@@ -83,49 +80,49 @@ def difference(verdict: VerdictRow) -> str:
     return f"{recorded} is right, but its reason or its numbers are not what the evidence gives"
 
 
-def verify(ledger: Ledger, model: str) -> Report:
+def verify(ledger: Ledger, model: str) -> Verification:
     """Check all rows of one model."""
     rows = ledger.entries(model)
-    findings = [
-        Finding(model=model, seq=seq, wrong=True, text="its hash, or its link to the row before, is wrong")
+    remarks = [
+        Remark(model=model, seq=seq, wrong=True, text="its hash, or its link to the row before, is wrong")
         for seq in ledger.broken_links(model)
     ]
     verdicts = [row for row in rows if row.kind == VerdictRow.KIND]
     for row in verdicts:
-        findings += _verdict(ledger, row)
-    findings += _unfounded(rows)
-    ordered = tuple(sorted(findings, key=lambda finding: finding.seq))
-    return Report(model=model, rows=len(rows), verdicts=len(verdicts), findings=ordered)
+        remarks += _verdict(ledger, row)
+    remarks += _unfounded(rows)
+    ordered = tuple(sorted(remarks, key=lambda remark: remark.seq))
+    return Verification(model=model, rows=len(rows), verdicts=len(verdicts), remarks=ordered)
 
 
-def _verdict(ledger: Ledger, row: Entry) -> list[Finding]:
+def _verdict(ledger: Ledger, row: Entry) -> list[Remark]:
     other = row.payload.get("judge") != judge_digest()
     what = f"verdict on {row.payload.get('step')} of {row.release_id}"
 
-    def finding(text: str, *, wrong: bool) -> Finding:
-        return Finding(model=row.model, seq=row.seq, wrong=wrong, text=f"{what} {text}")
+    def remark(text: str, *, wrong: bool) -> Remark:
+        return Remark(model=row.model, seq=row.seq, wrong=wrong, text=f"{what} {text}")
 
     try:
         verdict = VerdictRow.of(row)
         differs = difference(verdict)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        return [finding(f"cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}", wrong=not other)]
-    findings = []
+        return [remark(f"cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}", wrong=not other)]
+    remarks = []
     if other:
-        now = f"to today's judge, {differs}" if differs else "today's judge gives the same"
-        findings.append(finding(f"was made by another version of the judge; {now}", wrong=False))
+        now = f"by today's judge, {differs}" if differs else "today's judge gives the same"
+        remarks.append(remark(f"was made by another version of the judge; {now}", wrong=False))
     elif differs:
-        findings.append(finding(f"does not hold: {differs}", wrong=True))
+        remarks.append(remark(f"does not hold: {differs}", wrong=True))
     if not verdict.blind and not ledger.look_numbers(str(row.release_id), verdict.step, verdict.evidence):
-        findings.append(finding("has no recorded look with its evidence", wrong=False))
-    return findings
+        remarks.append(remark("has no recorded look with its evidence", wrong=False))
+    return remarks
 
 
-def _unfounded(entries: Iterable[Entry]) -> list[Finding]:
-    """Find promotions over another version without a Successful verdict or a person's approval."""
+def _unfounded(entries: Iterable[Entry]) -> list[Remark]:
+    """Return a note for each promotion over another version without a Successful verdict or an approval."""
     allowed: set[str | None] = set()
-    findings = []
+    remarks = []
     for entry in entries:
         row = read(entry)
         yes = isinstance(row, VerdictRow) and row.outcome == Outcome.SUCCESSFUL
@@ -133,5 +130,5 @@ def _unfounded(entries: Iterable[Entry]) -> list[Finding]:
             allowed.add(entry.release_id)
         if isinstance(row, PromotedRow) and row.previous is not None and entry.release_id not in allowed:
             text = f"{entry.release_id} promoted version {row.version} without a Successful verdict or an approval"
-            findings.append(Finding(model=entry.model, seq=entry.seq, wrong=False, text=text))
-    return findings
+            remarks.append(Remark(model=entry.model, seq=entry.seq, wrong=False, text=text))
+    return remarks

@@ -1,4 +1,4 @@
-"""What a command needs to reach the services: the caller's environment or, without one, the stack that runs here."""
+"""The services that a command uses: those of the caller's environment, or else those of the stack on this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 
 def use_stack() -> None:
-    """Take the addresses of the running stack, unless the environment has some.
+    """Put the addresses of the running stack into the environment, unless it has addresses already.
 
-    :raises ConfigurationError: there are neither
+    :raises ConfigurationError: it has none, and no stack runs
     """
-    if os.environ.get("TAXIWAY_LEDGER_URL"):
-        return
-    os.environ.update(environment.services(Stack.running()))
+    if not os.environ.get("TAXIWAY_LEDGER_URL"):
+        os.environ.update(environment.services(Stack.running()))
 
 
 def ledger() -> Ledger:
@@ -35,7 +34,7 @@ def ledger() -> Ledger:
 
 
 def model_traffic(model: str) -> ModelTraffic:
-    """Connect to a model's ledger, versions and route."""
+    """Connect to the ledger, the registry and the agent for one model."""
     from operators.rollout.model_traffic import ModelTraffic
 
     use_stack()
@@ -43,18 +42,18 @@ def model_traffic(model: str) -> ModelTraffic:
 
 
 def actor() -> str:
-    """Return who runs this command, for the ledger."""
+    """Return the name of the user who runs this command, for the ledger."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user without a name, as in a container
         return f"uid {os.getuid()}"
 
 
 def require_reason(text: str) -> str:
-    """Return a reason that says something.
+    """Return a reason without spaces around it.
 
-    :raises ConfigurationError: it does not
+    :raises ConfigurationError: it has fewer than three characters
     """
     if len(text.strip()) < 3:
-        raise ConfigurationError("--reason is kept in the ledger: say in a few words why")
+        raise ConfigurationError("--reason is too short; it is kept in the ledger, so say why in a few words")
     return text.strip()

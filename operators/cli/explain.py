@@ -1,9 +1,10 @@
-"""`taxiway explain`: which version answered a request, why that one, and where it comes from."""
+"""`taxiway explain`: which version answered a request, why that version, and where it comes from."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,24 +47,20 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings.load()
     end = options.at + timedelta(hours=1) if options.at else datetime.now(UTC)
     begin = end - timedelta(hours=2 if options.at else options.hours)
-    ledger, registry = Ledger(settings.ledger_url), Registry(settings.mlflow_url)
-    try:
+    with closing(Ledger(settings.ledger_url)) as ledger, closing(Registry(settings.mlflow_url)) as registry:
         explainer = Explainer(ledger, registry, Storage(settings.storage_url))
-        found = explainer.explain(options.request_id, begin=begin, end=end, model=options.model)
-    finally:
-        ledger.close()
-        registry.close()
-    if not found:
+        explanations = explainer.explain(options.request_id, begin=begin, end=end, model=options.model)
+    if not explanations:
         print(
             f"no version has logged an answer to {options.request_id} from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC. "
-            "A replica keeps answers for up to `monitoring.prediction_log.flush_every` before it writes them: if the request "
-            "was just now, ask again then. Requests that failed are not logged"
+            "A replica writes its answers to the log after up to `monitoring.prediction_log.flush_every`: if the request is "
+            "newer, ask again later. Requests that failed are not logged."
         )
         return 1
     if options.json:
-        print(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
+        print(json.dumps([one.model_dump(mode="json") for one in explanations], indent=2))
     else:
-        print("\n\n".join(in_words(one) for one in found))
+        print("\n\n".join(in_words(one) for one in explanations))
     return 0
 
 
@@ -84,7 +81,7 @@ def in_words(one: Explanation) -> str:
         lines.append(f"  route       stable {route.stable}{other} since {moment.since:%Y-%m-%d %H:%M:%S} UTC{ended}")
         lines.append(f"  set by      {moment.release_id}")
     if origin is None:
-        return "\n".join([*lines, "  origin      the registry has no such version any more"])
+        return "\n".join([*lines, "  origin      the registry no longer has this version"])
     lines.append(f"  run         {origin.run_id or 'unknown'}")
     shown = [(name, origin.tags.get(f"taxiway.{name}")) for name in _SHOWN_TAGS]
     lines += [f"  {name.replace('_', ' '):<18}{value}" for name, value in shown if value]

@@ -1,9 +1,8 @@
-"""`taxiway judge`: the judge on a pipe. Cumulative counts in, a verdict for each look out, both as JSON lines."""
+"""`taxiway judge`: reads cumulative counts and prints a verdict for each look, both as JSON lines."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from operators.cli.judge_input import Looks
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import explain
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Judgement, Outcome
 from operators.judge.policy import judge
@@ -28,9 +28,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "judge",
         help="judge a canary from counts on standard input, without any service",
         description="Reads one JSON line of cumulative counts per look, and prints a verdict for each: Successful, Failed, "
-        "Inconclusive or Continue. More looks do not make an error more likely. Count callers, each once; count requests only "
-        "if each request is assigned by itself. The increase since the previous line counts for the weight of this line. Every "
-        "key but t and weight is optional, but missing evidence is never Successful. Pairs on the first line turn the guard "
+        "Inconclusive or Continue. More looks do not make an error more likely. Count each caller once; count requests only if "
+        "each request is assigned by itself. The increase since the line before belongs to the weight of this line. All keys "
+        "but t and weight are optional, but missing evidence is never Successful. Pairs on the first line turn the guard "
         "`labels` on; without a policy and without other counts it is the only guard. The pairs of one day are a block; the "
         "policy `labels: {block: none}` counts each pair by itself.",
         epilog=f"example of a line: {_EXAMPLE}",
@@ -52,13 +52,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge what comes in.
+    """Print a verdict for each line of the input.
 
     :raises ConfigurationError: the policy or a line is wrong
     """
     if not 0 < options.harm_weight <= 1:
         raise ConfigurationError(f"--harm-weight is {options.harm_weight:g}; it is a share, above 0 and at most 1")
-    # Text that is not UTF-8 is not JSON either; the error names its line.
+    # Text that is not UTF-8 is no JSON either, so the error names its line.
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     for answer in answers(sys.stdin, read_policy(options.policy), harm_weight=options.harm_weight):
         print(json.dumps(answer), flush=True)
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float = 1.0) -> Iterator[dict[str, Any]]:
-    """Yield the answer to each line; a release that has Failed stays so.
+    """Yield the verdict on each line. After a Failed one, all are Failed.
 
     :param given: the policy as it was written
     :raises ConfigurationError: a line is wrong; the message has its number
@@ -83,7 +83,7 @@ def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float =
                 looks.block_s = policy.labels.block_s if policy.labels else None
             elif policy.failures is None and not given and looks.with_arms:
                 raise ConfigurationError(
-                    "the first line had pairs alone, so only they are judged; give the arms there, with zeros"
+                    "the first line had pairs alone, so only pairs are judged; give the arms on the first line, too, with zeros"
                 )
         except ConfigurationError as error:
             raise ConfigurationError(f"line {number}: {error}") from None
@@ -94,7 +94,7 @@ def answers(lines: Iterable[str], given: dict[str, Any], *, harm_weight: float =
 
 
 def _settled(given: dict[str, Any], looks: Looks) -> Judge:
-    """Return the policy after the first look. The guards share alpha from there on, so no guard can come later."""
+    """Return the policy after the first look. From then on the guards share alpha, so none can be added later."""
     if not looks.with_pairs or "labels" in given:
         return Judge.model_validate(given)
     alone: dict[str, Any] = {} if given or looks.with_arms else {"failures": None, "slow": None}
@@ -104,21 +104,16 @@ def _settled(given: dict[str, Any], looks: Looks) -> Judge:
 def _answer(looks: Looks, policy: Judge, judgement: Judgement, failed: str) -> dict[str, Any]:
     outcome, reason = judgement.outcome, judgement.reason
     if looks.with_pairs and policy.labels is None:
-        reason = f"pairs are not judged: no guard `labels` since the first line; {reason}"
+        reason = (
+            f"the pairs are not judged, because the first line had none and the policy has no guard `labels`; {reason}"
+        )
         outcome = Outcome.INCONCLUSIVE if outcome is Outcome.SUCCESSFUL else outcome
     if not looks.weight:
-        outcome, reason = Outcome.CONTINUE, "the canary has no weight: there is nothing to compare"
+        outcome, reason = Outcome.CONTINUE, "the canary has no weight, so there is nothing to compare"
     if failed:
         outcome, reason = Outcome.FAILED, failed
-    guards = {
-        name: {
-            "e": one.e,
-            "threshold": one.threshold,
-            "interval": one.interval and list(one.interval),
-            "margin": one.margin,
-        }
-        for name, one in judgement.guards.items()
-    }
+    shown = {"e", "threshold", "interval", "margin"}
+    guards = {name: one.model_dump(mode="json", include=shown) for name, one in judgement.guards.items()}
     return {"t": looks.t, "verdict": outcome.value, "guards": guards, "reason": reason}
 
 
@@ -130,12 +125,13 @@ def _parsed(line: str) -> object:
 
 
 def read_policy(path: Path | None) -> dict[str, Any]:
-    """Return the `judge:` part of a file, validated, as it was written; without a file, nothing.
+    """Return the `judge:` part of a file as it was written, after a check; without a file, an empty policy.
 
-    :param path: YAML or JSON: the part itself, or a spec or its `release:` that has it
+    :param path: YAML or JSON file with the part itself, a spec, or the `release:` of a spec
     :raises ConfigurationError: the file cannot be read, or is wrong
     """
     import yaml
+    from pydantic import ValidationError
 
     if path is None:
         return {}
@@ -148,25 +144,9 @@ def read_policy(path: Path | None) -> dict[str, Any]:
             document = document[key]
     document = {} if document is None else document
     if not isinstance(document, dict):
-        raise ConfigurationError(f"--policy {path}: not a mapping; write what stands under `judge:` in a spec")
-    _validate(path, document)
-    return document
-
-
-def _validate(path: Path, document: dict[str, Any]) -> None:
-    from pydantic import ValidationError
-
+        raise ConfigurationError(f"--policy {path}: not a mapping; write it like `judge:` in a spec")
     try:
         Judge.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(_problem(part) for part in error.errors())
-        raise ConfigurationError(f"--policy {path}: {problems}") from None
-
-
-def _problem(part: Any) -> str:
-    where = ".".join(map(str, part["loc"])) or "the policy"
-    if part["type"] != "extra_forbidden":
-        return f"{where}: {part['msg'].removeprefix('Value error, ')}"
-    known = [field.alias or name for name, field in Judge.model_fields.items()]
-    close = difflib.get_close_matches(str(part["loc"][-1]), known, 1, 0.5)
-    return f"{where}: no such key" + (f"; did you mean `{close[0]}`?" if close else "")
+        raise ConfigurationError(f"--policy {path}: {explain(error, Judge)}") from None
+    return document

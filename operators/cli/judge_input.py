@@ -1,13 +1,13 @@
-"""Cumulative counts, look by look, as evidence; added up by the tallies of a real release. Pure: no I/O."""
+"""Turns cumulative counts into evidence, with the tallies of a real release. Pure: no I/O."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from operators.core.errors import ConfigurationError
+from operators.core.explain_error import suggestion
 from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
 from operators.judge.tally import Tally
@@ -30,22 +30,24 @@ Counts = dict[str, int]
 
 
 class Looks:
-    """The looks so far. What was gained since the look before belongs to a look's weight.
+    """The looks so far. The increase since the look before belongs to the weight of a look.
 
-    A count that is not there, or is null or NaN, is not known at that look.
+    A count that is missing, null or NaN is not known at that look.
     """
 
     def __init__(self) -> None:
         self.t = -math.inf
-        self.block_s: float | None = None  # length of a block: pairs that come within it count as one
+        self.block_s: float | None = None  # length of a block, whose pairs count as one observation
         self.step_began = 0.0
         self.with_pairs = False  # at any look so far
         self.with_arms = False
         self.weight = 0.0
-        self._shown: dict[str, Counts] = {arm: {} for arm in _ARMS}  # the last that is known
+        self._shown: dict[str, Counts] = {arm: {} for arm in _ARMS}  # the last known counts
         self._tally = Tally.begin(self._counters())  # of the weight that is in force
         self._unknown: dict[str, set[str]] = {arm: set() for arm in _ARMS}  # at this look
-        self._spoiled: dict[str, set[str]] = {arm: set() for arm in _ARMS}  # gains that two weights may share
+        self._spoiled: dict[str, set[str]] = {
+            arm: set() for arm in _ARMS
+        }  # counts whose increase may belong to two weights
         self._earlier: list[Period] = []
         self._pairs_shown: Counts = {}
         self._pair_sums = BlockSums(1 + len(_PAIRS))
@@ -54,20 +56,20 @@ class Looks:
 
     @property
     def looked(self) -> bool:
-        """Whether there was a look."""
+        """Whether there was a look already."""
         return self.t > -math.inf
 
     def add(self, line: object) -> None:
-        """Add the counts of one line to what the judge gets.
+        """Add the counts of one line.
 
         :param line: the JSON object
-        :raises ConfigurationError: it is not a look
+        :raises ConfigurationError: the line is not a look
         """
         look = _mapping(line, "the line", _KEYS)
         t, weight = _number(look, "t"), _number(look, "weight")
         if t < self.t:
             raise ConfigurationError(
-                f"`t` is {t:g}, before the look above it at {self.t:g}; looks come in order of time"
+                f"`t` is {t:g}, but the look before is at {self.t:g}; write looks in the order of their times"
             )
         if weight != 0 and not _LEAST <= weight <= 1 - _LEAST:
             hint = f"; for {weight:g} % write {weight / 100:g}" if 1 < weight < 100 else ""
@@ -109,7 +111,7 @@ class Looks:
         return Arm(**{"requests": 0, **known})
 
     def _end_step(self) -> None:
-        """Keep the bad events of the period that ends: a share needs only the newest period's counts."""
+        """Keep the first bad events of the period that ends; nothing else of it is needed."""
         if self.weight:
             arms = {name: self._arm(name) for name in _ARMS}
             firsts = {
@@ -117,8 +119,8 @@ class Looks:
             }
             self._earlier.append(Period(weight=self.weight, **firsts))
         for arm in _ARMS:
-            # A count that is unknown now and known later may have been gained at this weight or at the next. If an arm has never
-            # shown anything, all that it shows counts as new.
+            # A count that is unknown now may be known later; then its increase belongs to this weight or to the next. If an arm
+            # has had no count yet, its first count belongs to the weight at which it comes.
             self._spoiled[arm] = self._unknown[arm] if self._shown[arm] else set()
         self._tally = Tally.begin(self._tally.now)
 
@@ -136,13 +138,13 @@ class Looks:
 
 
 def _named(sums: Sums) -> dict[str, float]:
-    """Name the sums of pairs; the number of all may be left out."""
+    """Name the sums of pairs. The input may lack the total."""
     _, total, stable, canary = sums
     return dict(zip(_PAIRS, (max(total, stable + canary), stable, canary), strict=True))
 
 
 def _before(shown: Counts, counts: Counts) -> Counts:
-    """Return what had been shown when the counters that give these counts began: nothing if one has gone back."""
+    """Return the counts to compare with: those shown before; none if a counter has gone back and so began again."""
     return {} if any(count < shown.get(key, 0) for key, count in counts.items()) else shown
 
 
@@ -151,9 +153,9 @@ def _mapping(value: object, where: str, allowed: Iterable[str]) -> Mapping[str, 
         raise ConfigurationError(f"{where} is not a JSON object")
     for key in value:
         if key not in allowed:
-            close = difflib.get_close_matches(str(key), list(allowed), 1, 0.5)
-            meant = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(allowed)}"
-            raise ConfigurationError(f"{where} has the key `{key}`; {meant}")
+            raise ConfigurationError(
+                f"{where} has the unknown key `{key}`; {suggestion(str(key), allowed, cutoff=0.5)}"
+            )
     return value
 
 
@@ -179,7 +181,7 @@ def _count(number: object, where: str) -> int | None:
         return None
     whole = isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= _MOST
     if not isinstance(number, int | float) or not whole or number != int(number):
-        raise ConfigurationError(f"{where} is {number!r}; it counts from the start, so write a whole number from 0 on")
+        raise ConfigurationError(f"{where} is {number!r}; counts are cumulative, so write a whole number from 0 on")
     return int(number)
 
 

@@ -20,7 +20,7 @@ EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOT_UP = 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 (failed), 2 (something must be mended first) or 3 (not up)."""
+    """Run one command; the exit code is 0, 1 (failed), 2 (a setting, a spec or an option is wrong) or 3 (not up)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Airflow's own options must reach it untouched, --help too.
     if given[:1] == ["airflow"]:
@@ -40,7 +40,7 @@ def _guarded(run: Callable[[], int]) -> int:
         print(f"taxiway: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted; `taxiway status` says what runs, `taxiway down` stops it", file=sys.stderr)
+        print("interrupted; `taxiway status` lists what runs, `taxiway down` stops it", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -48,9 +48,9 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command; the reference of the commands is made from it, too."""
+    """Return the parser of every command. The reference of the commands is made from it, too."""
     parser = argparse.ArgumentParser(
-        prog="taxiway", description="Run Taxiway on this machine, and ask and steer its models."
+        prog="taxiway", description="Run Taxiway on this machine, plan releases, and roll models back."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="start the services, and return once they are ready")
@@ -144,7 +144,7 @@ def _airflow(arguments: Sequence[str]) -> int:
     require("local", "psycopg2", "asyncpg", purpose="`taxiway airflow`")
     stack = Stack.running()
     env = {**environment.base(stack), **environment.airflow(stack)}
-    # A command of the user's is no part of the stack: `down` must not kill it.
+    # The user's command is no part of the stack: `taxiway down` must not stop it.
     env.pop(environment.MARKER)
     os.execve(sys.executable, [sys.executable, "-m", "airflow", *arguments], env)  # noqa: S606
 

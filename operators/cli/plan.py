@@ -1,4 +1,4 @@
-"""`taxiway plan` and `taxiway simulate`: what a release will do, before it does it."""
+"""`taxiway plan` and `taxiway simulate`: what a release will do, before it begins."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="simulate many releases of good and bad versions, without services",
         description="Simulates releases with the judge of production: versions that are as good as stable, and versions that "
         "crash, fail sometimes, are slow, leak memory or fail for some callers only. Says how often a good version is rolled "
-        "back, how long a bad one lasts and how many callers meet it.",
+        "back, after how long a bad one is, and how many callers it has until then.",
     )
     _add_arguments(simulate)
     simulate.add_argument(
         "--replay",
         metavar="RELEASE",
-        help="judge a release of the ledger again, look by look, by its own policy and by this one",
+        help="instead, judge a release of the ledger again, look by look, by its own policy and by that of the spec",
     )
     simulate.add_argument(
         "--scenario",
@@ -99,7 +99,7 @@ def run_plan(options: argparse.Namespace) -> int:
     spec = with_judge(spec_of(options.model), options.judge)
     load, assumed = load_of(options, spec)
     if options.effect is not None and not 0 < options.effect <= 100:
-        raise ConfigurationError(f"--effect {options.effect:g}: percentage points above 0 and up to 100")
+        raise ConfigurationError(f"--effect {options.effect:g}: must be above 0 and at most 100 percentage points")
     effect = None if options.effect is None else options.effect / 100
     made = plan(spec.name, spec.release, load, labelling=labelling_of(options), assumed=assumed, effect=effect)
     print(made.model_dump_json(indent=2) if options.json else rendered(made, width=_width()))
@@ -107,7 +107,7 @@ def run_plan(options: argparse.Namespace) -> int:
 
 
 def run_simulate(options: argparse.Namespace) -> int:
-    """Simulate releases. Fails if identical versions are rolled back more often than alpha allows.
+    """Simulate releases; return 1 if good versions are rolled back more often than alpha allows.
 
     :raises ConfigurationError: the spec or an option is wrong
     """
@@ -122,7 +122,7 @@ def run_simulate(options: argparse.Namespace) -> int:
         return replay.run(spec, options.replay, as_json=options.json, width=_width())
     setting = _setting(options, spec)
     summaries = []
-    # A recording has its own outages.
+    # A recording has the outages that it has, so none are simulated.
     usual = [name for name in DEFAULT_SCENARIOS if options.traffic is None or name != "outages"]
     for text in options.scenario or usual:
         batch = simulate(setting, scenario(text), releases=options.releases, seed=options.seed, jobs=options.jobs)
@@ -169,14 +169,14 @@ def _setting(options: argparse.Namespace, spec: ModelSpec) -> Setting:
         look_s=options.look,
     )
     if setting.left_out and not options.json:
-        print(f"Not simulated: {', '.join(setting.left_out)}. (Labels are, with --label-share.)\n")
+        print(f"Guards that are not simulated: {', '.join(setting.left_out)}. (Labels are, with --label-share.)\n")
     return setting
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense.
+    """Check that each number is in its range.
 
-    :raises ConfigurationError: one of them
+    :raises ConfigurationError: one is not
     """
     bounds = {
         "releases": (1, 1_000_000),
@@ -188,7 +188,7 @@ def _check(options: argparse.Namespace) -> None:
     }
     for name, (low, high) in bounds.items():
         value = getattr(options, name)
-        if value is not None and not low <= value <= high:
+        if not low <= value <= high:
             raise ConfigurationError(f"--{name.replace('_', '-')} {value:g}: must be from {low:g} to {high:g}")
 
 

@@ -1,20 +1,21 @@
-"""`taxiway quarantine`: which versions a release has rejected, and how one is let out."""
+"""`taxiway quarantine`: list the versions in quarantine, put one in, or take one out."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from uuid import uuid4
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("quarantine", help="list, add or remove versions that must not be released")
+    parser = commands.add_parser("quarantine", help="list, put or lift versions that must not be released")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="list the versions in quarantine")
     listed.add_argument("model", nargs="?", help="name of the model (default: every model)")
     listed.set_defaults(run=run_list)
     for name, run, help_text in (
-        ("lift", run_lift, "take a version out of quarantine, and others with the same model file"),
+        ("lift", run_lift, "take a version out of quarantine, and all others with the same files"),
         ("put", run_put, "put a version into quarantine, so that no release takes it"),
     ):
         one = actions.add_parser(name, help=help_text)
@@ -25,32 +26,27 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print what is in quarantine."""
+    """Print the versions in quarantine."""
     from operators.cli import connect
     from operators.rollout.quarantine import KINDS, standing
 
-    ledger = connect.ledger()
-    try:
+    with closing(connect.ledger()) as ledger:
         for model in [options.model] if options.model else ledger.models():
             for one in standing(ledger.entries(model, kind=KINDS)):
                 print(f"{model} {one.version}  {one.at:%Y-%m-%d %H:%M} UTC  {one.reason}")
-    finally:
-        ledger.close()
     return 0
 
 
 def run_lift(options: argparse.Namespace) -> int:
-    """Let a version out; return 1 if it was not in quarantine."""
+    """Take a version out; return 1 if it was not in quarantine."""
     from operators.cli import connect
 
-    reason, traffic = connect.require_reason(options.reason), connect.model_traffic(options.model)
-    try:
+    reason = connect.require_reason(options.reason)
+    with closing(connect.model_traffic(options.model)) as traffic:
         traffic.registry.find(options.model, options.version)
         row = traffic.quarantine.lift(
             options.version, by=connect.actor(), reason=reason, key=f"{options.model}/lifted/{uuid4().hex}"
         )
-    finally:
-        traffic.close()
     if row is None:
         print(f"version {options.version} of {options.model} is not in quarantine")
         return 1
@@ -59,15 +55,12 @@ def run_lift(options: argparse.Namespace) -> int:
 
 
 def run_put(options: argparse.Namespace) -> int:
-    """Keep a version from being released."""
+    """Put a version into quarantine."""
     from operators.cli import connect
 
-    reason, traffic = connect.require_reason(options.reason), connect.model_traffic(options.model)
-    try:
+    reason = f"{connect.actor()}: {connect.require_reason(options.reason)}"
+    with closing(connect.model_traffic(options.model)) as traffic:
         traffic.registry.find(options.model, options.version)
-        key = f"{options.model}/quarantined/{uuid4().hex}"
-        traffic.quarantine.put(options.version, f"{connect.actor()}: {reason}", key=key)
-    finally:
-        traffic.close()
+        traffic.quarantine.put(options.version, reason, key=f"{options.model}/quarantined/{uuid4().hex}")
     print(f"version {options.version} of {options.model} will not be released")
     return 0

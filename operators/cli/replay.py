@@ -1,9 +1,10 @@
-"""`taxiway simulate MODEL --replay RELEASE`: a release that was real, by its own policy and by another."""
+"""`taxiway simulate MODEL --replay RELEASE`: judge a real release again, by its own policy and by another."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from operators.core.errors import ConfigurationError
@@ -17,37 +18,34 @@ if TYPE_CHECKING:
     from operators.core.ledger_entry import Entry
 
 _EXIT_FAILED = 1
-_NAMED = 5  # releases, when the one that was asked for is not there
+_NAMED = 5  # releases that an error names
 
 
 def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
     """Replay a release; return 1 if its own policy does not give the recorded verdicts.
 
-    :param spec: whose judge is the other policy, if it is not the one that was recorded
-    :param release_id: its id in the ledger, or how that ends
-    :raises ConfigurationError: the ledger has no such release, or nothing of it to judge
+    :param spec: its judge is the other policy, if the recorded one differs
+    :param release_id: id of the release in the ledger, or the end of the id
+    :raises ConfigurationError: the ledger has no verdicts of such a release, or they cannot be read
     """
     from operators.audit.replay import by_spec, replay, same_policy
     from operators.audit.replay_text import rendered
     from operators.cli import connect
 
-    ledger = connect.ledger()
-    try:
-        found, verdicts = _verdicts(ledger, spec.name, release_id)
-        looks = ledger.looks(found)
-    finally:
-        ledger.close()
+    with closing(connect.ledger()) as ledger:
+        release_id, verdicts = _verdicts(ledger, spec.name, release_id)
+        looks = ledger.looks(release_id)
     policies = by_spec(spec.release)
     try:
-        again = replay(found, looks, verdicts)
-        other = None if same_policy(verdicts, policies) else replay(found, looks, verdicts, policies)
+        again = replay(release_id, looks, verdicts)
+        other = None if same_policy(verdicts, policies) else replay(release_id, looks, verdicts, policies)
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"the record of {found} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"the record of {release_id} cannot be read: {str(error).splitlines()[0]}") from error
     if as_json:
-        said = {name: one and one.model_dump(mode="json") for name, one in (("recorded", again), ("policy", other))}
-        print(json.dumps({"model": spec.name, "release": found, "same": again.same, **said}, indent=2))
+        replays = {name: one and one.model_dump(mode="json") for name, one in (("recorded", again), ("policy", other))}
+        print(json.dumps({"model": spec.name, "release": release_id, "same": again.same, **replays}, indent=2))
     else:
-        print(f"{spec.name}: release {found}, look by look\n")
+        print(f"{spec.name}: release {release_id}, look by look\n")
         print(rendered(again, other, width=width))
     return 0 if again.same else _EXIT_FAILED
 
@@ -55,21 +53,21 @@ def run(spec: ModelSpec, release_id: str, *, as_json: bool, width: int) -> int:
 def _verdicts(ledger: Ledger, model: str, release_id: str) -> tuple[str, Sequence[Entry]]:
     rows = ledger.entries(model, kind=VerdictRow.KIND)
     known = list(dict.fromkeys(str(row.release_id) for row in rows))
-    found = [one for one in known if one == release_id] or [one for one in known if one.endswith(release_id)]
-    if len(found) == 1:
-        return found[0], [row for row in rows if row.release_id == found[0]]
-    newest = ", ".join(reversed(found[-_NAMED:] or known[-_NAMED:])) or "none"
-    what = "several releases" if found else "no release"
+    matches = [one for one in known if one == release_id] or [one for one in known if one.endswith(release_id)]
+    if len(matches) == 1:
+        return matches[0], [row for row in rows if row.release_id == matches[0]]
+    newest = ", ".join(reversed(matches[-_NAMED:] or known[-_NAMED:])) or "none"
     raise ConfigurationError(
-        f"the ledger has {what} of {model} with verdicts and the id {release_id!r}; newest: {newest}"
+        f"the ledger has {'several releases' if matches else 'no release'} of {model} with verdicts and an id that ends "
+        f"in {release_id!r}; the newest: {newest}"
     )
 
 
 def with_judge(spec: ModelSpec, changes: Sequence[str]) -> ModelSpec:
     """Return a spec with another judge.
 
-    :param changes: ``KEY=VALUE``, the key by dots below `release.judge`, the value as in YAML
-    :raises ConfigurationError: a change makes no sense
+    :param changes: ``KEY=VALUE``: a dotted key below `release.judge`, and its new value in YAML
+    :raises ConfigurationError: a change cannot be read, or the judge cannot be like that
     """
     import yaml
     from pydantic import ValidationError

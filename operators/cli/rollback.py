@@ -1,8 +1,9 @@
-"""`taxiway rollback`: send a model's traffic back, now. It needs the agent only, and no scheduler."""
+"""`taxiway rollback`: send a model's traffic back, now. It needs the agent, but no scheduler."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -12,14 +13,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--to",
         metavar="VERSION",
-        help="version that gets all traffic (default: stable if a canary has traffic, else the version before it)",
+        help="version that gets all traffic (default: stable if a canary has traffic, else the version before stable)",
     )
     parser.add_argument("--reason", required=True, help="why; the ledger keeps it with your name")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Roll back; return 1 if ledger or alias could not be written."""
+    """Roll back; return 1 if the ledger or the alias could not be written."""
     from operators.cli import connect
     from operators.traffic.client import Agent
     from operators.traffic.emergency import move_back
@@ -31,16 +32,13 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"version {done.stable} of {options.model} has all the traffic after {done.traffic_s:.2f} s{left}", flush=True
     )
-    # Imported once the traffic has moved: it brings SQLAlchemy.
+    # Imported after the traffic has moved, because it imports SQLAlchemy, which takes time.
     from operators.rollout.manual_moves import ManualMoves
 
-    traffic = connect.model_traffic(options.model)
-    try:
+    with closing(connect.model_traffic(options.model)) as traffic:
         done = ManualMoves(traffic).write_down(done, reason, actor)
-    finally:
-        traffic.close()
     if done.unwritten:
-        print(f"ledger or alias do not say so yet, the DAG `reconcile` will make up for it: {done.unwritten}")
+        print(f"the ledger or the alias could not be written, so the DAG `reconcile` will write it: {done.unwritten}")
         return 1
-    print("ledger and alias say so, too")
+    print("ledger and alias are written, too")
     return 0

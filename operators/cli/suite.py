@@ -1,4 +1,4 @@
-"""`taxiway suite draft`: a first suite of expectations from data that was good, for a person to edit."""
+"""`taxiway suite draft`: draft a suite of expectations from good data, for a person to edit."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Draft a suite.
 
-    :raises ConfigurationError: the source or the window is wrong, or the file exists
+    :raises ConfigurationError: the source or the time range is wrong, or the file exists
     """
     if options.output and options.output.exists() and not options.force:
-        raise ConfigurationError(f"{options.output} exists; somebody may have edited it. --force writes over it")
+        raise ConfigurationError(f"{options.output} exists, and somebody may have edited it; --force overwrites it")
     reference = Reference(options.time_column, options.start, options.end)
     source = options.source if "://" in options.source else str(Path(options.source).absolute())
     name = options.name or Path(source.rstrip("/")).name.split(".")[0].replace("*", "") or "data"
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         options.output.write_text(text, encoding="utf-8")
         print(
-            f"{options.output}: {text.count('- type:')} expectations from {table.rows:,} rows; read them before you rely on them"
+            f"{options.output}: {text.count('- type:')} expectations from {table.rows:,} rows; check them before you use them"
         )
     else:
         print(text, end="")

@@ -1,4 +1,4 @@
-"""Which traffic is planned for or simulated: given, recorded, measured at the edge, or assumed."""
+"""The traffic of a plan or a simulation: given by options, recorded, measured at the edge, or assumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from operators.stack import environment, supervisor
 from operators.stack.config import Stack
 
 _MEASURED_FOR_S = 3.0
-_ENOUGH = 200  # requests before a share of them is believed
+_ENOUGH = 200  # requests; a share of fewer is not used
 
 
 def number(
@@ -40,7 +40,7 @@ def number(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which model and which traffic."""
+    """Add the options that name the model and describe its traffic."""
     parser.add_argument("model", help="name of a model in include/models, or path of a spec")
     number(parser, "--rate", "R", "requests per second (default: measured at the edge, else 20)")
     number(
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number(parser, "--label-share", "PCT", "percent of the requests that get a label (default: no labels)")
     number(parser, "--label-delay", "S", "seconds from the answer to its label (default: 60)", default=60.0)
     number(
-        parser, "--disagree", "PCT", "percent of the pairs in which just one answer is wrong (default: 6)", default=6.0
+        parser, "--disagree", "PCT", "percent of the pairs in which just one answer is right (default: 6)", default=6.0
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def spec_of(model: str) -> ModelSpec:
     """Return the spec of a model.
 
-    :param model: a name, or a path
-    :raises ConfigurationError: there is none
+    :param model: name of the model, or path of its spec
+    :raises ConfigurationError: there is no such spec
     """
     path = Path(model)
     if path.suffix not in (".yaml", ".yml"):
@@ -81,14 +81,14 @@ def spec_of(model: str) -> ModelSpec:
 
 
 def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[TrafficModel, tuple[str, ...]]:
-    """Return the traffic, and the names of what was assumed of it.
+    """Return the traffic, and the names of its fields that are assumed.
 
     :raises ConfigurationError: an option is out of its range
     """
     given: dict[str, Any] = {
         "rate_per_s": options.rate,
-        "error_rate": _share(options.error_rate),
-        "slow_rate": _share(options.slow_rate),
+        "error_rate": options.error_rate and options.error_rate / 100,
+        "slow_rate": options.slow_rate and options.slow_rate / 100,
         "units": options.units,
         "skew": options.skew,
     }
@@ -104,7 +104,7 @@ def load_of(options: argparse.Namespace, spec: ModelSpec) -> tuple[TrafficModel,
 
 
 def labelling_of(options: argparse.Namespace) -> Labelling | None:
-    """Return how labels come; None: not given.
+    """Return how labels come; None: no option says it.
 
     :raises ConfigurationError: an option is out of its range
     """
@@ -116,10 +116,6 @@ def labelling_of(options: argparse.Namespace) -> Labelling | None:
         raise ConfigurationError(f"labels, {explain(error, Labelling)}") from None
 
 
-def _share(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
-
-
 def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
     from operators.planning.simulation.recorded_traffic import load_like
 
@@ -128,13 +124,13 @@ def _like(path: Path, spec: ModelSpec) -> dict[str, float]:
         load = load_like(json.loads(text), holdout_share=spec.release.holdout_pct / 100)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
-            f"--like {path}: not the JSON of a verdict with `evidence` and `elapsed_s`: {str(error).splitlines()[0]}"
+            f"--like {path}: not the JSON of a verdict, which has `evidence` and `elapsed_s`: {str(error).splitlines()[0]}"
         ) from None
     return load.model_dump(include={"rate_per_s", "error_rate", "slow_rate"})
 
 
 def _measured(model: str) -> dict[str, float]:
-    """Look at the edge twice; what it cannot say is left out."""
+    """Return the rates that two readings of the edge's counters give; a rate that they do not give is left out."""
     from operators.core.traffic import Row
     from operators.judge.tally import Tally
     from operators.traffic.client import Agent
@@ -149,7 +145,7 @@ def _measured(model: str) -> dict[str, float]:
         time.sleep(_MEASURED_FOR_S)
         last, lasted_s = agent.counters(model), time.monotonic() - begun
     except TaxiwayError as error:
-        print(f"taxiway: the edge was not asked for its traffic: {error}", file=sys.stderr)
+        print(f"taxiway: the traffic at the edge could not be measured: {error}", file=sys.stderr)
         return {}
 
     def total(rows: Iterable[Row], name: str, arm: str | None = None) -> int:

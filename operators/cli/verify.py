@@ -1,8 +1,9 @@
-"""`taxiway verify`: does the ledger hold? Its chain, and every verdict made again from its record."""
+"""`taxiway verify`: check the ledger's chain of hashes, and judge every verdict again from its record."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,24 +16,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check; return 1 if a row does not hold."""
+    """Check the ledger; return 1 if a row is wrong."""
     from operators.audit.verify import verify
     from operators.cli import connect
     from operators.core.errors import ConfigurationError
 
-    ledger = connect.ledger()
-    try:
+    with closing(connect.ledger()) as ledger:
         known = ledger.models()
         if options.model and options.model not in known:
             raise ConfigurationError(
                 f"the ledger has no rows of {options.model!r}; it has: {', '.join(known) or 'none'}"
             )
         reports = [verify(ledger, model) for model in ([options.model] if options.model else known)]
-    finally:
-        ledger.close()
     for report in reports:
-        outcome = "holds" if report.holds else "DOES NOT HOLD"
-        print(f"{report.model}: {report.rows} rows, {report.verdicts} verdicts made again: {outcome}")
-        for finding in report.findings:
-            print(f"  {'WRONG' if finding.wrong else 'note '}  row {finding.seq}: {finding.text}")
+        outcome = "right" if report.holds else "WRONG"
+        print(f"{report.model}: {report.rows} rows, {report.verdicts} verdicts judged again: {outcome}")
+        for remark in report.remarks:
+            print(f"  {'WRONG' if remark.wrong else 'note '}  row {remark.seq}: {remark.text}")
     return 0 if all(report.holds for report in reports) else 1

@@ -1,4 +1,4 @@
-"""The acts of the demo. Each drives Airflow as a user would and reads the outcome from where it really is."""
+"""The acts of the demo. Each uses Airflow as a person would, and reads its outcome from the services."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.rows import VerdictRow, WeightSetRow, read
 from operators.core.spec import PredictionSpec
 from operators.demo.airflow import Airflow
-from operators.demo.callers import Tally, Traffic
+from operators.demo.callers import CallerTally, Traffic
 from operators.demo.view import View
 from operators.registry.client import CHAMPION
 from operators.rollout.model_traffic import ModelTraffic
@@ -45,7 +44,7 @@ class Act:
 
 
 class Play:
-    """The stage: services, callers and the report of what happened on it."""
+    """The demo: its services, its callers and the report of its acts."""
 
     def __init__(self, spec: PredictionSpec, airflow: Airflow, view: View, env: Mapping[str, str]) -> None:
         self.spec = spec
@@ -56,14 +55,14 @@ class Play:
         self.traffic: Traffic | None = None
         self.acts: list[Act] = []
 
-    def tally(self) -> Tally:
-        """Return what callers saw so far."""
-        return self.traffic.tally() if self.traffic else Tally()
+    def tally(self) -> CallerTally:
+        """Return what the callers got so far."""
+        return self.traffic.tally() if self.traffic else CallerTally()
 
     def champion(self) -> str | None:
-        """Return the version that both the registry and the edge name.
+        """Return the champion, which must be stable, too.
 
-        :raises ServiceError: they name different ones
+        :raises ServiceError: the registry's champion is not the edge's stable
         """
         alias = self.model_traffic.registry.alias(self.spec.name, CHAMPION)
         route = self.model_traffic.agent.route(self.spec.name)
@@ -73,7 +72,7 @@ class Play:
         return named
 
     def perform(self, name: str, expected: str, act: Callable[[Act], str]) -> None:
-        """Run one act and write its page of the report; an act that breaks is an outcome too."""
+        """Run one act and add it to the report. If the act breaks, the error is its outcome."""
         page = Act(name=name, expected=expected)
         self.acts.append(page)
         began, before = datetime.now(UTC), self.tally()
@@ -107,7 +106,7 @@ class Play:
             "model": self.spec.name,
             "ok": all(act.ok for act in self.acts) and total.failed == 0 and not chain,
             "seconds": round(seconds, 1),
-            "requests": {**total.since(Tally()), "failures": total.failures},
+            "requests": {**total.since(CallerTally()), "failures": total.failures},
             "ledger_broken_links": chain,
             "acts": [asdict(act) for act in self.acts],
         }
@@ -115,10 +114,10 @@ class Play:
     def follow(
         self, dag_id: str, *, conf: dict[str, Any] | None = None, since: datetime | None = None
     ) -> tuple[str, dict[str, str | None], str]:
-        """Start a run, or find the one that an event has started, and watch it to its end.
+        """Follow a run to its end: one that is started here, or one that an event has started.
 
         :param conf: start a run with these parameters
-        :param since: find a run that has begun to exist since
+        :param since: without ``conf``: follow the newest run that was created since
         :returns: the run's state, its tasks' states, its id
         """
         run_id = self.airflow.trigger(dag_id, conf) if conf is not None else self._started(dag_id, since)
@@ -135,16 +134,16 @@ class Play:
         end = time.monotonic() + _EVENT_TIMEOUT_S
         while not (runs := self.airflow.runs_since(dag_id, since or datetime.now(UTC))):
             if time.monotonic() > end:
-                raise ServiceError(f"no run of {dag_id} has begun within {_EVENT_TIMEOUT_S:.0f} s")
+                raise ServiceError(f"no run of {dag_id} was created within {_EVENT_TIMEOUT_S:.0f} s")
             time.sleep(0.5)
         return runs[-1]
 
     def _numbers(self, dag_id: str, run_id: str, task: str) -> str:
-        """Return what is worth saying about a task that has ended."""
+        """Return the result of a task that has ended, in words."""
         value = self.airflow.xcom(dag_id, run_id, task)
         if task == "gate" and isinstance(value, dict):
-            beside = "no champion yet" if value["champion"] is None else f"champion {value['champion']:.4f}"
-            return f", {value['metric']} {value['challenger']:.4f} ({beside})"
+            champion = "no champion yet" if value["champion"] is None else f"champion {value['champion']:.4f}"
+            return f", {value['metric']} {value['challenger']:.4f} ({champion})"
         if task.startswith("canary_"):
             verdicts = self.model_traffic.ledger.entries(self.spec.name, kind=VerdictRow.KIND)
             mine = [VerdictRow.of(e) for e in verdicts if e.payload["step"] == task and f"/{run_id}#" in e.key]
@@ -154,17 +153,9 @@ class Play:
         return ""
 
     def faulty_versions(self) -> dict[str, str]:
-        """Register the versions that break; in a process of its own, because MLflow takes seconds to import."""
+        """Register the faulty versions, in a process of its own, because MLflow takes seconds to import."""
         command = [sys.executable, "-m", "operators.demo.faulty", self.spec.name]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=180, check=False)
         if done.returncode:
             raise ServiceError(f"the faulty versions could not be registered: {done.stderr[-2000:]}")
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-    @staticmethod
-    def write(path: Path, report: Mapping[str, Any]) -> None:
-        """Write the report whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(report, indent=2, ensure_ascii=False))
-        fresh.replace(path)

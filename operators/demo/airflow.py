@@ -1,9 +1,9 @@
-"""Airflow's public REST API, as far as the demo and the system test use it."""
+"""A client of Airflow's public REST API, for the demo and the system tests."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,8 +20,7 @@ TaskStates = dict[str, str | None]
 class Airflow:
     """A logged-in user of Airflow.
 
-    :param url: the api-server
-    :param password: of the user ``admin``
+    :param url: address of the api-server
     """
 
     def __init__(self, url: str, user: str, password: str) -> None:
@@ -33,7 +32,7 @@ class Airflow:
     def wait_for_dag(self, dag_id: str, timeout_s: float = 120.0) -> None:
         """Wait until the dag-processor has read a DAG, and unpause it.
 
-        :raises ServiceError: it did not within the time
+        :raises ServiceError: it has not read the DAG in time
         """
         end = time.monotonic() + timeout_s
         while True:
@@ -54,21 +53,21 @@ class Airflow:
 
     def end_runs(self, dag_id: str) -> int:
         """Mark every run that has not ended as failed, and return how many there were."""
-        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
-        for run in found:
+        runs = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running&state=queued&limit=100")["dag_runs"]
+        for run in runs:
             self.call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
-        return len(found)
+        return len(runs)
 
     def runs_since(self, dag_id: str, since: datetime) -> list[str]:
-        """Return the runs that began to exist at ``since`` or later, the oldest first."""
+        """Return the runs that were created at ``since`` or later, the oldest first."""
         query = f"run_after_gte={since.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')}&order_by=run_after"
-        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")
-        return [run["dag_run_id"] for run in found["dag_runs"]]
+        runs = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")["dag_runs"]
+        return [run["dag_run_id"] for run in runs]
 
     def tasks(self, dag_id: str, run_id: str) -> TaskStates:
         """Return each task's state."""
-        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
-        return {row["task_id"]: row["state"] for row in found["task_instances"]}
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        return {row["task_id"]: row["state"] for row in self.call("GET", path)["task_instances"]}
 
     def state(self, dag_id: str, run_id: str) -> str:
         """Return a run's state."""
@@ -90,21 +89,18 @@ class Airflow:
         :raises ServiceError: it did not end in time
         """
         before: TaskStates = {}
-        for states, state in self._polled(dag_id, run_id, timeout_s):
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            state = self.state(dag_id, run_id)  # read before the tasks, so that their states are final if it is
+            states = self.tasks(dag_id, run_id)
             for task, now in states.items():
                 if now and now != before.get(task):
                     on_change(task, now)
             before = states
             if state in _OVER:
                 return state, states
-        raise ServiceError(f"run {run_id} of {dag_id} has not ended in {timeout_s:.0f} s; tasks: {before}")
-
-    def _polled(self, dag_id: str, run_id: str, timeout_s: float) -> Iterator[tuple[TaskStates, str]]:
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            state = self.state(dag_id, run_id)  # first, so that the tasks read after it are final when it is
-            yield self.tasks(dag_id, run_id), state
             time.sleep(0.5)
+        raise ServiceError(f"run {run_id} of {dag_id} has not ended in {timeout_s:.0f} s; tasks: {before}")
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Call Airflow's REST API and return the answer's JSON."""

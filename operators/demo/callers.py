@@ -1,4 +1,4 @@
-"""Callers: real flights replayed in time order against the edge, from a thread that never stops until it is told to."""
+"""The callers of the demo: a thread that sends real flights to the edge in the order of their times."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TIMEOUT_S = 10.0
 
 
 @dataclass
-class Tally:
-    """What callers saw so far."""
+class CallerTally:
+    """What the callers got so far."""
 
     sent: int = 0
     failed: int = 0
@@ -24,12 +24,12 @@ class Tally:
     fallbacks: int = 0  # answered by stable after the canary had failed
     failures: list[str] = field(default_factory=list)  # the first few, in words
 
-    def copy(self) -> Tally:
+    def copy(self) -> CallerTally:
         """Return the counts of this moment, which later answers do not change."""
-        return Tally(self.sent, self.failed, Counter(self.answered), self.fallbacks, list(self.failures))
+        return CallerTally(self.sent, self.failed, Counter(self.answered), self.fallbacks, list(self.failures))
 
-    def since(self, earlier: Tally) -> dict[str, Any]:
-        """Return what happened after an earlier snapshot, for the report."""
+    def since(self, earlier: CallerTally) -> dict[str, Any]:
+        """Return the increase since an earlier tally, for the report."""
         return {
             "sent": self.sent - earlier.sent,
             "answered_by_version": dict(sorted((self.answered - earlier.answered).items())),
@@ -39,11 +39,11 @@ class Tally:
 
 
 class Traffic:
-    """Replays requests at a steady rate, whatever the answers do (open loop).
+    """Sends requests at a steady rate, however long the answers take (open loop).
 
     :param url: the endpoint, up to ``/infer``
-    :param requests: (unit, body) in the order of the flights; starts over at the end
-    :param rate: requests a second
+    :param requests: (unit, body) in the order of the flights; after the last comes the first again
+    :param rate: requests per second
     """
 
     def __init__(self, url: str, requests: Sequence[tuple[str, Mapping[str, Any]]], *, rate: float) -> None:
@@ -51,7 +51,7 @@ class Traffic:
         self._requests = [(unit, json.dumps(body).encode()) for unit, body in requests]
         self._rate = rate
         self._stop = threading.Event()
-        self._tally = Tally()
+        self._tally = CallerTally()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic", daemon=True)
 
@@ -59,13 +59,13 @@ class Traffic:
         """Start the thread that sends."""
         self._thread.start()
 
-    def stop(self) -> Tally:
-        """Stop sending, wait for the answers that are under way, and return the final tally."""
+    def stop(self) -> CallerTally:
+        """Stop sending, wait for the answers that have not come yet, and return the final tally."""
         self._stop.set()
         self._thread.join(timeout=_TIMEOUT_S + 5)
         return self.tally()
 
-    def tally(self) -> Tally:
+    def tally(self) -> CallerTally:
         """Return the counts so far."""
         with self._lock:
             return self._tally.copy()

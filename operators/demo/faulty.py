@@ -1,7 +1,7 @@
-"""Register two versions by hand, as a person in a notebook would: one that raises, one that is slow.
+"""Register two versions by hand, as a person in a notebook would: one that raises errors, one that is slow.
 
-Run as ``python -m operators.demo.faulty <model>``; prints the versions as JSON. They go around the gate, and both pass
-the smoke test: what is wrong with them shows only under traffic.
+Run as ``python -m operators.demo.faulty <model>``; it prints the versions as JSON. They do not go through the gate, and both
+pass the smoke test: only traffic shows what is wrong with them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 
 
 def main(model: str) -> dict[str, str]:
-    """Log both models around the champion's own files, and register them."""
+    """Log both models, which wrap the champion's files, and register them."""
     import mlflow.models
 
     registry = Registry(setting("MLFLOW_TRACKING_URI", "address of the MLflow tracking server"))
@@ -28,7 +28,7 @@ def main(model: str) -> dict[str, str]:
         raise SystemExit(f"{model} has no champion to wrap")
     smoke = json.loads(Storage(storage_url()).get_bytes(champion.tags["taxiway.smoke_key"]))
     tried = sorted({value for tensor in smoke["inputs"] if tensor["name"] == "dest" for value in tensor["data"]})
-    # Callers must not see a difference before the faults show: a version is served only with the spec's signature.
+    # A version is served only with the signature of the spec, so both take over the champion's.
     signature = mlflow.models.get_model_info(champion.uri).signature
     mlflow.set_experiment(model)
     versions = {}

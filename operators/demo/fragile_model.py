@@ -1,4 +1,4 @@
-"""A champion with a new lookup table that lacks some destinations: it raises on a share of the flights."""
+"""A champion with a lookup table that lacks some destinations: it raises an error for some of the flights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlflow.pyfunc import PythonModel
 
 
 class FragileModel(PythonModel):
-    """Right for the destinations that its author tried."""
+    """Answers right for the destinations that its author tried."""
 
     def load_context(self, context: Any) -> None:
         """Read the champion and the table."""

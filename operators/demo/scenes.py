@@ -1,4 +1,4 @@
-"""What happens in each act, and how one knows that it did. Every function returns the act's outcome in words."""
+"""What happens in each act. Every function returns the act's outcome in words."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _DAMAGED_MONTH = 4
 
 
 def set_the_stage(play: Play) -> None:
-    """Bring in the flights of January to April, end what an earlier demo left half done, and clear its traffic."""
+    """Store the flights of January to April, end the unfinished runs of an earlier demo, and remove its traffic."""
     for dag_id in (f"{play.spec.name}.train", f"{play.spec.name}.release"):
         if count := play.airflow.end_runs(dag_id):
             play.view.event(f"ended {count} unfinished runs of {dag_id}")
     seed_flights(Storage(storage_url()), months=range(1, 5))
     if ManualMoves(play.model_traffic).withdraw("demo", "a new demo begins"):
-        play.view.event("took the champion of an earlier run out of the traffic; its versions stay in the registry")
+        play.view.event("took the champion of an earlier demo out of the traffic; its versions stay in the registry")
 
 
 def first_champion(play: Play, act: Act) -> str:
-    """Train on January and February; nothing is there to compare with, so the first version gets all traffic."""
+    """Train on January and February. There is no champion to compare with, so the first version gets all traffic."""
     outcome = _train_and_release(play, act, _FIRST_AS_OF)
     return "released to 100 %" if outcome == "promoted" else outcome
 
 
 def traffic_begins(play: Play, act: Act, *, rate: float, edge_url: str) -> str:
-    """Replay March in the order of the departures, from now to the end of the demo."""
+    """Send the flights of March in the order of their departures, from now to the end of the demo."""
     requests = march(play)
     url = f"{edge_url}/v2/models/{play.spec.name}/infer"
     play.traffic = Traffic(url, requests, rate=rate)
@@ -57,7 +57,7 @@ def traffic_begins(play: Play, act: Act, *, rate: float, edge_url: str) -> str:
 
 
 def march(play: Play) -> list[tuple[str, dict[str, Any]]]:
-    """Return (unit, request) of each flight of March, made by the same query that makes the training data."""
+    """Return (unit, request) of each flight of March, from the query that makes the training data, too."""
     import pyarrow.parquet as pq
 
     storage = Storage(storage_url())
@@ -72,24 +72,26 @@ def march(play: Play) -> list[tuple[str, dict[str, Any]]]:
 
 
 def better_challenger(play: Play, act: Act) -> str:
-    """Train on a later window; gate; canary under traffic; promote."""
+    """Train on a later window; the version passes the gate and the canary's steps, and is promoted."""
     return _train_and_release(play, act, _LATER_AS_OF)
 
 
 def faulty_version(play: Play, act: Act, version: str) -> str:
-    """Release a version that passes its smoke test and breaks under traffic."""
+    """Release a version that passes the smoke test and fails under traffic."""
     state, tasks, run_id = play.follow(f"{play.spec.name}.release", conf={"version": version})
     act.details = {"release": run_id, "version": version, "tasks": tasks}
-    ends = [e.kind for e in play.model_traffic.ledger.entries(play.spec.name, release_id=_release_id(play, run_id))]
+    ledger, release_id = play.model_traffic.ledger, _release_id(play, run_id)
+    ends = [entry.kind for entry in ledger.entries(play.spec.name, release_id=release_id)]
+    verdicts = ledger.rows(VerdictRow, play.spec.name, release_id=release_id)
+    judged = any(verdict.outcome == Outcome.FAILED for verdict in verdicts)
     route = play.model_traffic.agent.route(play.spec.name)
-    judged = any(verdict.outcome == Outcome.FAILED for verdict in _verdicts(play, run_id))
     if state == "failed" and judged and ends[-1] == RolledBackRow.KIND and route is not None and route.canary is None:
         return "rolled back"
     return f"the release ended {state}, the ledger's last row is {ends[-1:]}, tasks: {tasks}"
 
 
 def damaged_month(play: Play, act: Act) -> str:
-    """Train on a month with a renamed column, an impossible unit and half of the weather gone."""
+    """Train on a month with a renamed column, distances in metres and half of the weather missing."""
     registry = play.model_traffic.registry
     before = [v.version for v in registry.versions(play.spec.name)]
     address = damage(Storage(storage_url()), _DAMAGED_MONTH, DAMAGES)
@@ -133,7 +135,3 @@ def _release_id(play: Play, run_id: str) -> str:
     if not mine:
         raise ServiceError(f"the ledger has no release of run {run_id}")
     return mine[-1]
-
-
-def _verdicts(play: Play, run_id: str) -> list[VerdictRow]:
-    return play.model_traffic.ledger.rows(VerdictRow, play.spec.name, release_id=_release_id(play, run_id))

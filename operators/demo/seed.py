@@ -1,4 +1,4 @@
-"""Fill storage with the flights and the weather of New York in 2013, whole or damaged on purpose."""
+"""Store the flights and the weather of New York in 2013, as they are or damaged on purpose."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TABLES = ("flights", "weather")
 MONTHS = range(1, 13)
 _MONTHS_BEFORE = 2  # a window of 60 days that ends with the damaged month begins up to two months before it
 
-# `time_hour` is UTC in the package; the clock columns (year … minute) are New York local time, checked against it
-# across both changes of daylight saving time.
+# In the package `time_hour` is UTC; the columns year … minute are local time in New York, also around both changes of daylight
+# saving time.
 _READ: Mapping[str, str] = {
     "flights": """
         SELECT * REPLACE (CAST(replace(replace(time_hour, 'T', ' '), 'Z', '') AS TIMESTAMP) AS time_hour),
@@ -29,7 +29,7 @@ _READ: Mapping[str, str] = {
         FROM read_csv('{path}', nullstr = 'NA', types = {{'time_hour': 'VARCHAR'}})""",
 }
 
-# Each kind of damage: the table that it hits and the SELECT that makes it from the month `t`.
+# Each kind of damage: the table that is damaged, and the SELECT that makes it from the month `t`.
 DAMAGE: Mapping[str, tuple[str, str]] = {
     "renamed_column": ("weather", "SELECT * RENAME (wind_speed AS wind_kph) FROM t"),
     "distance_in_metres": ("flights", "SELECT * REPLACE (round(distance * 1609.344) AS distance) FROM t"),
@@ -44,7 +44,7 @@ def raw_key(table: str, month: int) -> str:
 
 
 def seed_flights(storage: Storage, *, months: Iterable[int] = MONTHS) -> None:
-    """Write the raw tables, one Parquet file a month and table; what exists is left as it is.
+    """Write the raw tables, one Parquet file per month and table; a file that exists is left as it is.
 
     :param storage: the root of object storage; the tables go to ``raw/flights`` and ``raw/weather``
     :param months: months of 2013
@@ -59,17 +59,17 @@ def seed_flights(storage: Storage, *, months: Iterable[int] = MONTHS) -> None:
 
 
 def damage(storage: Storage, month: int, kinds: Iterable[str]) -> str:
-    """Write a damaged copy of a month, with the two months before it as they are, under a prefix of its own.
+    """Write a damaged copy of a month and good copies of the two months before it, under a prefix of their own.
 
     :param month: a month of 2013 that `seed_flights` has written
-    :param kinds: keys of `DAMAGE`; several may hit one table
-    :returns: address of the folder that holds ``flights/`` and ``weather/``, to use in place of ``raw``
+    :param kinds: keys of `DAMAGE`; one table may have several
+    :returns: address of the folder with ``flights/`` and ``weather/``, to use in place of ``raw``
     :raises ConfigurationError: a kind is unknown
     """
     chosen = sorted(set(kinds))
     unknown = [kind for kind in chosen if kind not in DAMAGE]
     if unknown or not chosen:
-        raise ConfigurationError(f"{unknown or 'no'} kind of damage is known; choose from {', '.join(DAMAGE)}")
+        raise ConfigurationError(f"{unknown or 'none'}: no kind of damage; choose from {', '.join(DAMAGE)}")
     name = f"2013-{_months([month])[0]:02d}-{'-'.join(chosen)}"
     for table in TABLES:
         for whole in range(max(1, month - _MONTHS_BEFORE), month):

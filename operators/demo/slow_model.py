@@ -1,4 +1,4 @@
-"""A champion that asks something far away before each answer: right, and too slow."""
+"""A champion that asks a service far away before each answer, so that it answers right but too slowly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROUND_TRIP_S = 0.3
 
 
 class SlowModel(PythonModel):
-    """The fault is the wait; it is injected, because the demo has nothing far away to ask."""
+    """The wait is simulated, because the demo has no service far away."""
 
     def load_context(self, context: Any) -> None:
         """Read the champion."""

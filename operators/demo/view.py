@@ -1,4 +1,4 @@
-"""What the demo prints: a line for each event, and below them, on a terminal, one line that lives."""
+"""What the demo prints: a line for each event and, on a terminal, a status line below them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PLAIN_COLUMNS = 160  # without a terminal there is no width to ask for
 
 
 class View:
-    """Prints events. Plain lines where the output is no terminal.
+    """Prints events; without a terminal, in plain lines.
 
-    :param status: returns the text of the living line
+    :param status: returns the text of the status line
     """
 
     def __init__(self, status: Callable[[], str]) -> None:

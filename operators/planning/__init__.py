@@ -1,1 +1,1 @@
-"""Before a release: what it will take and detect."""
+"""Before a release: how long it will take and what it detects."""

@@ -81,7 +81,7 @@ def change(url: str, statement: str, **values: Any) -> None:
 
 def test_a_ledger_that_holds(to: ReleaseMoves, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(verify, to.model) == 0
-    assert "1 verdicts made again: holds" in capsys.readouterr().out
+    assert "1 verdicts judged again: right" in capsys.readouterr().out
     assert command(verify) == 0
     with pytest.raises(ConfigurationError, match="no rows of 'other'"):
         command(verify, "other")
@@ -128,7 +128,7 @@ def champion(to: ReleaseMoves) -> str:
 def test_rollback_goes_to_the_version_before(to: ReleaseMoves, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(rollback, to.model, "--reason", "wrong prices") == 0
     assert "version 1 of" in (said := capsys.readouterr().out)
-    assert "ledger and alias say so, too" in said
+    assert "ledger and alias are written, too" in said
     assert champion(to) == "1"
     row = to.ledger.entries(to.model, kind="manual_rollback")[0].payload
     assert (row["left"], row["actor"], row["reason"]) == ("2", connect.actor(), "wrong prices")
@@ -177,7 +177,7 @@ def test_what_is_not_deployed_any_more_is_explained(to: ReleaseMoves) -> None:
             command(rollback, to.model, *words, "--reason", "wrong prices")
     with pytest.raises(RejectedError, match="has all the traffic already"):
         command(rollback, to.model, "--to", "2", "--reason", "wrong prices")
-    with pytest.raises(ConfigurationError, match="say in a few words why"):
+    with pytest.raises(ConfigurationError, match="say why in a few words"):
         command(rollback, to.model, "--reason", " ")
 
 
@@ -189,7 +189,7 @@ def test_without_a_ledger_the_traffic_moves_all_the_same(
 
     monkeypatch.setattr(to.ledger, "claim", away)
     assert command(rollback, to.model, "--reason", "wrong prices") == 1
-    assert "`reconcile` will make up for it" in capsys.readouterr().out
+    assert "`reconcile` will write it" in capsys.readouterr().out
     assert to.agent.routes()[to.model].stable == "1"
 
 

@@ -1,8 +1,8 @@
-"""Is a plan good enough, and if not, what would be? Pure: each answer is found by planning again."""
+"""What is wrong with a plan, and which changes would solve it. Pure: each change is tried by planning again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from operators.planning.plan.expected import Part
@@ -13,37 +13,36 @@ from operators.planning.plan.types import Problem, Remedy
 
 
 class Advice:
-    """What is wrong with a release under a load, and what would do.
+    """What is wrong with a release under a load, and what would help.
 
-    The watch after a promotion is not asked: it has to refute nothing.
+    The watch is left out: it need not show that the version is good.
     """
 
     def __init__(self, outlook: Outlook) -> None:
         self._outlook = outlook
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return what each phase cannot do in its longest wait; with changes that each alone would mend it."""
+        """Return what each phase cannot show within max_wait, with changes that would each be enough."""
         problems = []
         for index, phase in enumerate(self._outlook.phases):
             if phase.kind != "watch" and (texts := list(shortcomings(self._outlook, index))):
-                problems.append(
-                    Problem(phase=phase.name, text="; ".join(texts), remedies=tuple(self._for_phase(index)))
-                )
+                remedies = tuple(self._for_phase(index, texts))
+                problems.append(Problem(phase=phase.name, text="; ".join(texts), remedies=remedies))
         return tuple(problems)
 
     def for_all(self, *, effect: float | None = None) -> Iterator[Remedy]:
-        """Give changes that mend the whole plan at once.
+        """Give changes that would each solve all problems.
 
-        :param effect: share of failures on top that must be found before the promotion, too
+        :param effect: share of additional failures that must be detected before the promotion, too
         """
 
         def good(outlook: Outlook) -> bool:
-            return _holds(outlook, range(len(outlook.phases))) and (effect is None or _finds(outlook, effect))
+            return _holds(outlook, range(len(outlook.phases))) and (effect is None or _detects(outlook, effect))
 
         yield from self._remedies(good, tuple(self._outlook.probers))
 
-    def _for_phase(self, index: int) -> Iterator[Remedy]:
-        failing = {text.split(":")[0] for text in shortcomings(self._outlook, index)} & set(self._outlook.probers)
+    def _for_phase(self, index: int, texts: Iterable[str]) -> Iterator[Remedy]:
+        failing = {text.split(":")[0] for text in texts} & set(self._outlook.probers)
         yield from self._remedies(lambda outlook: _holds(outlook, [index]), tuple(sorted(failing)))
 
     def _remedies(self, good: Callable[[Outlook], bool], guards: tuple[str, ...]) -> Iterator[Remedy]:
@@ -70,31 +69,31 @@ class Advice:
 
 
 def shortcomings(outlook: Outlook, index: int) -> Iterator[str]:
-    """Say what a phase cannot do in its longest wait; each text begins with a guard's name, if it is one's."""
+    """Say what a phase cannot show within max_wait. A text about a guard begins with the guard's name and a colon."""
     phase = outlook.phases[index]
     part, wait = Part(phase, phase.max_wait_s), duration(phase.max_wait_s)
     if outlook.least_chance(phase, phase.max_wait_s) < SURE:
         units = outlook.load.seen(min(phase.canary_share, phase.stable_share), phase.max_wait_s)
-        yield f"about {units:,.0f} units come to the smaller arm in {wait}; min_requests is {phase.min_requests:,}"
+        yield f"the smaller arm gets about {units:,.0f} units in {wait}, but min_requests is {phase.min_requests:,}"
     for name, prober in outlook.probers.items():
         margin = f"{100 * prober.margin(part):.3g} points"
         chance = prober.refuted(part)
         if chance < SURE:
             yield (
-                f"{name}: a version like stable would prove that it is not worse by the margin of {margin} "
-                f"in {chance:.0%} of the releases within {wait}, not in {SURE:.0%}"
+                f"{name}: a version like stable passes this guard within {wait} in {chance:.0%} of the releases, "
+                f"not in {SURE:.0%}"
             )
         power = prober.power(part, outlook.before(index), prober.effect(part))
         if power < SURE:
             yield (
-                f"{name}: a version that is worse by the margin of {margin} would be found "
-                f"in {power:.0%} of the releases within {wait}, not in {SURE:.0%}"
+                f"{name}: a version that is worse by the margin of {margin} fails within {wait} in {power:.0%} of the "
+                f"releases, not in {SURE:.0%}"
             )
 
 
 def _holds(outlook: Outlook, indices: range | list[int]) -> bool:
     asked = [(i, phase) for i in indices if (phase := outlook.phases[i]).kind != "watch"]
-    # One question each before the hundred: what does not pass with the middle counts does not pass in four of five cases.
+    # A cheap check first: what does not pass with the median counts does not pass in four of five releases.
     likely = all(
         prober.refuted_usually(Part(phase, phase.max_wait_s))
         for _, phase in asked
@@ -103,8 +102,8 @@ def _holds(outlook: Outlook, indices: range | list[int]) -> bool:
     return likely and not any(True for i, _ in asked for _ in shortcomings(outlook, i))
 
 
-def _finds(outlook: Outlook, effect: float) -> bool:
-    """Return whether a regression of the failures is found before the promotion."""
+def _detects(outlook: Outlook, effect: float) -> bool:
+    """Return whether a regression of the failures is detected before the promotion."""
     prober = outlook.probers.get("failures")
     last = max(index for index, phase in enumerate(outlook.phases) if phase.kind != "watch")
     phase = outlook.phases[last]

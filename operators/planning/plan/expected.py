@@ -1,4 +1,4 @@
-"""What the edge is expected to have counted by when. Pure."""
+"""The counts that are expected of the edge at a time. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PLANNED = ("failures", "slow")  # guards whose evidence depends on the traffic a
 class Counts(NamedTuple):
     """Expected numbers of distinct units in one phase.
 
-    :param canary_bad: with a bad event in this phase
-    :param canary_first: whose first bad event in the release it was
+    :param canary_bad: units with a bad event in this phase
+    :param canary_first: units whose first bad event in the release is in this phase
     """
 
     canary: float
@@ -27,16 +27,16 @@ class Counts(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A phase, and for how long."""
+    """A phase, and how long it lasts."""
 
     phase: Phase
     lasts_s: float
 
 
 def expect(load: TrafficModel, guard: str, before: Sequence[Part], part: Part, effect: float) -> Counts:
-    """Return what one phase is expected to give.
+    """Return the expected counts of one phase.
 
-    :param before: the phases until then; only those of the same kind count, as another kind counts the units anew
+    :param before: the earlier phases; only those of the same kind matter, as another kind counts the units anew
     :param effect: by how much the canary's share of bad requests is above stable's
     """
     base = load.base(guard)
@@ -59,7 +59,7 @@ def expect(load: TrafficModel, guard: str, before: Sequence[Part], part: Part, e
 
 
 def _moved(load: TrafficModel, parts: Sequence[Part], base: float, bad: float) -> float:
-    """Add up the canary's units by the step in which they moved to it: until then they were stable's."""
+    """Return the canary's first bad units, added up by the step in which they moved from stable to it."""
     total = share = 0.0
     for moved, (phase, _) in enumerate(parts):
         as_stable = sum(base * p.lasts_s for p in parts[:moved])

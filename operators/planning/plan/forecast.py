@@ -1,4 +1,4 @@
-"""What each phase of a release will take, and what it can see. Pure."""
+"""How long each phase of a release will take, and what it can detect. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from operators.judge.phases import Phase, alpha_share, phases_of
 from operators.planning.plan.expected import PLANNED, Part
 from operators.planning.plan.poisson import at_most
 from operators.planning.plan.power import SURE, Prober, smallest
-from operators.planning.plan.time_to_pass import Passing
-from operators.planning.plan.types import Effect, Found, GuardPlan, PhasePlan
+from operators.planning.plan.time_to_pass import PassingChance
+from operators.planning.plan.types import Detection, Effect, GuardPlan, PhasePlan
 from operators.planning.simulation.traffic_model import TrafficModel
 
 _SOONEST_S = 1.0  # the judge looks once a second
@@ -24,7 +24,7 @@ class Outlook:
     """A release under a load.
 
     :param release: of the spec
-    :param like: one of a release much like it: its phases are taken to last as long, which saves asking for it
+    :param like: the outlook of a similar release; its phases are assumed to last as long, which saves time
     """
 
     def __init__(self, release: Release, load: TrafficModel, *, like: Outlook | None = None) -> None:
@@ -36,12 +36,12 @@ class Outlook:
 
     @cached_property
     def unplanned(self) -> dict[str, str]:
-        """Guards that this cannot plan, and why."""
+        """Guards that cannot be planned, and why."""
         late = ("loss", *self.release.judge.business)
         return {
-            name: "its evidence comes later, with the labels or values"
+            name: "its evidence comes later, with the labels or the business numbers"
             if name in late
-            else "its noise is not known before"
+            else "its noise is not known before the release"
             for name in self.release.judge.guards
             if name not in (*PLANNED, "labels")
         }
@@ -49,7 +49,7 @@ class Outlook:
     def times_s(self, index: int) -> tuple[float | None, float | None]:
         """Return how long a phase takes for a version like stable: the mean, and what is enough in four of five releases.
 
-        None: it mostly does not pass in its longest wait; it does not in that many.
+        The first is None if it does not pass within max_wait in most releases, the second if it does not in four of five.
         """
         if index not in self._times:
             phase = self.phases[index]
@@ -58,14 +58,14 @@ class Outlook:
         return self._times[index]
 
     def _passed(self, phase: Phase) -> list[tuple[float, float]]:
-        """Return (time, chance to have passed by then), rising, until that is almost sure or the wait is over.
+        """Return rising pairs of (time, chance that the phase has passed by then), up to max_wait or until it is almost sure.
 
-        The judge lets nobody pass before the bake is over. All guards must have refuted their margins at one time; that is taken
-        to be so once each of them has, which is a little early where two of them are as slow.
+        No version passes before the end of the bake. All guards must be satisfied at the same time. Here it is enough that each
+        has been satisfied at some time, which is a little too early if two of them are equally slow.
         """
         steps: list[tuple[float, float]] = []
         now_s, best = max(_SOONEST_S, phase.bake_s), 0.0
-        passing = [Passing(prober) for prober in self.probers.values()]
+        passing = [PassingChance(prober) for prober in self.probers.values()]
         while True:
             now_s = min(now_s, phase.max_wait_s)
             least = self.least_chance(phase, now_s)
@@ -77,7 +77,7 @@ class Outlook:
             now_s *= _STEP
 
     def before(self, index: int) -> list[Part]:
-        """Return the phases before whose evidence counts too, as long as they are expected to take."""
+        """Return the earlier phases whose evidence counts too, each with its expected length."""
         return [
             Part(phase, self.times_s(earlier)[0] or phase.max_wait_s)
             for earlier, phase in enumerate(self.phases[:index])
@@ -85,12 +85,12 @@ class Outlook:
         ]
 
     def least_chance(self, phase: Phase, lasts_s: float) -> float:
-        """Return the chance that the smaller arm has its least number of units by then."""
+        """Return the chance that the smaller arm has ``min_requests`` units by then."""
         units = self.load.seen(min(phase.canary_share, phase.stable_share), lasts_s)
         return 1 - at_most(phase.min_requests - 1, units, inf)
 
     def describe(self, index: int) -> PhasePlan:
-        """Put the figures of one phase together."""
+        """Return the plan of one phase."""
         phase = self.phases[index]
         expected_s, likely_s = self.times_s(index)
         lasts_s = expected_s if expected_s is not None else phase.max_wait_s
@@ -112,9 +112,9 @@ class Outlook:
         )
 
     def met_units(self) -> float:
-        """Return how many callers have got an answer of a version like stable by the promotion, each once.
+        """Return how many callers have got an answer of the new version by the promotion, if it is like stable. Each counts once.
 
-        Who has met it in one step is among those of the next.
+        The callers of one step are among those of the next.
         """
         indices = [index for index, phase in enumerate(self.phases) if phase.kind == "canary"]
         lasts_s = [self.times_s(index)[0] or self.phases[index].max_wait_s for index in indices]
@@ -126,7 +126,7 @@ class Outlook:
         return total
 
     def dead_found_s(self, index: int) -> float | None:
-        """Return how long it takes to find a version that fails everything from this phase on, but was good until then."""
+        """Return how long it takes until a version fails that was good, but fails every request from this phase on."""
         prober = self.probers.get("failures")
         if prober is None:
             return None
@@ -135,8 +135,8 @@ class Outlook:
             phase, lambda lasts_s: prober.fails_usually(Part(phase, lasts_s), before, 1.0), least_s=1e-3
         )
 
-    def found(self, effect: float) -> Effect | None:
-        """Return when a regression of the failures is found; None: there is no guard for it."""
+    def regression(self, effect: float) -> Effect | None:
+        """Return when a regression of the failures is detected; None: there is no guard for it."""
         prober = self.probers.get("failures")
         if prober is None:
             return None
@@ -144,7 +144,7 @@ class Outlook:
         for index, phase in enumerate(self.phases):
             found_s = self._first_s(phase, self._fails_by(prober, phase, effect))
             chance = prober.power(Part(phase, phase.max_wait_s), self.before(index), effect)
-            phases.append(Found(phase=phase.name, found_s=found_s, chance=chance))
+            phases.append(Detection(phase=phase.name, found_s=found_s, chance=chance))
         return Effect(points=100 * effect, phases=tuple(phases))
 
     def _guard(self, prober: Prober, index: int) -> GuardPlan:
@@ -172,10 +172,10 @@ class Outlook:
 
     @staticmethod
     def _first_s(phase: Phase, holds: Callable[[float], bool], *, least_s: float = _SOONEST_S) -> float | None:
-        """Return when something that does not end begins to hold; None: not in the longest wait."""
+        """Return from when on a condition holds; None: not within max_wait."""
         if least_s >= phase.max_wait_s or holds(least_s):
             return least_s if holds(least_s) else None
-        # Doubling first: a halving of the longest wait would be too rough for what takes a second of a day.
+        # Doubling first: max_wait may be a day, and halving it stops too early for a time of a second.
         high = least_s
         while high < phase.max_wait_s and not holds(high):
             high = min(2 * high, phase.max_wait_s)
@@ -187,7 +187,7 @@ def _percent(share: float | None) -> float | None:
 
 
 def _times_s(phase: Phase, passed: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
-    """Return the mean, and the time that is enough with a chance of ``SURE``, from chances at some times."""
+    """Return the mean time, and the time that is enough with a chance of ``SURE``, from the chances at some times."""
     mean, likely, before, chance_before = phase.bake_s, None, 0.0, 0.0
     for now_s, chance in passed:
         if now_s > phase.bake_s:
@@ -201,6 +201,6 @@ def _times_s(phase: Phase, passed: Sequence[tuple[float, float]]) -> tuple[float
 
 
 def total_s(parts: Sequence[PhasePlan]) -> float | None:
-    """Return the time to the promotion; None: a phase does not end well."""
+    """Return the time to the promotion; None: a phase does not pass."""
     times = [part.expected_s for part in parts if part.kind != "watch"]
     return None if None in times else sum(time for time in times if time is not None)

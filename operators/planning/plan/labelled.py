@@ -1,9 +1,8 @@
-"""How many labelled pairs a release needs, and when they will have come. Pure."""
+"""How many labelled pairs a release needs, and when it will have them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from math import ceil, inf, log, sqrt
 from random import Random
 
@@ -13,8 +12,8 @@ from operators.judge.phases import Phase
 from operators.judge.statistics import blocks, ownership, shares
 from operators.judge.statistics.numeric import e_value
 from operators.judge.wording import Rules
-from operators.planning.plan.poisson import at_most, strata
-from operators.planning.plan.power import PARTS, SURE, last_count
+from operators.planning.plan.poisson import at_most
+from operators.planning.plan.power import PARTS, SURE, last_counts
 from operators.planning.plan.search import duration
 from operators.planning.plan.types import LabelPlan, Problem, Remedy
 from operators.planning.simulation.label_arrivals import Labelling
@@ -28,9 +27,9 @@ _RUNS = 100
 def label_plans(
     release: Release, phases: tuple[Phase, ...], load: TrafficModel, labelling: Labelling, *, known: bool
 ) -> Iterator[LabelPlan]:
-    """Give what the guard ``labels`` needs in each phase that is held to it.
+    """Give what the guard ``labels`` needs in each phase in which it is asked.
 
-    :param known: whether it was given how labels come; if not, only numbers of pairs are returned
+    :param known: whether it is known how labels come; if not, the plans have numbers of pairs but no times
     """
     rule, shadow = release.judge.labels, release.shadow
     if rule is None or shadow is None:
@@ -42,10 +41,10 @@ def label_plans(
         threshold = len(release.judge.guards) / (release.judge.alpha * phase.alpha_share)
         rules = Rules(threshold, 1 - release.judge.confidence, phase.harm_weight)
         margin = min(rules.margin(rule.margin_pct / 100), 1 - labelling.disagree / 2)
-        prove = max(_least(partial(_proven, labelling.disagree, margin, rules)), rule.min_pairs)
-        find = _least(partial(_found, labelling.disagree, margin, rules))
+        prove, find = _pairs(labelling.disagree, margin, rules)
+        prove = max(prove, rule.min_pairs)
         prove_blocks, find_blocks = _blocks(rule, margin, labelling.disagree, pairs_per_s if known else inf, rules)
-        # After the shadow no request is copied any more: there, what has been copied has to do.
+        # After the shadow no requests are copied: later phases get no more pairs.
         timed = known and pairs_per_s and phase.kind == "shadow"
         block_s = rule.block_s or 0.0
         yield LabelPlan(
@@ -63,13 +62,13 @@ def label_plans(
 
 
 def label_problems(release: Release, phases: tuple[Phase, ...], plans: tuple[LabelPlan, ...]) -> Iterator[Problem]:
-    """Say what is wrong with the guard ``labels``."""
+    """Give the problems of the guard ``labels``."""
     if release.judge.labels is None:
         return
     if not plans:
         yield Problem(
             phase="labels",
-            text="labels: no phase is held to them, so nothing comes of this guard",
+            text="labels: no phase waits for them, so this guard decides nothing",
             remedies=(Remedy(changes={"watch": "1d"}), Remedy(changes={"shadow.await_labels": "true"})),
         )
     for phase in phases:
@@ -78,8 +77,8 @@ def label_problems(release: Release, phases: tuple[Phase, ...], plans: tuple[Lab
             if made.phase == phase.name and phase.kind == "shadow" and needed_s > phase.max_wait_s:
                 yield Problem(
                     phase=phase.name,
-                    text=f"labels: {_needed(made)} are needed; that takes "
-                    f"{duration(float(ceil(needed_s)))}, max_wait is {duration(phase.max_wait_s)}",
+                    text=f"labels: {_needed(made)} are needed, which takes "
+                    f"{duration(float(ceil(needed_s)))}, but max_wait is {duration(phase.max_wait_s)}",
                     remedies=(Remedy(changes={"judge.max_wait": duration(60.0 * ceil(needed_s / 60))}),),
                 )
 
@@ -87,7 +86,7 @@ def label_problems(release: Release, phases: tuple[Phase, ...], plans: tuple[Lab
 
 
 def _too_short(release: Release, plans: tuple[LabelPlan, ...]) -> Iterator[Problem]:
-    """Say that a shadow which nobody waits for sees too few blocks for those that ask its labels later."""
+    """Give a problem if the shadow ends before it has copied enough blocks for the later phases."""
     rule, shadow = release.judge.labels, release.shadow
     if rule is None or rule.block_s is None or shadow is None or shadow.await_labels:
         return
@@ -95,8 +94,8 @@ def _too_short(release: Release, plans: tuple[LabelPlan, ...]) -> Iterator[Probl
         if made.find_blocks * rule.block_s > shadow.bake_s:
             yield Problem(
                 phase=made.phase,
-                text=f"labels: {made.find_blocks} blocks of {duration(rule.block_s)} are needed; the shadow copies for "
-                f"{duration(shadow.bake_s)}",
+                text=f"labels: {made.find_blocks} blocks of {duration(rule.block_s)} are needed, but the shadow copies "
+                f"requests for {duration(shadow.bake_s)} only",
                 remedies=(
                     Remedy(changes={"shadow.bake": duration(made.find_blocks * rule.block_s)}),
                     Remedy(changes={"judge.labels.block": "none"}),
@@ -112,9 +111,9 @@ def _needed(made: LabelPlan) -> str:
 
 
 def _blocks(rule: LabelsGuard, margin: float, disagree: float, pairs_per_s: float, rules: Rules) -> tuple[int, int]:
-    """Return how many blocks prove that a version which is as good is so, and find one that is worse by the margin.
+    """Return how many blocks show that a version as good as stable is not worse, and how many fail one worse by the margin.
 
-    All days are alike here, and differ only by chance: a version that has good days and bad days takes longer.
+    The blocks differ by chance only. A version that has good days and bad days takes longer.
     """
     if rule.block_s is None:
         return 0, 0
@@ -122,12 +121,12 @@ def _blocks(rule: LabelsGuard, margin: float, disagree: float, pairs_per_s: floa
         return _MOST_BLOCKS, _MOST_BLOCKS
     noise, chance = sqrt(disagree / (pairs_per_s * rule.block_s)), Random(1)  # noqa: S311
     runs = [[chance.gauss(margin, noise) for _ in range(_MOST_BLOCKS)] for _ in range(_RUNS)]
-    # To fail, the average of two e-values is needed, of which the other has nothing to say so near to the margin.
+    # A failure needs the average of two e-values. One of them is small near the margin, so the other must be twice as large.
     return _enough(runs, -log(rules.level)), _enough(runs, log(2 * rules.threshold))
 
 
 def _enough(runs: list[list[float]], needed: float) -> int:
-    """Return after how many blocks so much has been shown in four of five runs."""
+    """Return after how many blocks the evidence is enough in four of five runs."""
 
     def first(run: list[float]) -> int:
         along = enumerate(blocks.log_e_along(run), 1)
@@ -136,32 +135,27 @@ def _enough(runs: list[list[float]], needed: float) -> int:
     return sorted(map(first, runs))[ceil(SURE * len(runs)) - 1]
 
 
-def _proven(disagree: float, margin: float, rules: Rules, pairs: int) -> float:
-    """Return the chance that harm over the margin is refuted, for a version that is as good."""
+def _pairs(disagree: float, margin: float, rules: Rules) -> tuple[int, int]:
+    """Return how many pairs show that a version as good as stable is not worse, and how many fail one worse by the margin."""
 
-    def clears(better: int, worse: int) -> bool:
-        harms = shares.Harms(worse, better, max(0, pairs - worse - better))
-        return shares.log_e_below(harms, margin) >= -log(rules.level)
+    def proven(pairs: int) -> float:
+        def clears(better: int, worse: int) -> bool:
+            harms = shares.Harms(worse, better, max(0, pairs - worse - better))
+            return shares.log_e_below(harms, margin) >= -log(rules.level)
 
-    total, most, mean = 0.0, -1, pairs * disagree / 2
-    for better in strata(mean, PARTS):
-        most = last_count(partial(clears, better), most, pairs)
-        total += at_most(most, mean, pairs)
-    return total / PARTS
+        mean = pairs * disagree / 2
+        return sum(at_most(last, mean, pairs) for last in last_counts(clears, mean, pairs)) / PARTS
 
+    def failed(pairs: int) -> float:
+        def passes(better: int, worse: int) -> bool:
+            events = [ownership.Events(worse, better, 0.5)]
+            return e_value(ownership.log_e(events, prior=ownership.PAIRS)) < rules.threshold
 
-def _found(disagree: float, margin: float, rules: Rules, pairs: int) -> float:
-    """Return the chance that a version which is worse by the margin has failed."""
+        mean = pairs * disagree / 2
+        lasts = last_counts(passes, mean, pairs)
+        return sum(1 - at_most(last, mean + pairs * margin, pairs) for last in lasts) / PARTS
 
-    def passes(better: int, worse: int) -> bool:
-        events = [ownership.Events(worse, better, 0.5)]
-        return e_value(ownership.log_e(events, prior=ownership.PAIRS)) < rules.threshold
-
-    total, most, mean = 0.0, -1, pairs * disagree / 2
-    for better in strata(mean, PARTS):
-        most = last_count(partial(passes, better), most, pairs)
-        total += 1 - at_most(most, mean + pairs * margin, pairs)
-    return total / PARTS
+    return _least(proven), _least(failed)
 
 
 def _least(chance: Callable[[int], float]) -> int:

@@ -1,4 +1,4 @@
-"""Chances of counts. Pure, no numpy: a plan is printed before numpy would have been imported."""
+"""Chances of counts. Pure, and without numpy, whose import would take longer than a whole plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 _NORMAL = NormalDist()
 _EXACT_BELOW = 200.0  # a mean from which on the Wilson-Hilferty approximation is good to a part in ten thousand
-_COMMON = 0.1  # a share of bad units from which on their number is no longer about Poisson
+_COMMON = 0.1  # a share of bad units from which on their number is no longer nearly Poisson
 
 
 def at_most(count: int, mean: float, of: float) -> float:
@@ -37,7 +37,7 @@ def at_most(count: int, mean: float, of: float) -> float:
 
 @lru_cache(maxsize=4096)
 def quantile(mean: float, chance: float) -> int:
-    """Return the smallest count that is not exceeded with this chance, of a Poisson number."""
+    """Return the smallest count that a Poisson number does not exceed with this chance."""
     if mean <= 0:
         return 0
     guess = max(0, ceil(mean + _NORMAL.inv_cdf(chance) * sqrt(mean)) - 2)
@@ -49,5 +49,5 @@ def quantile(mean: float, chance: float) -> int:
 
 
 def strata(mean: float, parts: int) -> list[int]:
-    """Return counts that stand for equally likely parts of a Poisson number, rising."""
+    """Return rising counts, one for each of some equally likely parts of a Poisson number."""
     return [quantile(mean, (part + 0.5) / parts) for part in range(parts)]

@@ -1,4 +1,4 @@
-"""Plan a release. Pure."""
+"""The plan of a release. Pure."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def plan(
     assumed: tuple[str, ...] = (),
     effect: float | None = None,
 ) -> Plan:
-    """Return what a release takes, exposes and detects, and why it should not start like this, if so.
+    """Return how long a release takes, whom it exposes, what it detects, and what is wrong with it.
 
-    :param model: its name
-    :param load: the traffic, and how bad stable is
+    :param model: name of the model
+    :param load: the traffic, and how many of stable's answers are bad
     :param labelling: how labels come; None: not known
-    :param assumed: which fields of the load nobody gave or measured
-    :param effect: share of the requests that fail on top; must be found before the promotion
+    :param assumed: fields of the load that were neither given nor measured
+    :param effect: share of additional failures that must be detected before the promotion
     """
     outlook = Outlook(release, load)
     phases = tuple(outlook.describe(index) for index in range(len(outlook.phases)))
-    found = None if effect is None else outlook.found(effect)
+    regression = None if effect is None else outlook.regression(effect)
     advice = Advice(outlook)
     known = labelling is not None
     labels = tuple(label_plans(release, outlook.phases, load, labelling or Labelling(), known=known))
-    problems = advice.problems() + _unseen(found, outlook)
+    problems = advice.problems() + _undetected(regression, outlook)
     return Plan(
         model=model,
         load=load,
@@ -46,19 +46,22 @@ def plan(
         promoted_s=total_s(phases),
         exposed_units=outlook.met_units(),
         unplanned=outlook.unplanned,
-        effect=found,
+        effect=regression,
         labels=labels,
         problems=(*problems, *label_problems(release, outlook.phases, labels)),
         remedies=tuple(advice.for_all(effect=effect)) if problems else (),
     )
 
 
-def _unseen(found: Effect | None, outlook: Outlook) -> tuple[Problem, ...]:
-    """Say that a regression that was asked about may be promoted."""
-    if found is None:
+def _undetected(regression: Effect | None, outlook: Outlook) -> tuple[Problem, ...]:
+    """Return a problem if the regression may be promoted."""
+    if regression is None:
         return ()
-    steps = [one for one, phase in zip(found.phases, outlook.phases, strict=True) if phase.kind != "watch"]
+    steps = [one for one, phase in zip(regression.phases, outlook.phases, strict=True) if phase.kind != "watch"]
     if steps[-1].chance >= SURE:
         return ()
-    text = f"failures: {found.points:g} points more would be found in {steps[-1].chance:.0%} of the releases, not in {SURE:.0%}"
+    text = (
+        f"failures: {regression.points:g} percentage points more are detected before the promotion in "
+        f"{steps[-1].chance:.0%} of the releases, not in {SURE:.0%}"
+    )
     return (Problem(phase=steps[-1].phase, text=text),)

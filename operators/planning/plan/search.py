@@ -1,4 +1,4 @@
-"""Smallest values that will do, rounded as people write them. Pure."""
+"""The smallest values that are enough, rounded as people write them. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NICE_S = (
 
 
 def least_good(good: Callable[[float], bool], low: float, high: float) -> float | None:
-    """Return about the smallest value over ``low`` that is good, by halving on a logarithmic scale; None: not even ``high``."""
+    """Return about the smallest good value above ``low``, by halving on a logarithmic scale; None: not even ``high`` is good."""
     if high <= low or not good(high):
         return None
     for _ in range(_HALVINGS):
@@ -26,7 +26,7 @@ def least_good(good: Callable[[float], bool], low: float, high: float) -> float 
 
 
 def first_good(good: Callable[[float], bool], choices: Sequence[float]) -> float | None:
-    """Return the first of some rising choices that is good; those after it are, too."""
+    """Return the first good one of some rising choices; all after it are good, too."""
     if not choices or not good(choices[-1]):
         return None
     low, high = 0, len(choices) - 1
@@ -37,7 +37,7 @@ def first_good(good: Callable[[float], bool], choices: Sequence[float]) -> float
 
 
 def rounded_up(value: float, digits: int, most: float) -> float:
-    """Round up to so many digits, but not beyond ``most``."""
+    """Round up to a number of digits, but not above ``most``."""
     places = digits - 1 - floor(log10(value))
     scale = 10.0**places
     return round(min(ceil(value * scale - 1e-9) / scale, most), 6)

@@ -1,4 +1,4 @@
-"""A plan for people."""
+"""The text of `taxiway plan`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rendered(plan: Plan, *, width: int) -> str:
 
 
 def traffic(load: TrafficModel, assumed: Sequence[str] = ()) -> str:
-    """Return a load in words; what is assumed says so."""
+    """Return a load in words, with a mark where it is assumed."""
 
     def marked(name: str, text: str) -> str:
         return f"{text} (assumed)" if name in assumed else text
@@ -37,8 +37,8 @@ def traffic(load: TrafficModel, assumed: Sequence[str] = ()) -> str:
 
 
 def _heading(plan: Plan) -> str:
-    found = f"alpha {100 * plan.alpha:g} % for the whole release, confidence {100 * plan.confidence:g} % at each step"
-    return f"{plan.model}: {found}\nTraffic: {traffic(plan.load, plan.assumed)}\n"
+    judge = f"alpha {100 * plan.alpha:g} % for the whole release, confidence {100 * plan.confidence:g} % at each step"
+    return f"{plan.model}: {judge}\nTraffic: {traffic(plan.load, plan.assumed)}\n"
 
 
 def _phases(plan: Plan, width: int) -> str:
@@ -50,7 +50,7 @@ def _phases(plan: Plan, width: int) -> str:
         "80 % within",
         "max wait",
         "units exposed",
-        "dead version found after",
+        "dead version fails after",
     )
     rows: list[Sequence[str]] = [
         (
@@ -74,11 +74,11 @@ def _guards(plan: Plan, width: int) -> str:
     columns = (
         "phase, guard",
         "margin, points",
-        "kept: proven after",
-        "exceeded: found after",
+        "good¹: proven after",
+        "bad²: fails after",
         "in max wait",
-        "finds¹, points",
-        "with earlier²",
+        "detects³, points",
+        "with earlier⁴",
     )
     rows: list[Sequence[str]] = [
         (
@@ -105,56 +105,58 @@ def _closing(plan: Plan) -> list[str]:
         f"{phase.harmed_requests:,.1f} at {phase.name}" for phase in plan.phases if phase.kind == "canary"
     )
     lines = [
-        "¹ smallest regression that is found in 80 % of the releases within max wait; ² if the phases before had it, too.",
-        "Times are those of half of the releases; expected ones are means, for a version like stable.",
-        f"If it were worse by a step's margin, requests that go badly until it is found: {harmed}.",
+        "¹ A version like stable: half of the releases rule out by then that it is worse by the margin.",
+        "² A version that is worse by the margin: half of the releases fail it by then. Next column: how many do in max wait.",
+        "³ The smallest regression that fails within max wait in 80 % of the releases. ⁴ If the earlier phases had it, too.",
+        "Expected is the mean time that a version like stable takes; 80 % of the releases stay within the next time.",
+        f"If a version is worse by a step's margin, so many more requests are bad until the rollback: {harmed}.",
         "Callers do not see a failure of the canary: stable answers instead.",
     ]
     lines += [f"{name} is not in this plan: {why}." for name, why in plan.unplanned.items()]
     lines += [_labels(one) for one in plan.labels]
     if plan.promoted_s is not None:
         lines.append(
-            f"\nA version like stable is promoted after {seconds(plan.promoted_s)}; "
-            f"{plan.exposed_units:,.0f} units have met it by then."
+            f"\nA version like stable is promoted after {seconds(plan.promoted_s)}. "
+            f"By then {plan.exposed_units:,.0f} units have had an answer from it."
         )
     if plan.effect is not None:
         seen = "; ".join(
             f"{one.phase}: {100 * one.chance:.3g} % ({seconds(one.found_s)})" for one in plan.effect.phases
         )
         lines.append(
-            f"Failures {plan.effect.points:g} points above stable's are found by the end of a phase (and so soon in it):"
+            f"Releases that detect {plan.effect.points:g} percentage points more failures by the end of a phase "
+            "(in brackets: how long half of them take):"
         )
         lines.append(f"{seen}.")
     return lines + _refusal(plan)
 
 
 def _labels(made: LabelPlan) -> str:
-    when = "" if made.proven_s is None else f" ({seconds(made.proven_s)} and {seconds(made.found_s)} after its start)"
     block = f"blocks of {duration(made.block_s)}" if made.block_s else ""
-    proven, found = (f" in {n} {block}" if block else "" for n in (made.prove_blocks, made.find_blocks))
+    proven, failed = (f" in {n} {block}" if block else "" for n in (made.prove_blocks, made.find_blocks))
+    times = "" if made.proven_s is None else f" That takes {seconds(made.proven_s)} and {seconds(made.found_s)}."
     return (
-        f"Labels at {made.phase}: {made.prove_pairs:,} pairs{proven} prove an accuracy not worse by {made.margin_pct:.3g} points,"
-        f"\n  {made.find_pairs:,}{found} find it if it is{when}, where {made.disagree_pct:g} % of the pairs differ."
+        f"Labels at {made.phase}: {made.prove_pairs:,} pairs{proven} prove that the accuracy is not worse by "
+        f"{made.margin_pct:.3g} points;\n  {made.find_pairs:,} pairs{failed} fail a version that is.{times} In "
+        f"{made.disagree_pct:g} % of the pairs just one answer is right."
     )
 
 
 def _refusal(plan: Plan) -> list[str]:
     if not plan.problems:
         return []
-    lines = ["\nRefused: this plan cannot keep what it promises."]
+    lines = ["\nRefused: with this traffic the release cannot show what the spec asks for."]
     for problem in plan.problems:
-        lines.append(f"\nAt {problem.phase}: {problem.text}.")
-        lines += _choices(
-            problem.remedies, "One of these would mend it:", "No single change of the spec would mend it."
-        )
+        lines += [f"\nAt {problem.phase}:", *(f"  {text}" for text in problem.text.split("; "))]
+        if problem.remedies:
+            lines += _choices("One of these changes would be enough:", problem.remedies)
+        elif not plan.remedies:
+            lines.append("No single change would be enough.")
     if plan.remedies:
-        lines += ["", *_choices(plan.remedies, "One of these would mend the whole plan:", "")]
+        lines += _choices("\nOne of these changes would be enough for all phases:", plan.remedies)
     return lines
 
 
-def _choices(remedies: Sequence[Remedy], some: str, none: str) -> list[str]:
-    return [some, *(f"  {_remedy(remedy)}" for remedy in remedies)] if remedies else [none]
-
-
-def _remedy(remedy: Remedy) -> str:
-    return ", ".join(f"release.{key}: {value}" for key, value in remedy.changes.items())
+def _choices(heading: str, remedies: Sequence[Remedy]) -> list[str]:
+    changes = (", ".join(f"release.{key}: {value}" for key, value in one.changes.items()) for one in remedies)
+    return [heading, *(f"  {text}" for text in changes)]

@@ -1,24 +1,23 @@
-"""When has a version like stable proven that it is no worse, if it is asked again and again? Pure, no numpy."""
+"""How long it takes until the data shows that a version like stable is no worse. Pure, no numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from math import exp
 
 from operators.planning.plan.expected import Part
-from operators.planning.plan.poisson import quantile, strata
-from operators.planning.plan.power import PARTS, Prober, last_count
+from operators.planning.plan.poisson import quantile
+from operators.planning.plan.power import PARTS, Prober, last_counts
 
-_MOST_BAD = 200.0  # expected bad units of the canary; with more, the chance at one moment is as good
+_MOST_BAD = 200.0  # expected bad units of the canary; with more, the chance at one moment is precise enough
 _NEGLIGIBLE = 1e-9
 
 
-class Passing:
-    """One guard in one phase, asked at rising times.
+class PassingChance:
+    """The chance that one guard is satisfied in one phase, by rising times.
 
-    A canary may pass at one moment and not at the next. So this follows the number of its bad units over time, and removes the
-    releases that have passed. Stable's number is assumed to be as far above or below its mean all along.
+    A canary may pass at one moment and not at the next. So the number of its bad units is followed over time, and releases that
+    have passed are taken out. Stable's number is assumed to stay at the same quantile all the time.
     """
 
     def __init__(self, prober: Prober) -> None:
@@ -28,19 +27,18 @@ class Passing:
         self._passed = [0.0] * PARTS
 
     def by(self, part: Part) -> float:
-        """Return the chance that the margin has been refuted by then, at this time or at one that was asked about before."""
+        """Return the chance that the guard was satisfied at this time, or at an earlier one that was asked about."""
         counts = self._prober.clean(part)
         if counts.canary_bad > _MOST_BAD:
             return max(sum(self._passed) / PARTS, self._prober.refuted(part))
         growth = _poisson(counts.canary_bad - self._mean)
-        self._mean, most = counts.canary_bad, -1
+        self._mean = counts.canary_bad
 
         def clears(stable: int, canary: int) -> bool:
             return self._prober.clears(part, counts[:2], (canary, stable))
 
-        for index, stable in enumerate(strata(counts.stable_bad, PARTS)):
+        for index, most in enumerate(last_counts(clears, counts.stable_bad, counts.canary)):
             waiting = _added(self._waiting[index], growth)
-            most = last_count(partial(clears, stable), most, counts.canary)
             self._passed[index] += sum(waiting[: most + 1])
             waiting[: most + 1] = [0.0] * min(most + 1, len(waiting))
             self._waiting[index] = waiting
@@ -48,7 +46,7 @@ class Passing:
 
 
 def _poisson(mean: float) -> list[float]:
-    """Return the chances of 0, 1, 2, … as far as they matter."""
+    """Return the chances of 0, 1, 2, …, as far as they matter."""
     if mean <= 0:
         return [1.0]
     chances = [exp(-mean)]

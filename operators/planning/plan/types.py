@@ -1,4 +1,4 @@
-"""A plan, as it is printed. Frozen, JSON both ways."""
+"""A plan: what is printed, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from operators.planning.simulation.traffic_model import TrafficModel
 
 
 class GuardPlan(Exact):
-    """What one guard can do in one phase. Effects are in percentage points of the requests.
+    """What one guard can show in one phase. Effects are in percentage points of the requests.
 
-    :param margin_pct: of units, that must be refuted: the spec's margin over the share of callers that come next have
-    :param refuted_s: until that is refuted for a version like stable, in half of the releases; None: longer than max_wait
-    :param refuted_chance: that it is refuted in max_wait
-    :param margin_power: chance that a version worse by the margin, from the first phase on, has failed by the end of max_wait
-    :param margin_found_s: until a version that is worse from this phase on has failed, in half of the releases; None: longer
-    :param detects_pct: smallest regression that fails with a chance of 80 % in max_wait, by this phase's evidence; None: none
-    :param detects_with_earlier_pct: the same with the evidence of the phases before, in which it was as bad
+    :param margin_pct: percentage points of the units: the spec's margin, divided by the share of the callers in the next phase
+    :param refuted_s: seconds until the data rules out, in half of the releases, that a version like stable is worse by the
+        margin; None: longer than max_wait
+    :param refuted_chance: chance that this is ruled out within max_wait
+    :param margin_power: chance that a version which is worse by the margin from the first phase on fails within max_wait
+    :param margin_found_s: seconds until a version that is worse by the margin from this phase on has failed, in half of the
+        releases; None: longer than max_wait
+    :param detects_pct: smallest regression that fails within max_wait with a chance of 80 %, with the evidence of this phase
+        alone; None: none does
+    :param detects_with_earlier_pct: the same with the evidence of the earlier phases, in which the version was as bad
     """
 
     margin_pct: float
@@ -31,14 +34,14 @@ class GuardPlan(Exact):
 
 
 class PhasePlan(Exact):
-    """What is expected of one phase: how long it lasts, whom it exposes, what it detects.
+    """What is expected of one phase: how long it lasts, how many callers it exposes, what it detects.
 
-    :param expected_s: mean time that a version like stable takes; None: mostly it does not pass in max_wait
-    :param likely_s: enough in four of five releases; None: not in max_wait
-    :param exposed_units: callers that get the new version's answers in that time
-    :param harmed_requests: bad answers more than stable's until the release stops, if the version were worse by the
-        margin, by the guard that takes the longest; the fallback hides failures from the caller
-    :param dead_found_s: until a version that fails everything from this phase on has failed; None: longer than
+    :param expected_s: mean time for a version like stable; None: in most releases it does not pass within max_wait
+    :param likely_s: time that is enough in four of five releases; None: longer than max_wait
+    :param exposed_units: callers that get an answer of the new version in the expected time
+    :param harmed_requests: how many more requests are bad until the rollback if the version is worse by the margin of the
+        guard that takes the longest; callers do not see those that fail
+    :param dead_found_s: seconds until a version that fails everything from this phase on has failed; None: longer than
         max_wait
     :param dead_found_units: units that it had by then
     """
@@ -57,11 +60,12 @@ class PhasePlan(Exact):
     guards: dict[str, GuardPlan]
 
 
-class Found(Exact):
-    """What one phase sees of a regression.
+class Detection(Exact):
+    """How one phase detects a regression.
 
-    :param found_s: until it has failed in half of the releases, if it is worse from this phase on; None: longer than max_wait
-    :param chance: that it has failed by the end of max_wait, if it was as bad in the phases before
+    :param found_s: seconds until a version that is worse from this phase on has failed, in half of the releases; None: longer
+        than max_wait
+    :param chance: chance that it fails within max_wait, if it was as bad in the earlier phases
     """
 
     phase: str
@@ -70,27 +74,28 @@ class Found(Exact):
 
 
 class Effect(Exact):
-    """A regression that was asked about.
+    """A regression that the plan was asked about.
 
-    :param points: percentage points of the requests that fail on top
+    :param points: percentage points of the requests that fail in addition
     """
 
     points: float
-    phases: tuple[Found, ...]
+    phases: tuple[Detection, ...]
 
 
 class LabelPlan(Exact):
-    """What the guard ``labels`` needs in one phase, in four of five releases.
+    """What the guard ``labels`` needs in one phase, to be enough in four of five releases.
 
-    :param margin_pct: of accuracy
-    :param disagree_pct: pairs in which equally good versions differ in being right; assumed or given
-    :param prove_pairs: labelled pairs until a version that is as good has proven it
-    :param find_pairs: until a version that is worse by the margin has failed
-    :param block_s: how long a block is; None: each pair speaks for itself
-    :param prove_blocks: blocks that it takes beside the pairs
-    :param find_blocks: likewise
-    :param proven_s: when they have come; None: not known how labels come, or what the shadow copied has to do
-    :param found_s: likewise
+    :param margin_pct: percentage points of the accuracy
+    :param disagree_pct: percent of the pairs in which just one of two equally good versions is right; assumed or given
+    :param prove_pairs: labelled pairs until it is shown that a version which is as good as stable is not worse
+    :param find_pairs: labelled pairs until a version that is worse by the margin has failed
+    :param block_s: length of a block in seconds; None: each pair counts by itself
+    :param prove_blocks: blocks that `prove_pairs` must come from
+    :param find_blocks: blocks that `find_pairs` must come from
+    :param proven_s: seconds from the start of the phase until `prove_pairs` have their labels; None: it is not known how labels
+        come, or the phase copies no requests
+    :param found_s: the same for `find_pairs`
     """
 
     phase: str
@@ -106,9 +111,9 @@ class LabelPlan(Exact):
 
 
 class Remedy(Exact):
-    """A change with which the problem is gone.
+    """A change of the spec that solves a problem.
 
-    :param changes: key of the spec, below `release`, and what is written there; all of them together
+    :param changes: keys below `release` and their new values, all to be changed together
     """
 
     changes: dict[str, str]
@@ -117,8 +122,7 @@ class Remedy(Exact):
 class Problem(Exact):
     """Why a plan is refused.
 
-    :param phase: where
-    :param remedies: each of them alone is enough, for this phase; computed, not guessed
+    :param remedies: each of them alone is enough for this phase; each was tried
     """
 
     phase: str
@@ -129,11 +133,11 @@ class Problem(Exact):
 class Plan(Exact):
     """What is expected of a whole release, and what is wrong with it.
 
-    :param assumed: which numbers of the load nobody gave or measured
-    :param exposed_units: callers that get the new version's answers until then, each counted once
-    :param promoted_s: mean time to the promotion, for a version like stable; None: it gets stuck
-    :param remedies: what would make the whole plan good; with ``problems`` only
-    :param unplanned: guards whose evidence does not depend on the load, and why
+    :param assumed: fields of the load that were neither given nor measured
+    :param promoted_s: mean time to the promotion, for a version like stable; None: it does not get there
+    :param exposed_units: callers that get an answer of the new version before the promotion, each counted once
+    :param unplanned: guards that are not planned, and why
+    :param remedies: changes that solve all problems, each alone; empty if there are none
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""One release, look by look, judged by the judge itself. Pure but for the generator that it is given."""
+"""One simulated release, look by look. Pure, apart from the random numbers that it is given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from operators.judge.phases import Phase
 from operators.planning.simulation.feeds import CANARY_BAD, CANARY_NEW, CANARY_REQUESTS, CANARY_UNITS, Feed
 from operators.planning.simulation.first_verdict import first_verdict
 from operators.planning.simulation.label_arrivals import LabelFeed
-from operators.planning.simulation.phase_judge import GO_ON, Clock, Judged, SimulatedLook, Verdict
+from operators.planning.simulation.phase_judge import GO_ON, Clock, PhaseJudge, SimulatedLook, Verdict
 
 _FIRST_BLOCK, _LONGEST_BLOCK = 32, 1024
 End = Literal["promoted", "rolled back", "inconclusive"]
@@ -23,14 +23,14 @@ End = Literal["promoted", "rolled back", "inconclusive"]
 class Run:
     """How one release ended.
 
-    :param phase: in which phase
-    :param lasted_s: from the release's begin to that end; of a promoted one, to the promotion
-    :param found_s: from the first moment at which the version could do harm to the rollback; None: not rolled back
-    :param found_units: units that the judge had seen on it by then
+    :param phase: the phase in which it ended
+    :param lasted_s: seconds from the begin of the release to its end; to the promotion, if it was promoted
+    :param found_s: seconds from the moment at which the version became bad to the rollback; None: not rolled back
+    :param found_units: the canary's units until the rollback
     :param exposed_units: callers that the new version answered at least once
-    :param canary_requests: requests that the new version answered for callers, or would have without the fallback
-    :param canary_bad: of these, failed or slow
-    :param why: the guard that failed, or what was lacking
+    :param canary_requests: callers' requests that were sent to the new version
+    :param canary_bad: how many of these failed or were slow
+    :param why: the guard that failed, or what was missing
     """
 
     end: End
@@ -45,13 +45,12 @@ class Run:
 
 
 @dataclass
-class Simulated:
-    """A release under way.
+class SimulatedRelease:
+    """A release that is going on.
 
     :param policy: the part of the spec's judge that can be simulated
     :param labels: gives the pairs whose labels have arrived; None: no labels
     :param harm_from_share: share of the callers from which on the new version is bad, if it is
-    :param every_look: ask at every look, also where the answer can only be Continue
     """
 
     policy: Judge
@@ -60,7 +59,6 @@ class Simulated:
     labels: LabelFeed | None = None
     harm_from_share: float = 0.0
     clock: Clock = field(default_factory=Clock)
-    every_look: bool = False
     _now_s: float = 0.0
     _periods: dict[Kind, tuple[Period, ...]] = field(default_factory=dict)
     _harm_s: float | None = None
@@ -70,7 +68,7 @@ class Simulated:
     _bad: int = 0
 
     def run(self, phases: Sequence[Phase]) -> Run:
-        """Go through all phases, or until the judge stops it."""
+        """Go through all phases, or until the judge stops the release."""
         promoted_s: float | None = None
         for phase in phases:
             if phase.kind == "watch":
@@ -85,13 +83,13 @@ class Simulated:
         return self._end("promoted", phases[-1], lasted_s=promoted_s)
 
     def _end(self, end: End, phase: Phase, *, why: str = "", lasted_s: float | None = None) -> Run:
-        found = end == "rolled back"
+        back = end == "rolled back"
         return Run(
             end=end,
             phase=phase.name,
             lasted_s=self._now_s if lasted_s is None else lasted_s,
-            found_s=self._now_s - (self._harm_s or 0.0) if found else None,
-            found_units=self._units if found else None,
+            found_s=self._now_s - (self._harm_s or 0.0) if back else None,
+            found_units=self._units if back else None,
             exposed_units=self._exposed,
             canary_requests=self._requests,
             canary_bad=self._bad,
@@ -99,20 +97,20 @@ class Simulated:
         )
 
     def _watch(self, phase: Phase) -> Verdict:
-        """SimulatedLook at one phase until its verdict, as `JudgeTrigger` does."""
+        """Look at one phase until its verdict, as `JudgeTrigger` does."""
         self.feed.enter(phase)
         earlier = self._periods.get(phase.kind, ())
-        judged = Judged(self.policy, phase, earlier, self.clock)
+        judge = PhaseJudge(self.policy, phase, earlier, self.clock)
         began_s, verdict, last = self._now_s, GO_ON, None
         for looks in self._looks(phase, began_s):
-            index, verdict = judged.first(looks) if self.every_look else first_verdict(judged, looks)
+            index, verdict = first_verdict(judge, looks)
             last = looks[index]
             if verdict is not GO_ON:
                 self.feed.leave(index + 1)
                 break
         assert last is not None
         self._now_s = began_s + last.elapsed_s
-        self._periods[phase.kind] = (*earlier, judged.period(last))
+        self._periods[phase.kind] = (*earlier, judge.period(last))
         if self._harm_s is not None:
             self._units += last.row[CANARY_UNITS]
         if phase.kind == "shadow":
@@ -125,7 +123,7 @@ class Simulated:
         return verdict
 
     def _looks(self, phase: Phase, began_s: float) -> Iterator[list[SimulatedLook]]:
-        """Give the looks of a phase, many at a time, to one look after the longest wait."""
+        """Give the looks of a phase, many at a time; the last one is after the longest wait."""
         total = ceil(phase.bake_s / self.look_s) if phase.kind == "watch" else int(phase.max_wait_s / self.look_s) + 1
         size = min(max(_FIRST_BLOCK, int(phase.bake_s / self.look_s) + 1), _LONGEST_BLOCK)
         done = 0

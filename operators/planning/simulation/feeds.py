@@ -1,4 +1,4 @@
-"""What the edge would count: cumulative counts of both arms in one phase, drawn a block of looks at a time."""
+"""The counts of a simulated edge: cumulative, of both arms in one phase, drawn for a block of looks at a time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from operators.judge.phases import Phase
 from operators.planning.simulation.scenarios import Scenario
 from operators.planning.simulation.traffic_model import TrafficModel
 
-# Columns of a block: for stable and the canary each, units that were seen, that failed, that were answered slowly, and of
-# these the ones whose first failure or slow answer in the release it was; then the canary's requests, its bad ones, and the
-# callers that it answered for the first time.
+# Columns of a block. For stable, then for the canary: units with a request, with a failure, with a slow answer, with their first
+# failure in the release, with their first slow answer in the release. Then for the canary: requests, bad requests, and callers
+# that it answered for the first time.
 ARM_COLUMNS = 5
 REQUESTS, FAILED, SLOW, FAILED_FIRST, SLOW_FIRST = range(ARM_COLUMNS)
 CANARY_REQUESTS, CANARY_BAD, CANARY_NEW = range(2 * ARM_COLUMNS, 2 * ARM_COLUMNS + 3)
@@ -29,7 +29,10 @@ class Feed(Protocol):
         ...
 
     def leave(self, looks: int) -> None:
-        """End a phase: only so many looks of the last block have happened."""
+        """End a phase.
+
+        :param looks: how many looks of the last block were before the end
+        """
         ...
 
     def block(self, at_s: float, looks: int, look_s: float) -> Any:
@@ -42,10 +45,10 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Pattern:
-    """How the rate moves around its mean.
+    """How the rate varies around its mean.
 
-    :param burst: variance of the rate over the square of its mean, in windows of ten seconds; 0: steady
-    :param daily: the rate swings by this share of its mean over a day
+    :param burst: variance of the rate in windows of ten seconds, divided by the square of its mean; 0: steady
+    :param daily: how far the rate rises and falls over a day, as a share of its mean
     """
 
     burst: float = 0.0
@@ -67,7 +70,7 @@ class Weather:
         self._windows: list[tuple[float, bool]] = []
 
     def factors(self, at_s: Any) -> tuple[Any, Any]:
-        """Return how many times the mean rate is sent, and the share that fails on both versions, at each time."""
+        """Return for each time the factor on the mean rate, and the share of requests that both versions fail."""
         import numpy as np
 
         windows = (at_s // _OUTAGE_S).astype(int)
@@ -84,7 +87,7 @@ class Weather:
 
 @dataclass
 class CountFeed:
-    """Each request is a unit of its own: counts are drawn for a whole look at once.
+    """Counts where each request is a unit of its own: they are drawn for a whole look at once.
 
     :param rng: numpy's generator
     """
@@ -108,7 +111,7 @@ class CountFeed:
         """End a phase; nothing is remembered."""
 
     def block(self, at_s: float, looks: int, look_s: float) -> Any:
-        """Draw Poisson arrivals, and binomial bad events of them."""
+        """Draw the number of requests (Poisson), and how many of them are bad (binomial)."""
         import numpy as np
 
         phase, load, rng = self._phase, self.load, self.rng
@@ -130,9 +133,6 @@ class CountFeed:
             gains[:, first + FAILED_FIRST : first + ARM_COLUMNS] = gains[:, first + FAILED : first + SLOW + 1]
         gains[:, CANARY_REQUESTS] = gains[:, CANARY_NEW] = canary
         gains[:, CANARY_BAD] = gains[:, ARM_COLUMNS + FAILED] + gains[:, ARM_COLUMNS + SLOW]
-        return self._add(gains)
-
-    def _add(self, gains: Any) -> Any:
         totals = gains.cumsum(axis=0)
         if self._total is not None:
             totals += self._total

@@ -1,4 +1,4 @@
-"""Labels of requests that shadow and stable both answered, as they arrive."""
+"""The labels of requests that both shadow and stable answered, as they arrive."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from operators.judge.evidence import PairCounts, Pairs
 class Labelling(Exact):
     """How many requests get a label, when, and how often the two versions differ in being right.
 
-    :param share: of the requests, those that get a label
-    :param delay_s: from the request to its label
-    :param disagree: share of the pairs in which equally good versions differ in being right, half of it for either
-        side
+    :param share: share of the requests that get a label
+    :param delay_s: seconds from the request to its label
+    :param disagree: share of the pairs in which just one of two equally good versions is right; each is right in half of them
     """
 
     share: float = Field(0.5, ge=0, le=1)
@@ -31,8 +30,8 @@ class LabelFeed:
     """The pairs of one release.
 
     :param rng: numpy's generator
-    :param copied_per_s: requests that both versions answer, while the shadow runs
-    :param wrong: share of the pairs that the new version gets wrong on top
+    :param copied_per_s: requests per second that both versions answer while the shadow runs
+    :param wrong: share of the pairs that the new version gets wrong in addition
     :param block_s: length of a block in seconds; None: each pair counts by itself
     """
 
@@ -49,7 +48,7 @@ class LabelFeed:
     _index: int = 0
 
     def stop(self, now_s: float) -> None:
-        """Copy no more requests; labels of those that were copied still come."""
+        """Copy no more requests; the labels of those that were copied still come."""
         self._stopped_s = now_s
 
     def at(self, now_s: float) -> Pairs:
@@ -63,7 +62,7 @@ class LabelFeed:
         )
 
     def _go_on(self, until_s: float) -> None:
-        """Add what was copied up to a moment, or to the end of the block if that is sooner."""
+        """Add the pairs that were copied up to a moment, or to the end of the block if that is sooner."""
         labelling = self.labelling
         ends_s = (self._index + 1) * self.block_s if self.block_s else inf
         reached_s = min(until_s, ends_s)

@@ -1,4 +1,4 @@
-"""Looks of one phase, and what the judge says of them. The judge is the one of production."""
+"""The looks of one phase, and the verdicts on them. The judge is the one of production."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SimulatedLook(NamedTuple):
     """The counts and labels of one moment.
 
     :param row: cumulative counts of the phase, columns as in `feeds`
-    :param elapsed_s: since the phase began
+    :param elapsed_s: seconds since the phase began
     """
 
     row: Sequence[int]
@@ -42,9 +42,9 @@ GO_ON = Verdict(Outcome.CONTINUE)
 class Clock:
     """What the judge cost.
 
-    :param looks: moments that were looked at
-    :param asked: how often the judge was asked for that
-    :param spent_s: in all
+    :param looks: number of looks
+    :param asked: how often the judge was asked
+    :param spent_s: real seconds that its answers took, all together
     """
 
     looks: int = 0
@@ -52,11 +52,11 @@ class Clock:
     spent_s: float = 0.0
 
 
-class Judged:
-    """The judge, asked about one phase.
+class PhaseJudge:
+    """The judge of one phase.
 
-    :param policy: the whole release's
-    :param earlier: evidence of the phases before that are of the same kind: another kind counts the units anew
+    :param policy: of the whole release
+    :param earlier: evidence of the earlier phases of the same kind; another kind counts the units anew
     """
 
     def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
@@ -85,17 +85,8 @@ class Judged:
         why = "" if judgement.outcome is Outcome.SUCCESSFUL else "too little evidence" if late else "the split"
         return Verdict(judgement.outcome, why)
 
-    def first(self, looks: Sequence[SimulatedLook]) -> tuple[int, Verdict]:
-        """Ask look by look; return which one ends the phase, and how; else the last one and ``GO_ON``."""
-        for index, look in enumerate(looks):
-            self.clock.looks += 1
-            verdict = self.verdict(look)
-            if verdict is not GO_ON:
-                return index, verdict
-        return len(looks) - 1, GO_ON
-
     def period(self, look: SimulatedLook) -> Period:
-        """Return the phase's evidence. Its counts are sound: to check them again would cost more than the judge."""
+        """Return the phase's evidence. Its counts are not validated: that would take longer than to judge them."""
         row = look.row
         return Period.model_construct(
             kind=self.phase.kind,

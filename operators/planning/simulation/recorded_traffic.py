@@ -1,4 +1,4 @@
-"""Traffic that was real: a file of requests, read with DuckDB; and a release that was real: the record of its verdict."""
+"""Real traffic: from a file of requests, read with DuckDB, or from the recorded verdict of a real release."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COLUMNS = "t (seconds or a timestamp), and if known: unit, failed or status, sl
 def read_recording(path: Path, slow: Slow | None) -> Recording:
     """Read requests from a CSV or Parquet file.
 
-    Columns: ``t``, seconds or a timestamp; ``unit``, the caller; ``failed``, or ``status`` of which 500 and above failed;
-    ``slow``, or ``latency_ms``, which is compared with the limit that the spec's guard would set.
+    Columns: ``t``, seconds or a timestamp; ``unit``, the caller; ``failed``, or ``status``, where 500 and above is a failure;
+    ``slow``, or ``latency_ms``, which is compared with the limit of the spec's guard.
 
     :param slow: the spec's guard; None: nothing is slow
-    :raises ConfigurationError: the file cannot be read, lacks ``t``, or has too little in it
+    :raises ConfigurationError: the file cannot be read, has no column ``t``, or has too few requests
     """
     import duckdb
     import numpy as np
@@ -37,27 +37,27 @@ def read_recording(path: Path, slow: Slow | None) -> Recording:
     with tempfile.TemporaryDirectory(prefix="taxiway-traffic-") as folder, open_duckdb(Path(folder), file.parent) as db:
         try:
             types = {row[0]: row[1] for row in db.execute(f"DESCRIBE FROM {reader}").fetchall()}
-            _check(path, types)
+            if "t" not in types:
+                raise ConfigurationError(
+                    f"--traffic {path}: there is no column t, only {', '.join(types)}; needed: {_COLUMNS}"
+                )
             query = f"SELECT {', '.join(_expressions(types))} FROM {reader} WHERE t IS NOT NULL ORDER BY t"  # noqa: S608
-            found = db.execute(query).fetchnumpy()
+            arrays = db.execute(query).fetchnumpy()
         except duckdb.Error as error:
             raise ConfigurationError(f"--traffic {path}: {str(error).splitlines()[0]}") from None
-    columns = {name: np.ma.filled(values, 0) for name, values in found.items()}
+    columns = {name: np.ma.filled(values, 0) for name, values in arrays.items()}
     at_s = columns["at_s"].astype(float)
     if len(at_s) < 2 or at_s[-1] <= at_s[0]:
-        raise ConfigurationError(f"--traffic {path}: {len(at_s)} requests; some seconds of traffic are needed")
+        raise ConfigurationError(
+            f"--traffic {path}: {len(at_s)} requests are too few; at least some seconds of traffic are needed"
+        )
     at_s = at_s - at_s[0]
     is_slow = (
         columns["slow"].astype(bool) if "slow" in columns else _over_limit(columns.get("latency_ms"), len(at_s), slow)
     )
     requests = Requests(at_s, columns["unit"].astype(np.int64), columns["failed"].astype(bool), is_slow)
-    # The last request is followed by as long a gap as there is on average, or it and the first would fall together.
+    # After the last request comes a gap of average length; without it the last and the first would have the same time.
     return Recording(requests, float(at_s[-1]) * len(at_s) / (len(at_s) - 1), int(requests.unit.max()) + 1)
-
-
-def _check(path: Path, types: Mapping[str, str]) -> None:
-    if "t" not in types:
-        raise ConfigurationError(f"--traffic {path}: has no column t; it has {', '.join(types)}; needed: {_COLUMNS}")
 
 
 def _expressions(types: Mapping[str, str]) -> list[str]:
@@ -78,7 +78,7 @@ def _expressions(types: Mapping[str, str]) -> list[str]:
 
 
 def _over_limit(latency_ms: Any, count: int, slow: Slow | None) -> Any:
-    """Return which requests the guard ``slow`` would count: over its limit, or far over a quantile of them all."""
+    """Return which requests the guard ``slow`` would count: those over its limit, or far over a quantile of all."""
     import numpy as np
 
     if latency_ms is None or slow is None:
@@ -90,22 +90,22 @@ def _over_limit(latency_ms: Any, count: int, slow: Slow | None) -> Any:
 
 
 def load_like(verdict: Mapping[str, Any], *, holdout_share: float = 0.0) -> TrafficModel:
-    """Return the traffic that a real release met in the step of one verdict.
+    """Return the traffic of a real release in the step of one verdict.
 
-    Units are taken for requests, as the evidence has units only.
+    The evidence has units only, so each unit counts as one request.
 
     :param verdict: payload of a ``verdict`` in the ledger: ``evidence``, ``elapsed_s``, ``step``
-    :param holdout_share: of the units, those that the evidence leaves out
-    :raises ConfigurationError: it has no evidence to go by
+    :param holdout_share: share of the units in the holdout, which are not in the evidence
+    :raises ConfigurationError: there are no requests in its evidence
     """
     evidence = Evidence.model_validate(verdict["evidence"])
     elapsed_s = float(verdict["elapsed_s"])
     newest = evidence.periods[-1] if evidence.periods else None
     if newest is None or not newest.stable.requests or elapsed_s <= 0:
         raise ConfigurationError(
-            "this verdict has no requests of stable in its evidence; take one of a step with traffic"
+            "this verdict has no requests of stable in its evidence; take a verdict of a step that had traffic"
         )
-    # A shadow's units are stable's units too.
+    # Units of which a shadow got copies are counted for stable, too.
     units = newest.stable.requests + (0 if verdict.get("step") == "shadow" else newest.canary.requests)
     stable = newest.stable.requests
     return TrafficModel(

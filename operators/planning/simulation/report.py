@@ -1,4 +1,4 @@
-"""What many releases of one scenario say together. Pure."""
+"""A summary of the simulated releases of one scenario. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _Z = 1.959964  # 95 %, two-sided
 class Share(Frozen):
     """A share of the releases.
 
-    :param low: of its confidence interval of 95 %
-    :param high: likewise
+    :param low: lower end of its 95 % confidence interval
+    :param high: upper end
     """
 
     count: int
@@ -28,7 +28,7 @@ class Share(Frozen):
 
 
 class Spread(Frozen):
-    """Of a number over the releases: half of them had at most ``median``, nine of ten at most ``p90``."""
+    """How a number varies over the releases: in half of them it is at most ``median``, in nine of ten at most ``p90``."""
 
     mean: float
     median: float
@@ -38,18 +38,17 @@ class Spread(Frozen):
 class Summary(Frozen):
     """What happened in the simulated releases of one scenario.
 
-    :param false_alarms: rollbacks of a version that is as good as stable; None: it is not
-    :param found_s: from the moment at which it began to do harm to the rollback
-    :param found_units: of the canary, seen by then
+    :param false_alarms: rollbacks, if the version is as good as stable; None: it is not
+    :param found_s: seconds from the moment at which the version became bad to the rollback
+    :param found_units: the canary's units until the rollback
     :param exposed_units: callers that the new version answered at least once
-    :param exposed_requests: answered by the new version, before and with the rollback; its failures are hidden by the
-        fallback
-    :param harmed_requests: of these, failed or slow, more than stable would have had
-    :param promoted_after_s: of those that were promoted
-    :param ends: where and by which guard the rollbacks came, and where the others stopped
-    :param looks: moments that were looked at
-    :param asked: how often the judge was asked for that, because elsewhere it could only have said Continue
-    :param judge_us: what that cost each time
+    :param exposed_requests: callers' requests that were sent to the new version; the fallback hides those that it failed
+    :param harmed_requests: how many more of these failed or were slow than stable would have had
+    :param promoted_after_s: seconds to the promotion, for the releases that were promoted
+    :param ends: how many releases ended at which phase by which guard; without those that were promoted
+    :param looks: number of looks
+    :param asked: how often the judge was asked; at the other looks its answer could only be Continue
+    :param judge_us: mean time of one answer in microseconds
     """
 
     scenario: str
@@ -73,9 +72,9 @@ class Summary(Frozen):
 
 
 def summarise(batch: Batch, load: TrafficModel) -> Summary:
-    """Return what a batch says.
+    """Return the summary of a batch.
 
-    :param load: how bad stable is
+    :param load: says how many of stable's answers are bad
     """
     runs = batch.runs
     by_end = {end: [run for run in runs if run.end == end] for end in ("promoted", "rolled back", "inconclusive")}

@@ -1,4 +1,4 @@
-"""Traffic of single requests: a few heavy callers, or a recording. A unit counts once, as at the edge."""
+"""Traffic of single requests: of callers who send unequally much, or of a recording. A unit counts once, as at the edge."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Requests:
 
     :param at_s: seconds since the release began
     :param unit: number of the caller
-    :param failed: how stable would answer
-    :param slow: likewise
+    :param failed: whether stable fails it
+    :param slow: whether stable answers it slowly
     """
 
     at_s: Any
@@ -47,7 +47,7 @@ class Source(Protocol):
     units: int
 
     def between(self, begin_s: float, end_s: float) -> Requests:
-        """Return the requests of a stretch of time; times only rise from call to call."""
+        """Return the requests between two times; each call begins where the one before ended."""
         ...
 
 
@@ -84,10 +84,10 @@ class ZipfSource:
 
 @dataclass(frozen=True)
 class Recording:
-    """Requests that were real once. It begins again when it is at its end.
+    """Recorded requests. At the end the recording begins again.
 
     :param requests: times from 0, rising; units from 0
-    :param lasts_s: how long it is
+    :param lasts_s: its length in seconds
     """
 
     requests: Requests
@@ -95,7 +95,7 @@ class Recording:
     units: int
 
     def load(self) -> TrafficModel:
-        """Return what a plan needs to know of it."""
+        """Return the traffic as a plan needs it."""
         count = len(self.requests.at_s)
         return TrafficModel(
             rate_per_s=count / self.lasts_s,
@@ -107,7 +107,7 @@ class Recording:
 
 
 class RecordedSource:
-    """A recording, played from some moment of it.
+    """A recording, played from one of its moments on.
 
     :param offset_s: where in the recording the release begins
     """
@@ -117,7 +117,7 @@ class RecordedSource:
         self._recording, self._offset_s = recording, offset_s
 
     def between(self, begin_s: float, end_s: float) -> Requests:
-        """Cut a stretch out of it."""
+        """Cut the requests out of the recording."""
         import numpy as np
 
         recorded, lasts_s = self._recording.requests, self._recording.lasts_s
@@ -164,7 +164,7 @@ class RequestFeed:
         import numpy as np
 
         self._phase, self._total = phase, np.zeros(COLUMNS, dtype=np.int64)
-        if phase.kind == "watch":  # which counts the first bad events anew
+        if phase.kind == "watch":  # the watch counts the first bad events anew
             for column in (FAILED_FIRST, SLOW_FIRST):
                 self._ever[column][:] = False
         self._known = {
@@ -174,7 +174,7 @@ class RequestFeed:
         }
 
     def leave(self, looks: int) -> None:
-        """End a phase: what came after it has not happened."""
+        """End a phase; forget the units that were counted after its end."""
         for column, units, look in self._marked:
             self._ever[column][units[look >= looks]] = False
 
@@ -193,7 +193,7 @@ class RequestFeed:
             for column, event in ((REQUESTS, mine), (FAILED, mine & failed), (SLOW, mine & slow)):
                 first = self._first(requests.unit, event, self._known[arm, column])
                 gains[:, arm * ARM_COLUMNS + column] = np.bincount(look[first], minlength=looks)
-            if self._phase.kind == "shadow":  # what it did is no part of the canary's evidence
+            if self._phase.kind == "shadow":  # its bad events are no part of the canary's evidence
                 own = arm * ARM_COLUMNS
                 gains[:, own + FAILED_FIRST : own + ARM_COLUMNS] = gains[:, own + FAILED : own + SLOW + 1]
         if self._phase.kind != "shadow":
@@ -210,7 +210,7 @@ class RequestFeed:
         return totals
 
     def _assign(self, requests: Requests) -> tuple[Any, Any]:
-        """Return which requests are of stable, and which of the canary; a copy for a shadow is of both."""
+        """Return which requests go to stable, and which to the canary; a request that a shadow gets a copy of goes to both."""
         phase, bucket = self._phase, self._bucket[requests.unit]
         canary = bucket < phase.canary_share
         if phase.kind == "shadow":
@@ -218,7 +218,7 @@ class RequestFeed:
         return ~canary & (bucket < phase.canary_share + phase.stable_share), canary
 
     def _canary_answers(self, requests: Requests) -> tuple[Any, Any]:
-        """Return which requests the new version fails, and which it answers slowly: stable's own bad ones, and some more."""
+        """Return which requests the new version fails, and which it answers slowly: stable's bad ones, and more."""
         import numpy as np
 
         fails, slow = self.scenario.probabilities(
@@ -236,7 +236,7 @@ class RequestFeed:
         )
 
     def _count_first_ever(self, gains: Any, unit: Any, look: Any, events: list[Any], column: int) -> None:
-        """Count units whose first bad event in the release this is; it belongs to one arm."""
+        """Count the units that have their first bad event in the release now, for the arm that caused it."""
         import numpy as np
 
         first = self._first(unit, events[0] | events[1], self._ever[column])
@@ -247,7 +247,7 @@ class RequestFeed:
 
     @staticmethod
     def _first(unit: Any, event: Any, known: Any) -> Any:
-        """Return the positions of the first event of each unit that had none before, and remember them."""
+        """Return the position of each unit's first event, for units that had none before, and remember these units."""
         import numpy as np
 
         where = np.flatnonzero(event)
@@ -259,11 +259,11 @@ class RequestFeed:
 
 
 def zipf_feed(rng: Any, load: TrafficModel, scenario: Scenario, pattern: Pattern = STEADY) -> RequestFeed:
-    """Return the feed of a few heavy callers."""
+    """Return the feed of callers who send by Zipf's law."""
     return RequestFeed(rng, load, scenario, ZipfSource(rng, load, Weather(rng, pattern, scenario)))
 
 
 def recorded_feed(rng: Any, recording: Recording, scenario: Scenario) -> RequestFeed:
-    """Return the feed of a recording, from a random moment of it."""
+    """Return the feed of a recording that begins at a random moment."""
     source = RecordedSource(recording, float(rng.uniform(0, recording.lasts_s)))
     return RequestFeed(rng, recording.load(), scenario, source)

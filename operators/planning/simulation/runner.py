@@ -1,4 +1,4 @@
-"""Many releases of one scenario, the same for the same seed whatever the number of processes."""
+"""Many releases of one scenario. The same seed gives the same releases, with any number of processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.judge.phases import phases_of
-from operators.planning.simulation.engine import Run, Simulated
+from operators.planning.simulation.engine import Run, SimulatedRelease
 from operators.planning.simulation.feeds import STEADY, CountFeed, Feed, Pattern
 from operators.planning.simulation.label_arrivals import LabelFeed, Labelling
 from operators.planning.simulation.phase_judge import Clock
@@ -21,7 +21,7 @@ from operators.planning.simulation.requests import Recording, recorded_feed, zip
 from operators.planning.simulation.scenarios import Scenario
 from operators.planning.simulation.traffic_model import TrafficModel
 
-_WORTH_A_PROCESS = 50  # releases; fewer are done before a process has started
+_WORTH_A_PROCESS = 50  # releases; fewer take less time than to start a process
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Setting:
     :param recording: traffic in place of what ``load`` and ``pattern`` would generate
     :param labelling: how labels come; None: they do not
     :param look_s: simulated time between two looks
-    :param every_look: ask the judge also where it can only go on; slower, the same result
     """
 
     release: Release
@@ -40,11 +39,10 @@ class Setting:
     recording: Recording | None = None
     labelling: Labelling | None = None
     look_s: float = 1.0
-    every_look: bool = False
 
     @property
     def policy(self) -> Judge:
-        """The judge without guards whose evidence is not simulated; alpha is split as before."""
+        """The judge without the guards that are not simulated; each other guard keeps its part of alpha."""
         judge = self.release.judge
         nothing: dict[str, object] = {"loss": None, "prediction": None, "business": {}, "series": {}}
         if self.labelling is None:
@@ -75,8 +73,8 @@ class Batch:
 def simulate(setting: Setting, scenario: Scenario, *, releases: int, seed: int = 0, jobs: int = 1) -> Batch:
     """Run many releases of one scenario, in parallel processes.
 
-    :param releases: how many
-    :param jobs: processes
+    :param releases: number of releases
+    :param jobs: number of processes
     """
     begun = time.perf_counter()
     jobs = max(1, min(jobs, releases // _WORTH_A_PROCESS, os.cpu_count() or 1))
@@ -110,14 +108,13 @@ def _some(
     done = []
     for number in numbers:
         rng = np.random.default_rng([seed, name, number])
-        simulated = Simulated(
+        simulated = SimulatedRelease(
             policy=setting.policy,
             feed=_feed(setting, scenario, rng),
             look_s=setting.look_s,
             labels=_labels(setting, scenario, rng),
             harm_from_share=scenario.from_share,
             clock=clock,
-            every_look=setting.every_look,
         )
         done.append((number, simulated.run(phases)))
     return done, clock

@@ -1,8 +1,9 @@
-"""Ways in which a new version can be bad, and one in which it is not. Pure."""
+"""What the new version of a simulated release does: it is as good as stable, or bad in some way. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -11,21 +12,21 @@ from operators.core.errors import ConfigurationError
 from operators.planning.simulation.traffic_model import TrafficModel
 
 LATENCY_SIGMA = 0.5  # of the logarithm of stable's latency, which is taken as normal: p99 is 3.2 times the median
-_DEATH_SHARE = 0.98  # a version without memory left answers next to nothing
+_DEATH_SHARE = 0.98  # of the requests fail once a version has no memory left
 _GROWN = 4.0  # how many times slower a leaking version is just before its memory is full
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the new version does other than stable. The default is: nothing.
+    """How the new version differs from stable. By default it does not.
 
-    :param fails: share of the requests that fail on top
-    :param slower: how many times longer an answer takes
-    :param victims: share of the units that the two above apply to
-    :param from_share: of the callers the new version must have before it goes wrong
-    :param leak_s: answers take longer and longer, and after so many seconds the memory is full
-    :param wrong: share of the labelled answers that are wrong on top; no counter shows it
-    :param outages: share of the time in which both versions fail one request in five: nobody's fault
+    :param fails: share of the requests that fail in addition to stable's
+    :param slower: factor on the time of an answer
+    :param victims: share of the units that `fails` and `slower` apply to
+    :param from_share: share of the callers from which on the new version is bad
+    :param leak_s: seconds until the memory is full; until then answers take longer and longer
+    :param wrong: share of the labelled answers that are wrong in addition to stable's; only labels show it
+    :param outages: share of the time in which both versions fail one request in five
     """
 
     name: str
@@ -40,15 +41,15 @@ class Scenario:
 
     @property
     def harmless(self) -> bool:
-        """Whether the new version is as good as stable: a rollback is a false alarm."""
+        """Whether the new version is as good as stable, so that a rollback is a false alarm."""
         return not (self.fails or self.wrong or self.leak_s) and self.slower == 1.0
 
     def probabilities(self, load: TrafficModel, *, since_s: Any, share: float, victim: Any) -> tuple[Any, Any]:
         """Return the probabilities that a request of the new version fails, and that it is answered slowly.
 
         :param since_s: seconds since it was deployed; an array
-        :param share: of the callers that it has
-        :param victim: which requests are of a victim: an array of bool, or the share of the victims for a mean
+        :param share: share of the callers that it has
+        :param victim: which requests come from victims, an array of bool; or the share of the victims, for a mean
         :returns: arrays
         """
         import numpy as np
@@ -69,7 +70,7 @@ class Scenario:
 
 
 def slow_share(base: float, slower: Any) -> Any:
-    """Return the share of slow answers once they take ``slower`` times longer, for a lognormal latency.
+    """Return the share of slow answers if each takes ``slower`` times as long, for a lognormal latency.
 
     :param base: the share before
     :param slower: array
@@ -85,17 +86,25 @@ def slow_share(base: float, slower: Any) -> Any:
     return np.asarray(shares)[where].reshape(factors.shape)
 
 
-# name -> (what its value is, default value, how to make it)
-_KINDS: dict[str, tuple[str, float | None]] = {
-    "identical": ("", None),
-    "outages": ("% of the time in which both versions fail a fifth of all requests", 5.0),
-    "crash": ("", None),
-    "fails": ("% of the requests that fail on top", 5.0),
-    "slower": ("times longer for each answer", 2.0),
-    "leak": ("seconds until its memory is full", 900.0),
-    "some_units": ("% of the units, for which it always fails", 2.0),
-    "late": ("% of the requests that fail on top, once half of the callers are on it", 5.0),
-    "labels": ("% of the answers that are wrong on top, which only labels show", 5.0),
+# name -> what the version does, the default of the value in that (None: it has none), and the fields of the `Scenario`
+_KINDS: dict[str, tuple[str, float | None, Callable[[float], dict[str, float]]]] = {
+    "identical": ("as good as stable", None, lambda _: {}),
+    "outages": (
+        "as good as stable; both fail a fifth of the requests in {:g} % of the time",
+        5.0,
+        lambda pct: {"outages": pct / 100},
+    ),
+    "crash": ("fails every request", None, lambda _: {"fails": 1.0}),
+    "fails": ("fails {:g} % more requests", 5.0, lambda pct: {"fails": pct / 100}),
+    "slower": ("takes {:g} times as long", 2.0, lambda times: {"slower": times}),
+    "leak": ("slows down, and is out of memory after {:g} s", 900.0, lambda s: {"leak_s": s}),
+    "some_units": ("always fails for {:g} % of the units", 2.0, lambda pct: {"fails": 1.0, "victims": pct / 100}),
+    "late": (
+        "fails {:g} % more requests once it has half of the callers",
+        5.0,
+        lambda pct: {"fails": pct / 100, "from_share": 0.5},
+    ),
+    "labels": ("{:g} % more answers are wrong", 5.0, lambda pct: {"wrong": pct / 100}),
 }
 DEFAULT_SCENARIOS = tuple(_KINDS)
 
@@ -107,37 +116,15 @@ def scenario(text: str) -> Scenario:
     """
     match = re.fullmatch(r"([a-z_]+)(?:=(\d+(?:\.\d+)?))?", text)
     if match is None or match[1] not in _KINDS:
-        known = ", ".join(name if default is None else f"{name}={default:g}" for name, (_, default) in _KINDS.items())
+        known = ", ".join(name if kind[1] is None else f"{name}={kind[1]:g}" for name, kind in _KINDS.items())
         raise ConfigurationError(f"--scenario {text}: unknown; write one of {known}")
     name = match[1]
-    unit, default = _KINDS[name]
+    meaning, default, fields = _KINDS[name]
     if default is None:
         if match[2]:
             raise ConfigurationError(f"--scenario {text}: {name} takes no value")
-        return _plain(name)
+        return Scenario(name, meaning, **fields(0.0))
     value = float(match[2]) if match[2] else default
-    if value <= 0 or (unit.startswith("%") and value > 100) or (name == "slower" and value <= 1):
-        raise ConfigurationError(f"--scenario {text}: the value is {unit}; {value:g} is out of range")
-    return _with_value(name, value)
-
-
-def _plain(name: str) -> Scenario:
-    if name == "crash":
-        return Scenario(name, "fails every request", fails=1.0)
-    return Scenario(name, "as good as stable")
-
-
-def _with_value(name: str, value: float) -> Scenario:
-    label, share = f"{name}={value:g}", value / 100
-    made = {
-        "outages": lambda: Scenario(label, f"as good as stable; both fail in {value:g} % of the time", outages=share),
-        "fails": lambda: Scenario(label, f"fails {value:g} % more requests", fails=share),
-        "slower": lambda: Scenario(label, f"takes {value:g} times as long", slower=value),
-        "leak": lambda: Scenario(label, f"slows down, out of memory after {value:g} s", leak_s=value),
-        "some_units": lambda: Scenario(label, f"always fails for {value:g} % of the units", fails=1.0, victims=share),
-        "late": lambda: Scenario(
-            label, f"fails {value:g} % more from half of the callers on", fails=share, from_share=0.5
-        ),
-        "labels": lambda: Scenario(label, f"{value:g} % more answers are wrong", wrong=share),
-    }
-    return made[name]()
+    if value <= 0 or ("%" in meaning and value > 100) or (name == "slower" and value <= 1):
+        raise ConfigurationError(f"--scenario {text}: {value:g} is out of range in: {meaning.format(value)}")
+    return Scenario(f"{name}={value:g}", meaning.format(value), **fields(value))

@@ -1,4 +1,4 @@
-"""Simulated releases for people."""
+"""The text of `taxiway simulate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMNS = (
     "promoted, %",
     "rolled back, %",
     "inconclusive",
-    "found after",
+    "rolled back after",
     "units by then",
     "exposed",
     "harmed",
@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def rendered(summaries: Sequence[Summary], *, alpha: float, width: int) -> str:
-    """Return the scenarios as text.
+    """Return the summaries of the scenarios as text.
 
     :param alpha: of the release
     :param width: columns of the terminal
@@ -45,8 +45,9 @@ def rendered(summaries: Sequence[Summary], *, alpha: float, width: int) -> str:
 
 def _notes(summaries: Sequence[Summary], alpha: float) -> list[str]:
     lines = [
-        "In brackets: 95 % interval. Found after: half of the rollbacks, nine of ten. Exposed: requests that the new version",
-        "answered; harmed: failed or slow, more than on stable; means of a release. The fallback hides the failed ones.",
+        "In brackets: the 95 % interval. Rolled back after, and units by then: for half of the rollbacks, for nine of ten.",
+        "Exposed: requests that were sent to the new version. Harmed: how many more of them failed or were slow than on stable.",
+        "Both are means per release. Callers do not see the failures: stable answers instead.",
     ]
     lines += [f"{one.scenario}: {one.meaning}{_ends(one)}." for one in summaries]
     for one in summaries:
@@ -57,18 +58,19 @@ def _notes(summaries: Sequence[Summary], alpha: float) -> list[str]:
             )
     minutes = sum(one.releases / one.releases_per_minute for one in summaries if one.releases_per_minute)
     releases, asked = sum(one.releases for one in summaries), sum(one.asked for one in summaries)
-    spent_us = sum(one.asked * one.judge_us for one in summaries)
+    mean_us = sum(one.asked * one.judge_us for one in summaries) / asked if asked else 0
+    per_minute = releases / minutes if minutes else 0
     lines.append(
-        f"{releases:,} releases, {releases / minutes if minutes else 0:,.0f} a minute; "
-        f"{sum(one.looks for one in summaries):,} looks, {asked:,} judgements of {spent_us / asked if asked else 0:,.0f} µs."
+        f"{releases:,} releases, {per_minute:,.0f} per minute; "
+        f"{sum(one.looks for one in summaries):,} looks, the judge was asked {asked:,} times, {mean_us:,.0f} µs each."
     )
     return lines
 
 
 def _ends(summary: Summary) -> str:
-    found = "".join(f"; {count:,} {where}" for where, count in summary.ends.items())
+    ends = "".join(f"; {count:,} {where}" for where, count in summary.ends.items())
     blind = summary.false_alarms is None and not summary.rolled_back.count
-    return found + ("; no guard of this spec has seen it" if blind else "")
+    return ends + ("; no guard of this spec has detected it" if blind else "")
 
 
 def _share(share: Share) -> str:

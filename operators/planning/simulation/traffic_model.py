@@ -1,26 +1,28 @@
-"""The traffic that a release is planned for, and how much of it is expected by when. Pure, no numpy."""
+"""The traffic that a release is planned for, and the units that it has by a time. Pure, no numpy."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from math import exp
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-_FEW_UNITS = 8  # so many of the heaviest callers are kept apart; the others are grouped with callers much like them
+from operators.core.frozen import Exact
+
+_FEW_UNITS = (
+    8  # the heaviest callers, each a group of its own; the others are grouped with callers of about the same rate
+)
 
 
-class TrafficModel(BaseModel):
-    """Steady traffic with a stable version that is what it is.
+class TrafficModel(Exact):
+    """Steady traffic, and how stable answers it.
 
-    :param rate_per_s: requests
+    :param rate_per_s: requests per second
     :param error_rate: share of the requests that fail on stable
     :param slow_rate: share of the requests that stable answers slowly
     :param units: distinct callers; None: each request is a caller of its own
-    :param skew: exponent of Zipf's law of their requests; 0: all send as many
+    :param skew: exponent of Zipf's law of their requests; 0: all send equally many
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate_per_s: float = Field(20.0, gt=0)
     error_rate: float = Field(0.005, ge=0, lt=1)
@@ -35,7 +37,7 @@ class TrafficModel(BaseModel):
     def seen(self, share: float, duration_s: float) -> float:
         """Return how many distinct units send at least one request.
 
-        :param share: of all units, those that are looked at
+        :param share: share of all units that is looked at
         """
         return self.bad(share, 1.0, duration_s)
 
@@ -43,7 +45,7 @@ class TrafficModel(BaseModel):
         """Return how many distinct units have at least one bad event, and had none before.
 
         :param probability: that a request is bad
-        :param hazard_s: what came before: seconds times the probability of then
+        :param hazard_s: the time before: seconds times the probability that a request was bad then
         """
         if self.units is None:
             return self.rate_per_s * share * probability * duration_s

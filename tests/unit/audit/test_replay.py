@@ -133,7 +133,7 @@ def test_another_margin_and_a_later_step() -> None:
     assert fewer.steps[0].replayed.look < fewer.steps[0].recorded.look
     short = replay("r", record.looks, record.verdicts, by_spec(release(max_wait="3s", min_requests=400)))
     assert [step.step for step in short.steps] == ["canary_10"]  # Inconclusive there: the next step does not begin
-    assert "does not begin" in rendered(replay("r", record.looks, record.verdicts), short, width=140)
+    assert "not reached" in rendered(replay("r", record.looks, record.verdicts), short, width=140)
 
 
 def test_only_a_failure_ends_a_watch() -> None:
@@ -173,7 +173,7 @@ def test_what_nobody_could_see_is_not_judged() -> None:
     record.step("canary_50", GOOD[:1], blind=True)
     assert replay("r", record.looks, record.verdicts).same
     looks = [look.model_copy(update={"step": "other"}) for look in record.looks]
-    assert replay("r", [*record.looks, *looks], record.verdicts).unseen == ("other",)
+    assert replay("r", [*record.looks, *looks], record.verdicts).unjudged == ("other",)
 
 
 def test_a_verdict_that_was_turned_is_found() -> None:
@@ -182,7 +182,7 @@ def test_a_verdict_that_was_turned_is_found() -> None:
     record.verdicts[0].payload["judgement"]["outcome"] = "Successful"
     again = replay("r", record.looks, record.verdicts)
     assert not again.same
-    assert "canary_50: the record says" in rendered(again, None, width=140)
+    assert "canary_50: the recorded reason" in rendered(again, None, width=140)
 
 
 def test_a_policy_is_changed_key_by_key() -> None:

@@ -78,7 +78,7 @@ def test_a_record_that_lacks_something_is_named(missing: str) -> None:
     del payload[missing]
     report = verify(ledger_of(payload), "m")
     assert not report.holds
-    assert f"cannot be read: {missing}" in report.findings[0].text
+    assert f"cannot be read: {missing}" in report.remarks[0].text
 
 
 def ledger_of(*payloads: dict[str, Any]) -> Ledger:
@@ -101,7 +101,7 @@ def test_verdicts_of_an_older_version_still_hold() -> None:
     report = verify(ledger_of(*OLD), "m")
     assert report.holds
     assert report.verdicts == len(OLD) == 7
-    notes = [finding.text for finding in report.findings]
+    notes = [remark.text for remark in report.remarks]
     assert all("was made by another version of the judge" in note for note in notes)
     assert not [note for note in notes if "its evidence gives" in note]  # another outcome
 

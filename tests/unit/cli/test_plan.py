@@ -34,7 +34,7 @@ def test_a_plan_that_works_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr().out
     assert "A version like stable is promoted after" in printed
     assert "40 requests/s, 0.5 % fail, 1 % are slow, each request counts as a unit" in printed
-    assert "Failures 3 points above" in printed
+    assert "detect 3 percentage points more failures" in printed
     assert "Refused" not in printed
     assert max(map(len, printed.splitlines())) <= 140
 
@@ -43,7 +43,7 @@ def test_a_plan_that_cannot_work_is_refused_with_what_would(capsys: pytest.Captu
     assert taxiway("plan", "flight_delay", "--rate", "5.5") == 2
     printed = capsys.readouterr().out
     assert "Refused" in printed
-    assert "At 50 %: failures" in printed
+    assert "At 50 %:\n  failures" in printed
     assert "  release.judge.max_wait: " in printed
     assert "0.5 % fail (assumed)" in printed
 
@@ -157,4 +157,4 @@ def test_an_edge_that_does_not_answer_is_no_reason_to_give_up(
     assert taxiway("plan", "flight_delay", "--error-rate", "0.5", "--json") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["assumed"] == ["rate_per_s", "slow_rate"]
-    assert "the edge was not asked" in said.err
+    assert "the edge could not be measured" in said.err

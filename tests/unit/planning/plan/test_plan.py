@@ -23,7 +23,7 @@ from operators.planning.plan.poisson import at_most, quantile
 from operators.planning.plan.power import Prober, smallest
 from operators.planning.plan.search import duration, first_good, least_good, rounded_up
 from operators.planning.plan.text import rendered
-from operators.planning.plan.time_to_pass import Passing
+from operators.planning.plan.time_to_pass import PassingChance
 from operators.planning.plan.types import Remedy
 from operators.planning.simulation.label_arrivals import Labelling
 from operators.planning.simulation.traffic_model import TrafficModel
@@ -146,7 +146,7 @@ def test_the_chance_of_having_passed_is_more_than_that_of_passing_at_one_moment(
     prober = Prober(ONE.judge, few, "failures")
     step, rng = phases_of(ONE)[1], np.random.default_rng(1)
     times_s = [100.0, 120.0, 140.0, 160.0, 180.0]
-    passing = Passing(prober)
+    passing = PassingChance(prober)
     chances = [passing.by(Part(step, at_s)) for at_s in times_s]
     assert chances == sorted(chances)
     assert chances[-1] > prober.refuted(Part(step, times_s[-1])) + 0.02
@@ -208,7 +208,7 @@ def test_each_change_that_is_said_to_mend_a_phase_does_and_little_less_would_not
 def test_too_few_requests_for_the_least_evidence_is_refused() -> None:
     judge = {**ONE.judge.model_dump(mode="json", by_alias=True), "min_requests": 5000}
     first = plan("m", release(judge=judge), BUSY).problems[0]
-    assert first.text.startswith("about 600 units come to the smaller arm in 5m; min_requests is 5,000")
+    assert first.text.startswith("the smaller arm gets about 600 units in 5m, but min_requests is 5,000")
     assert [remedy.changes.keys() for remedy in first.remedies] == [{"judge.max_wait"}]
 
 
@@ -223,7 +223,7 @@ def test_a_small_regression_that_was_asked_about_refuses_the_plan() -> None:
     made = plan("m", one, BUSY, effect=0.001)
     assert made.effect is not None
     assert [found.phase for found in made.effect.phases] == ["50 %"]
-    assert "0.1 points more" in made.problems[0].text
+    assert "0.1 percentage points more" in made.problems[0].text
     assert made.remedies
 
 
@@ -336,20 +336,23 @@ def test_the_pairs_that_are_planned_find_a_worse_version() -> None:
 
 def test_labels_that_come_too_late_or_that_nobody_waits_for_are_refused() -> None:
     late = plan("m", labelled(await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=3600))
-    assert "pairs are needed; that takes" in late.problems[0].text
+    assert "pairs are needed, which takes" in late.problems[0].text
     assert late.problems[0].remedies[0].changes == {"judge.max_wait": "68m"}
     blocks = plan("m", labelled(block="1d", await_labels=True), BUSY, labelling=Labelling(share=0.5, delay_s=100))
     made = blocks.labels[0]
     assert 5 <= made.prove_blocks <= 8 <= made.find_blocks <= 14
     assert made.found_s == 100 + made.find_blocks * 86400
     assert f"in {made.find_blocks} blocks of 1d are needed" in blocks.problems[0].text
-    assert f"in {made.find_blocks} blocks of 1d find it" in rendered(blocks, width=100)
+    assert f"in {made.find_blocks} blocks of 1d fail a version" in rendered(blocks, width=100)
     short = plan("m", labelled(block="1d"), BUSY)
-    assert f"{made.find_blocks} blocks of 1d are needed; the shadow copies for 30s" in short.problems[0].text
+    assert (
+        f"{made.find_blocks} blocks of 1d are needed, but the shadow copies requests for 30s only"
+        in short.problems[0].text
+    )
     assert short.problems[0].remedies[1].changes == {"judge.labels.block": "none"}
     assert not plan("m", labelled(block="none"), BUSY).problems
     assert (
         plan("m", labelled(block="1d"), TrafficModel(rate_per_s=0.01), labelling=Labelling()).labels[0].find_blocks > 14
     )
     nobody = plan("m", labelled().model_copy(update={"watch_s": None}), BUSY)
-    assert "no phase is held to them" in nobody.problems[0].text
+    assert "no phase waits for them" in nobody.problems[0].text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from operators.planning.simulation.feeds import (
     Weather,
 )
 from operators.planning.simulation.label_arrivals import LabelFeed, Labelling
-from operators.planning.simulation.phase_judge import Clock, Judged, SimulatedLook
+from operators.planning.simulation.phase_judge import GO_ON, Clock, PhaseJudge, SimulatedLook, Verdict
 from operators.planning.simulation.recorded_traffic import load_like, read_recording
 from operators.planning.simulation.report import share_of, summarise
 from operators.planning.simulation.requests import zipf_feed
@@ -57,11 +58,28 @@ def run(setting: Setting, text: str, releases: int, seed: int = 1, jobs: int = 1
     return simulate(setting, scenario(text), releases=releases, seed=seed, jobs=jobs)
 
 
+def each_look(judge: PhaseJudge, looks: Sequence[SimulatedLook]) -> tuple[int, Verdict]:
+    """Ask the judge at each look, in place of `first_verdict`."""
+    for index, look in enumerate(looks):
+        judge.clock.looks += 1
+        verdict = judge.verdict(look)
+        if verdict is not GO_ON:
+            return index, verdict
+    return len(looks) - 1, GO_ON
+
+
+def both_ways(setting: Setting, text: str, releases: int) -> tuple[Batch, Batch]:
+    quick = run(setting, text, releases)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("operators.planning.simulation.engine.first_verdict", each_look)
+        return quick, run(setting, text, releases)
+
+
 @pytest.mark.parametrize("text", DEFAULT_SCENARIOS)
 @pytest.mark.parametrize("load", [LOAD, STICKY])
 def test_asking_only_where_it_matters_gives_what_asking_at_each_look_gives(text: str, load: TrafficModel) -> None:
     setting = Setting(release(watch="20s", keep_warm="1h"), load)
-    quick, thorough = (run(replace(setting, every_look=every), text, 2) for every in (False, True))
+    quick, thorough = both_ways(setting, text, 2)
     assert quick.runs == thorough.runs
     assert quick.clock.looks == thorough.clock.looks
 
@@ -76,7 +94,7 @@ def test_it_does_so_with_labels_too(text: str, block: str) -> None:
             judge={**judge, "labels": labels}, shadow={"sample_pct": 100, "bake": "60s", "await_labels": awaits}
         )
         setting = Setting(held, LOAD, labelling=Labelling(share=0.5, delay_s=30))
-        quick, thorough = (run(replace(setting, every_look=every), text, 3) for every in (False, True))
+        quick, thorough = both_ways(setting, text, 3)
         assert quick.runs == thorough.runs
         assert quick.clock.looks == thorough.clock.looks
 
@@ -160,13 +178,13 @@ def test_a_plan_and_a_simulation_say_the_same() -> None:
 def test_shadow_steps_and_watch_have_their_own_evidence_and_part_of_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int, float]] = []
 
-    class Noted(Judged):
+    class Noted(PhaseJudge):
         def __init__(self, policy: Judge, phase: Phase, earlier: tuple[Period, ...], clock: Clock) -> None:
             super().__init__(policy, phase, earlier, clock)
             threshold = self.ask(SimulatedLook([0] * COLUMNS, 1.0)).guards["failures"].threshold
             asked.append((phase.name, len(earlier), threshold))
 
-    monkeypatch.setattr("operators.planning.simulation.engine.Judged", Noted)
+    monkeypatch.setattr("operators.planning.simulation.engine.PhaseJudge", Noted)
     whole = release(shadow={"sample_pct": 50, "bake": "20s"}, watch="20s", keep_warm="1h")
     assert run(Setting(whole, LOAD), "identical", 1).runs[0].end == "promoted"
     threshold = 3 * 2 / 0.05  # three phases of two guards
