@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing, closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -74,21 +75,18 @@ class RegistrySensor(BaseSensorOperator):
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return the version that the trigger waited for."""
-        self.log.info("version %s of %s is there", event["version"], self.model)
+        self.log.info("version %s of %s meets the conditions", event["version"], self.model)
         return dict(event)
 
     def poke(self, context: Any) -> PokeReturnValue:
-        """Check once. MLflow may be away meanwhile; the sensor's ``timeout`` ends the wait."""
+        """Check once. If MLflow does not answer, the wait goes on until the sensor's ``timeout``."""
         from operators.registry.aclient import AsyncRegistry
         from operators.registry.hook import MlflowHook
         from operators.registry.lookup import look
 
         async def once() -> dict[str, Any] | None:
-            registry = AsyncRegistry(server)
-            try:
+            async with aclosing(AsyncRegistry(server)) as registry:
                 return await look(registry, wanted)
-            finally:
-                await registry.close()
 
         try:
             server = MlflowHook(self.mlflow_conn_id).server()
@@ -107,11 +105,8 @@ class RegistrySensor(BaseSensorOperator):
         store = context["task_state_store"]
         baseline = store.get("baseline")
         if baseline is None:
-            registry = MlflowHook(self.mlflow_conn_id).get_conn()
-            try:
+            with closing(MlflowHook(self.mlflow_conn_id).get_conn()) as registry:
                 baseline = self.baseline(registry)
-            finally:
-                registry.close()
             store.set("baseline", baseline, retention=NEVER_EXPIRE)
         return self.wanted(str(baseline))
 

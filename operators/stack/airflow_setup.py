@@ -1,6 +1,6 @@
-"""Airflow's database: migrated when the installed Airflow is not the one that migrated it last, and pools imported.
+"""Airflow's database: it is migrated and the pools are imported, if the installed Airflow or the pools have changed.
 
-As a program it does both in one process, because importing Airflow costs seconds.
+As a program this module does both in one process, because importing Airflow takes seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from operators.stack.secret import write_private
 
 _QUERY_TIMEOUT_S = 3
 POOLS = PROJECT_ROOT / "include" / "pools.json"
-# Command, its job type in the metadata database, its options. Logs are read from the shared disk, so none serves them:
-# the log servers would listen on every interface.
+# Command → its job type in the metadata database, and its options. Logs are read from the shared disk. The log servers are
+# off: they would listen on every interface.
 AIRFLOW_COMPONENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "scheduler": ("SchedulerJob", ("--skip-serve-logs",)),
     "dag-processor": ("DagProcessorJob", ()),
@@ -30,7 +30,7 @@ AIRFLOW_COMPONENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def is_migrated(stack: Stack) -> bool:
-    """Say whether the database is as this release of Airflow and these pools left it."""
+    """Say whether the database was last migrated by this release of Airflow and with these pools."""
     try:
         return _mark_path(stack).read_text() == _mark(stack)
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def is_migrated(stack: Stack) -> bool:
 
 
 def component_runs(stack: Stack, job_type: str) -> Callable[[], bool]:
-    """Return a check: has this component written a heartbeat since now? The api-server need not be up for it."""
+    """Return a check whether this component has started since now. It asks the database, so the api-server may be down."""
     return partial(_has_heartbeat, stack, job_type, datetime.now(UTC))
 
 
@@ -63,7 +63,7 @@ def _mark_path(stack: Stack) -> Path:
 
 
 def _mark(stack: Stack) -> str:
-    """Describe what the database was made by, and where it is."""
+    """Return where the database is, and what it was made with."""
     exists = _ask(stack, "SELECT to_regclass('alembic_version') IS NOT NULL")[0]
     pools = POOLS.read_bytes() if POOLS.exists() else b""
     return json.dumps(
