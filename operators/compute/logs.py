@@ -1,4 +1,4 @@
-"""From the bytes of a job's log to the lines worth copying into the task's log, in bounded memory."""
+"""Copies a job's log into the task's log, line by line, within limits of rate, size and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from operators.compute import reports
 
 LINES_PER_S = 200
 BYTES_PER_S = 64 * 1024
-BURST_S = 10.0  # what a job may say at once after silence
+BURST_S = 10.0  # after a pause a job may log as much at once as in this time
 LIMIT_BYTES = 20 * 1024 * 1024  # of one job in one task's log
 _LINE_BYTES = 4 * 1024  # shown of one line
 _PENDING_BYTES = 2 * reports.MAX_RESULT_BYTES  # kept of a line that has not ended
@@ -21,12 +21,12 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 def _text(line: bytes | bytearray) -> str:
-    """Return a line as a terminal would leave it: without colours, and what the last carriage return left."""
+    """Return a line as a terminal would show it: without colours, and only what follows the last carriage return."""
     return _ANSI.sub("", line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2])
 
 
 class Budget:
-    """A token bucket over lines and bytes, and a limit over all. Lines beyond it are counted, not copied."""
+    """A token bucket for lines and bytes, and a limit for the whole log. Lines beyond it are counted, not copied."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class Budget:
         return self._lines >= 1 and self._bytes >= _LINE_BYTES and self._left >= _LINE_BYTES
 
     def takes(self, size_bytes: int) -> bool:
-        """Say whether one more line may be copied, and account for it."""
+        """Say whether one more line may be copied; if so, count it."""
         self._refill()
         if self._lines < 1 or self._bytes < size_bytes or self._left < size_bytes:
             return False
@@ -59,9 +59,9 @@ class Budget:
 
 
 class LogCopy:
-    """Where the copy of one job's log stands.
+    """The copy of one job's log, and how far it is.
 
-    :param offset: bytes of the log that an earlier copy has dealt with: read for reports, not copied again
+    :param offset: bytes of the log that an earlier copy has handled. They are read for reports, but not copied again
     :param keep: how many of the last lines are remembered, for the error message
     """
 
@@ -77,7 +77,7 @@ class LogCopy:
         self._left_out_bytes = 0
 
     def restart(self) -> None:
-        """Read again from the log's beginning; what was copied is not copied again."""
+        """Start again at the beginning of the log; what was copied is not copied again."""
         self._pending.clear()
         self.last_lines.clear()
         self._read = 0
@@ -101,7 +101,7 @@ class LogCopy:
     def _whole_lines(self, block: bytes) -> Iterator[str]:
         lines = block.split(b"\n")[:-1]
         known = self._read + len(block) <= self.offset
-        # A gigabyte goes by without a look at each of its lines.
+        # So a gigabyte can pass without looking at each line.
         if _MARK not in block and (known or (self._read >= self.offset and not self._budget.has_room)):
             self._read += len(block)
             if not known:
@@ -119,7 +119,7 @@ class LogCopy:
         yield from self._line()
 
     def close(self) -> Iterator[str]:
-        """Take the log's end: yield the last line, if it lacks its newline, and say what was left out."""
+        """Take the end of the log: yield the last line, if it has no newline, and a line about what was left out."""
         if self._pending:
             yield from self._line()
         yield from self._gap()
@@ -153,7 +153,7 @@ class LogCopy:
     def _gap(self) -> Iterator[str]:
         if self._left_out_lines:
             yield (
-                f"[… {self._left_out_lines:,} lines ({self._left_out_bytes:,} bytes) were not copied: too many at once; "
-                "Ray has the whole log]"
+                f"[… {self._left_out_lines:,} lines ({self._left_out_bytes:,} bytes) were not copied: too many at once. "
+                "Ray's dashboard has the whole log]"
             )
         self._left_out_lines = self._left_out_bytes = 0

@@ -87,7 +87,7 @@ class Runner:
         )
 
     def run(self, stop_asked: Callable[[], bool]) -> None:
-        """Start everything, watch it until asked to stop, then stop it. A service that fails during the start stops everything."""
+        """Start everything, watch it until asked to stop, then stop it. If a service fails to start, everything stops."""
         processes.adopt_orphans()
         self._publish()
         try:

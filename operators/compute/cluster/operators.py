@@ -67,7 +67,7 @@ class _Stop(BaseOperator):
             by_run = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
             states = [str(state) for of_run in by_run.values() for state in of_run.values()]
         if not is_deleted(self.cleanup, states):
-            self.log.info("the cluster stays: cleanup is %s", self.cleanup)
+            self.log.info("the cluster is kept, because cleanup is %s", self.cleanup)
             return False
         self.remove(context)
         return True
@@ -125,10 +125,8 @@ class StartLocalRayOperator(_Start):
         from operators.compute.cluster import local
 
         ti = context["ti"]
-        name = hashlib.sha256("\0".join([ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)]).encode()).hexdigest()[
-            :12
-        ]
-        folder = local.folder_for(name)
+        names = "\0".join([ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)])
+        folder = local.folder_for(hashlib.sha256(names.encode()).hexdigest()[:12])
         cluster = local.start(
             folder,
             num_cpus=self.num_cpus,
@@ -136,7 +134,7 @@ class StartLocalRayOperator(_Start):
             object_store_bytes=self.object_store_bytes,
             env=self.env,
         )
-        self.log.info("a Ray cluster listens at %s", cluster.address)
+        self.log.info("the Ray cluster is ready at %s", cluster.address)
         return {"address": cluster.address, "token_path": cluster.token_path, "folder": str(folder)}
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
@@ -220,12 +218,12 @@ class CreateKubeRayClusterOperator(_Start):
         token = RayHook(self.ray_conn_id).resolve().token
         if not token:
             raise ConfigurationError(
-                f"the connection {self.ray_conn_id!r} has no token; without one anybody who reaches the Ray cluster runs code "
-                "on it. Put a random text of 32 characters or more into its password"
+                f"the connection {self.ray_conn_id!r} has no token. Without one anybody who reaches the Ray cluster can run code "
+                "on it. Write a random text of 32 characters or more into its password"
             )
         kuberay = KubeRay(self.kubernetes_conn_id)
         kuberay.create(described, token)
-        self.log.info("RayCluster %s/%s was asked for", described.namespace, described.name)
+        self.log.info("RayCluster %s/%s was created; waiting until it is ready", described.namespace, described.name)
         self.defer(
             trigger=KubeRayTrigger(
                 name=described.name,
@@ -239,12 +237,12 @@ class CreateKubeRayClusterOperator(_Start):
         )
 
     def resume(self, context: Any, event: Mapping[str, Any], name: str, namespace: str) -> dict[str, str]:
-        """Return where the cluster is; delete one that did not get ready."""
+        """Return where the cluster is. Delete it if it did not become ready."""
         if not event["ready"]:
             from operators.compute.cluster.kuberay import KubeRay
 
             KubeRay(self.kubernetes_conn_id).delete(name, namespace)
-            raise ServiceError(f"RayCluster {namespace}/{name} did not get ready and was deleted: {event['reason']}")
+            raise ServiceError(f"RayCluster {namespace}/{name} did not become ready and was deleted: {event['reason']}")
         return {"address": address(name, namespace), "name": name, "namespace": namespace}
 
     def _described(self) -> KubeRayCluster:
