@@ -1,4 +1,4 @@
-"""Great Expectations as Airflow tasks: bad data fails the task, with a table of reasons; bad rows can be set aside."""
+"""Great Expectations as Airflow tasks: bad data fails the task with a table of reasons, or bad rows are set aside."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from operators.validation.links import DataDocsLink, docs_link
 from operators.validation.policy import FailOn
 
 if TYPE_CHECKING:
+    from operators.validation.report import TableReport
     from operators.validation.validation import Checks, Validated, Validation
 
 ResultFormat = Literal["BOOLEAN_ONLY", "BASIC", "SUMMARY", "COMPLETE"]
@@ -31,7 +32,7 @@ class GXValidationFailed(AirflowFailException):
 
 
 class Validating(BaseOperator):
-    """Base of the operators: where the result goes, and when it fails the task."""
+    """Base of the operators that validate: where the result is kept, and when it fails the task."""
 
     operator_extra_links = (DataDocsLink(),)
     ui_color = "#fdf1e3"
@@ -62,7 +63,7 @@ class Validating(BaseOperator):
         except (ConfigurationError, RejectedError) as error:
             raise AirflowFailException(str(error)) from error
         except QueryInterrupted as error:
-            raise AirflowException("the task was stopped") from error
+            raise AirflowException("the validation was interrupted, because the task was stopped") from error
         finally:
             self.stop()
 
@@ -80,25 +81,22 @@ class Validating(BaseOperator):
         if stop is not None:
             stop()
 
-    def finish(self, context: Any, described: dict[str, Any], report: Mapping[str, Any], text: str) -> dict[str, Any]:
-        """Push and link the result, put it on the assets' events, and fail the task if the data is bad.
+    def finish(self, context: Any, described: dict[str, Any], report: TableReport) -> dict[str, Any]:
+        """Push and link the result, add it to the assets' events, and fail the task if the data is bad.
 
         :param described: Great Expectations' own description of the result
-        :param report: the result in short
-        :param text: the result as a table for the log
         """
-        ti = context["ti"]
+        ti, text = context["ti"], report.text()
         for line in text.splitlines():
             self.log.info("%s", line)
-        ti.xcom_push(key=REPORT_KEY, value=dict(report))
-        if link := docs_link(report["docs_url"], self.storage_root(), self.docs_base_url):
+        ti.xcom_push(key=REPORT_KEY, value=report.to_xcom())
+        if link := docs_link(report.docs_url, self.storage_root(), self.docs_base_url):
             ti.xcom_push(key=DataDocsLink.key, value=link)
-        facts = {key: value for key, value in report.items() if key not in ("failures", "text")}
         for asset in (outlet for outlet in self.outlets if isinstance(outlet, Asset)):
-            context["outlet_events"][asset].extra = facts
-        if not report["passed"]:
+            context["outlet_events"][asset].extra = report.summary()
+        if not report.passed:
             ti.xcom_push(key="return_value", value=described)
-            raise GXValidationFailed(f"{text}\nData Docs: {report['docs_url']}")
+            raise GXValidationFailed(f"{text}\nData Docs: {report.docs_url}")
         return described
 
     def storage_root(self) -> str:
@@ -109,13 +107,13 @@ class Validating(BaseOperator):
         return (home / "validation").resolve().as_uri()
 
     def prefix(self, context: Any) -> str:
-        """Return where this run is below the storage."""
+        """Return the folder of this run below the storage."""
         index = getattr(context["ti"], "map_index", -1)
         return self.run_key if index is None or index < 0 else f"{self.run_key}/{index}"
 
 
 class Expecting(Validating):
-    """Base of the operators that are given expectations."""
+    """Base of the operators that take expectations."""
 
     template_fields: Sequence[str] = (*Validating.template_fields, "suite", "suite_name", "suite_parameters")
 
@@ -140,7 +138,7 @@ class Expecting(Validating):
         self.result_format = result_format
 
     def checks(self, engine_context: Any, quarantine: Mapping[str, Any] | None = None) -> Checks:
-        """Return what is to be checked."""
+        """Return the suite, and how to check it."""
         from operators.validation.validation import expected
 
         return expected(
@@ -235,9 +233,13 @@ class ValidateOperator(Expecting):
         super().__init__(**kwargs)
         _exactly_one(self, source=source, configure_dataframe=configure_dataframe, table=table, query=query)
         if (table or query) and not conn_id:
-            raise ValueError(f"{self.task_id}: a table or a query needs conn_id, the connection of its database")
+            raise ValueError(
+                f"{self.task_id}: a table or a query needs conn_id, the Airflow connection of its database"
+            )
         if context_type != "ephemeral":
-            raise ValueError(f"{self.task_id}: context_type {context_type!r} is for ValidateBatchOperator")
+            raise ValueError(
+                f"{self.task_id}: context_type {context_type!r} is not possible here; use ValidateBatchOperator"
+            )
         self.source = source
         self.file_format = file_format
         self.configure_dataframe = configure_dataframe
@@ -260,7 +262,7 @@ class ValidateOperator(Expecting):
         self._stop = work.stop
         validated = self._validated(work, checks)
         described = {**validated.described, "dataset_uri": validated.report.dataset_uri}
-        return self.finish(context, described, validated.report.to_xcom(), validated.report.text())
+        return self.finish(context, described, validated.report)
 
     def _validated(self, work: Validation, checks: Checks) -> Validated:
         if self.source:
