@@ -29,8 +29,6 @@ class RayJob(Frozen):
     error_type: str | None = None
     driver_exit_code: int | None = None
     driver_node_id: str | None = None
-    start_time: int | None = None
-    end_time: int | None = None
 
     @property
     def is_over(self) -> bool:

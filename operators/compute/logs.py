@@ -72,7 +72,7 @@ class LogCopy:
         self.last_lines: deque[str] = deque(maxlen=keep)
         self._budget = Budget(clock)
         self._pending = bytearray()
-        self._read = 0  # bytes seen since the log's beginning, whole lines and the pending one
+        self.position = 0  # bytes read since the log's beginning, those of the pending line included
         self._left_out_lines = 0
         self._left_out_bytes = 0
 
@@ -80,12 +80,7 @@ class LogCopy:
         """Start again at the beginning of the log; what was copied is not copied again."""
         self._pending.clear()
         self.last_lines.clear()
-        self._read = 0
-
-    @property
-    def position(self) -> int:
-        """Bytes read since the log's beginning, or since `restart`."""
-        return self._read
+        self.position = 0
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """Take the next bytes of the log; yield the lines to copy."""
@@ -100,12 +95,12 @@ class LogCopy:
 
     def _whole_lines(self, block: bytes) -> Iterator[str]:
         lines = block.split(b"\n")[:-1]
-        known = self._read + len(block) <= self.offset
+        known = self.position + len(block) <= self.offset
         # So a gigabyte can pass without looking at each line.
-        if _MARK not in block and (known or (self._read >= self.offset and not self._budget.has_room)):
-            self._read += len(block)
+        if _MARK not in block and (known or (self.position >= self.offset and not self._budget.has_room)):
+            self.position += len(block)
             if not known:
-                self.offset = self._read
+                self.offset = self.position
                 self._left_out_lines += len(lines)
                 self._left_out_bytes += len(block)
             self.last_lines.extend(_text(line)[:_LINE_BYTES] for line in lines[-(self.last_lines.maxlen or 0) :])
@@ -115,7 +110,7 @@ class LogCopy:
 
     def _end_line(self, end: bytes) -> Iterator[str]:
         self._keep(end)
-        self._read += 1
+        self.position += 1
         yield from self._line()
 
     def close(self) -> Iterator[str]:
@@ -125,7 +120,7 @@ class LogCopy:
         yield from self._gap()
 
     def _keep(self, piece: bytes) -> None:
-        self._read += len(piece)
+        self.position += len(piece)
         self._pending += piece[: max(_PENDING_BYTES - len(self._pending), 0)]
 
     def _line(self) -> Iterator[str]:
@@ -138,9 +133,9 @@ class LogCopy:
         else:
             shown = (report.text if report else text)[:_LINE_BYTES]
             self.last_lines.append(shown)
-        if self._read <= self.offset:
+        if self.position <= self.offset:
             return  # copied before
-        self.offset = self._read
+        self.offset = self.position
         if shown is None:
             return
         if self._budget.takes(len(shown)):

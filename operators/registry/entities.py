@@ -30,7 +30,6 @@ class ModelVersion(Frozen):
     run_id: str
     tags: dict[str, str]
     aliases: tuple[str, ...] = ()
-    created_ms: int = 0
 
     @property
     def uri(self) -> str:
@@ -69,7 +68,6 @@ def read_version(row: Mapping[str, Any]) -> ModelVersion:
         run_id=row.get("run_id", ""),
         tags=_tags(row),
         aliases=tuple(row.get("aliases", ())),
-        created_ms=int(row.get("creation_timestamp", 0)),
     )
 
 

@@ -56,8 +56,8 @@ class RegistrySensor(BaseSensorOperator):
         """Return what the wait compares with: what is there at the first check, or what the DAG names."""
 
     @abstractmethod
-    def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for.
+    def wanted(self, baseline: str) -> dict[str, Any]:
+        """Return the conditions of `Wanted` on the version, beside ``model`` and ``tags``.
 
         :param baseline: what `baseline` returned at the first check
         """
@@ -101,6 +101,7 @@ class RegistrySensor(BaseSensorOperator):
 
     def _wanted(self, context: Any) -> Wanted:
         from operators.registry.hook import MlflowHook
+        from operators.registry.lookup import Wanted
 
         store = context["task_state_store"]
         baseline = store.get("baseline")
@@ -108,7 +109,7 @@ class RegistrySensor(BaseSensorOperator):
             with closing(MlflowHook(self.mlflow_conn_id).get_conn()) as registry:
                 baseline = self.baseline(registry)
             store.set("baseline", baseline, retention=NEVER_EXPIRE)
-        return self.wanted(str(baseline))
+        return Wanted(model=self.model, tags=dict(self.tags), **self.wanted(str(baseline)))
 
 
 class ModelVersionSensor(RegistrySensor):
@@ -140,11 +141,9 @@ class ModelVersionSensor(RegistrySensor):
             raise ConfigurationError(f"newer_than is {named!r}; write a version, e.g. 7, or an alias, e.g. @champion")
         return named
 
-    def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for."""
-        from operators.registry.lookup import Wanted
-
-        return Wanted(model=self.model, above=int(baseline), tags=dict(self.tags))
+    def wanted(self, baseline: str) -> dict[str, Any]:
+        """Wait for a higher number."""
+        return {"above": int(baseline)}
 
 
 class ModelAliasSensor(RegistrySensor):
@@ -169,11 +168,7 @@ class ModelAliasSensor(RegistrySensor):
         holder = registry.alias(self.model, self.alias) if self.moved else None
         return holder.version if holder else ""
 
-    def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for."""
-        from operators.registry.lookup import Wanted
-
+    def wanted(self, baseline: str) -> dict[str, Any]:
+        """Wait for the alias to name the version, or another one than at the first check."""
         version = None if self.version is None else str(self.version)
-        return Wanted(
-            model=self.model, alias=self.alias, version=version, unlike=baseline or None, tags=dict(self.tags)
-        )
+        return {"alias": self.alias, "version": version, "unlike": baseline or None}

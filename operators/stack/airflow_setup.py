@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,12 +38,9 @@ def is_migrated(stack: Stack) -> bool:
 
 def component_runs(stack: Stack, job_type: str) -> Callable[[], bool]:
     """Return a check whether this component has started since now. It asks the database, so the api-server may be down."""
-    return partial(_has_heartbeat, stack, job_type, datetime.now(UTC))
-
-
-def _has_heartbeat(stack: Stack, job_type: str, since: datetime) -> bool:
+    values = (job_type, datetime.now(UTC))
     query = "SELECT count(*) FROM job WHERE job_type = %s AND state = 'running' AND start_date >= %s"
-    return bool(_ask(stack, query, (job_type, since))[0])
+    return lambda: bool(_ask(stack, query, values)[0])
 
 
 def _ask(stack: Stack, query: str, values: tuple[object, ...] = ()) -> tuple[object, ...]:

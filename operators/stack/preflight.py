@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import socket
@@ -116,8 +117,6 @@ def check_external(stack: Stack) -> None:
 
 
 def _endpoint(service: str, url: str) -> str:
-    import os
-
     if service != "s3":
         return url
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"

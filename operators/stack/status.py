@@ -34,7 +34,6 @@ class Report:
 
     up: bool
     rows: tuple[Row, ...]
-    others: Row | None
     pss_bytes: int
     login: str
     log_dir: Path
@@ -51,12 +50,12 @@ def collect(stack: Stack) -> Report:
         rows.append(row)
         seen |= below
     every = processes.descendants([current.supervisor]) if alive else set()
-    rest = every - seen
-    others = Row("supervisor, orphans", state.READY, len(rest), current.supervisor, processes.rss_bytes(rest), "", "")
+    if rest := every - seen:
+        used = processes.rss_bytes(rest)
+        rows.append(Row("supervisor, orphans", state.READY, len(rest), current.supervisor, used, "", ""))
     return Report(
         up=alive and current.state == state.READY and all(row.state == state.READY for row in rows),
         rows=tuple(rows),
-        others=others if rest else None,
         pss_bytes=processes.pss_bytes(every),
         login=f"user {AIRFLOW_USER}, password {stack.secrets.airflow_password}" if alive else "",
         log_dir=stack.log_dir,
@@ -80,13 +79,12 @@ def render(report: Report) -> str:
     """Return the table as text."""
     if not report.rows:
         return "nothing runs; `taxiway up` starts everything"
-    rows = (*report.rows, *([report.others] if report.others else []))
     cells = [("SERVICE", "STATE", "PID", "PROCS", "RSS MB", "ADDRESS")]
-    for row in rows:
+    for row in report.rows:
         pid = str(row.pid) if row.pid and row.pids else "-"
         tail = "  ".join(filter(None, [row.address, row.note]))
         cells.append((row.name, row.state, pid, str(row.pids), f"{row.rss_bytes / 1e6:.0f}", tail))
-    total = f"{sum(row.rss_bytes for row in rows) / 1e6:.0f}"
+    total = f"{sum(row.rss_bytes for row in report.rows) / 1e6:.0f}"
     cells.append(("total", "", "", "", total, f"({report.pss_bytes / 1e6:.0f} MB if shared pages are counted once)"))
     lines = columns(cells)
     for row in report.rows:

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -34,26 +33,15 @@ _POLL_S = 0.1
 _LAST_LINES = 20
 
 
-@dataclass(frozen=True)
 class Files:
-    """Where a stack's supervisor keeps what others read."""
+    """The files in which a supervisor keeps what others read: a lock that it holds while it lives, the state of every
+    service, and every process with its start time.
+    """
 
-    run_dir: Path
-
-    @property
-    def lock(self) -> Path:
-        """Held while the supervisor lives."""
-        return self.run_dir / "supervisor.lock"
-
-    @property
-    def state(self) -> Path:
-        """State of every service."""
-        return self.run_dir / "state.json"
-
-    @property
-    def processes(self) -> Path:
-        """Every process and its start time."""
-        return self.run_dir / "processes.json"
+    def __init__(self, run_dir: Path) -> None:
+        self.lock = run_dir / "supervisor.lock"
+        self.state = run_dir / "state.json"
+        self.processes = run_dir / "processes.json"
 
 
 def _silent(_: str) -> None: ...

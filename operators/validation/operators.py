@@ -65,17 +65,13 @@ class Validating(BaseOperator):
         except QueryInterrupted as error:
             raise AirflowException("the validation was interrupted, because the task was stopped") from error
         finally:
-            self.stop()
+            self.on_kill()
 
     @abstractmethod
     def validate(self, context: Any) -> dict[str, Any]:
         """Validate, and return the task's XCom."""
 
     def on_kill(self) -> None:
-        """End the queries and remove the files."""
-        self.stop()
-
-    def stop(self) -> None:
         """End the queries that run, and remove temporary files."""
         stop, self._stop = self._stop, None
         if stop is not None:
@@ -206,14 +202,7 @@ class ValidateOperator(Expecting):
     :raises AirflowFailException: the expectations or the source are wrong; a retry cannot help
     """
 
-    template_fields: Sequence[str] = (
-        *Expecting.template_fields,
-        "source",
-        "table",
-        "query",
-        "schema",
-        "conn_id",
-    )
+    template_fields: Sequence[str] = (*Expecting.template_fields, "source", "table", "query", "schema", "conn_id")
 
     def __init__(
         self,

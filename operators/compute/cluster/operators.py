@@ -45,9 +45,8 @@ class _Start(BaseOperator):
     def _stop_operator(self, **kwargs: Any) -> _Stop:
         """Return the task that removes the cluster."""
 
-    @property
-    def _pulled(self) -> str:
-        return f"ti.xcom_pull(task_ids='{self.task_id}')"
+    def _pulled(self, key: str) -> str:
+        return f"{{{{ ti.xcom_pull(task_ids='{self.task_id}')['{key}'] }}}}"
 
 
 class _Stop(BaseOperator):
@@ -116,8 +115,8 @@ class StartLocalRayOperator(_Start):
         """
         return {
             "ray_conn_id": None,
-            "address": f"{{{{ {self._pulled}['address'] }}}}",
-            "token_path": f"{{{{ {self._pulled}['token_path'] }}}}",
+            "address": self._pulled("address"),
+            "token_path": self._pulled("token_path"),
         }
 
     def execute(self, context: Any) -> dict[str, str]:
@@ -138,7 +137,7 @@ class StartLocalRayOperator(_Start):
         return {"address": cluster.address, "token_path": cluster.token_path, "folder": str(folder)}
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
-        return StopLocalRayOperator(folder=f"{{{{ {self._pulled}['folder'] }}}}", **kwargs)
+        return StopLocalRayOperator(folder=self._pulled("folder"), **kwargs)
 
 
 class StopLocalRayOperator(_Stop):
@@ -208,7 +207,7 @@ class CreateKubeRayClusterOperator(_Start):
         """Arguments for `SubmitRayJobOperator` and ``@task.ray`` that make them use this cluster:
         ``**ray.connection``.
         """
-        return {"ray_conn_id": self.ray_conn_id, "address": f"{{{{ {self._pulled}['address'] }}}}"}
+        return {"ray_conn_id": self.ray_conn_id, "address": self._pulled("address")}
 
     def execute(self, context: Any) -> Any:
         """Create the cluster, or find the one that an earlier try created."""
@@ -256,10 +255,9 @@ class CreateKubeRayClusterOperator(_Start):
             ) from None
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
-        pulled = self._pulled
         return DeleteKubeRayClusterOperator(
-            cluster_name=f"{{{{ {pulled}['name'] }}}}",
-            namespace=f"{{{{ {pulled}['namespace'] }}}}",
+            cluster_name=self._pulled("name"),
+            namespace=self._pulled("namespace"),
             kubernetes_conn_id=self.kubernetes_conn_id,
             **kwargs,
         )
