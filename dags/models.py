@@ -24,7 +24,8 @@ from operators.rollout.operators import (
     SmokeTestOperator,
 )
 from operators.rollout.steps.operators import CanaryStepOperator, ShadowOperator, WatchOperator
-from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
+from operators.validation.operators import REPORT_KEY
+from operators.validation.snapshots.operators import SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
 # Long enough for a restart of the agent or the ledger: the retries come after 5 s, 10 s, 20 s, 40 s and 60 s.

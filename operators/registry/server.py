@@ -100,9 +100,9 @@ class Server(Frozen):
     def _token(self) -> str | None:
         return self.token.get_secret_value() if self.token else None
 
-    def _login(self) -> httpx.BasicAuth | None:
+    def _login(self) -> httpx.Auth:
         if self.token or not self.username:
-            return None
+            return httpx.Auth()  # adds nothing
         return httpx.BasicAuth(self.username, self.password.get_secret_value() if self.password else "")
 
 

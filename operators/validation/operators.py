@@ -135,17 +135,16 @@ class Expecting(Validating):
 
     def checks(self, engine_context: Any, quarantine: Mapping[str, Any] | None = None) -> Checks:
         """Return the suite, and how to check it."""
-        from operators.validation.validation import expected
+        from operators.validation.validation import Checks, expected
 
-        return expected(
+        name, wanted, objects = expected(
             self.task_id,
             suite=(INCLUDE / self.suite, self.suite_name) if self.suite else None,
             objects=None if self.suite else self._given(engine_context),
             quarantine=quarantine,
-            parameters=self.suite_parameters,
-            result_format=self.result_format or "SUMMARY",
-            fail_on=self.fail_on,
         )
+        parameters = self.suite_parameters or {}
+        return Checks(name, wanted, objects, parameters, self.result_format or "SUMMARY", self.fail_on)
 
     def _given(self, engine_context: Any) -> Any:
         return self.configure_expectations(engine_context) if self.configure_expectations else self.expect

@@ -46,16 +46,13 @@ class Checks:
 
 
 def expected(
-    task_id: str,
+    default_name: str,
     *,
     suite: tuple[Path, str] | None,
     objects: Any,
     quarantine: Mapping[str, Any] | None,
-    parameters: Mapping[str, Any] | None,
-    result_format: Any,
-    fail_on: FailOn,
-) -> Checks:
-    """Return the checks that an operator asks for.
+) -> tuple[str, Suite, tuple[Any, ...]]:
+    """Return the name of a suite, the suite, and Great Expectations' own objects of it.
 
     :param suite: YAML file, and the name of one of its suites
     :param objects: in place of ``suite``: Great Expectations' own expectation, list of expectations, or suite
@@ -67,14 +64,14 @@ def expected(
         made = implementations(wanted.expectations)
     else:
         import_gx()
-        name, made = getattr(objects, "name", None) or task_id, _listed(objects)
+        name, made = getattr(objects, "name", None) or default_name, _listed(objects)
         wanted = Suite(expectations=described(made))
     if quarantine is not None:
         try:
             wanted = wanted.model_copy(update={"quarantine": QuarantineLimit.model_validate(dict(quarantine))})
         except ValidationError as error:
             raise ConfigurationError(f"quarantine: {explain(error, QuarantineLimit)}") from None
-    return Checks(name, wanted, tuple(made), parameters or {}, result_format, fail_on)
+    return name, wanted, tuple(made)
 
 
 def _listed(objects: Any) -> list[Any]:
