@@ -54,6 +54,10 @@ class Ended:
     def xcom(self, dag_id: str, task_id: str) -> Any:
         return self.airflow.xcom(dag_id, self.runs[dag_id], task_id)
 
+    def log(self, dag_id: str, task_id: str) -> str:
+        run = f"/api/v2/dags/{dag_id}/dagRuns/{self.runs[dag_id]}/taskInstances/{task_id}"
+        return str(self.airflow.call("GET", f"{run}/logs/1?full_content=true"))
+
 
 @pytest.fixture(scope="module")
 def kubernetes() -> Iterator[Kubernetes]:
@@ -103,7 +107,9 @@ def test_bad_rows_are_set_aside_and_bad_data_fails_the_task(ended: Ended) -> Non
 
 
 def test_a_cluster_of_its_own_is_there_for_the_run_and_gone_after_it(ended: Ended) -> None:
-    assert ended.tasks["ray_local"] == {"ray": "success", "job": "success", "ray_stop": "success"}
+    assert ended.tasks["ray_local"] == {"ray": "success", "job": "success", "ray_stop": "success"}, ended.log(
+        "ray_local", "job"
+    )
     assert ended.xcom("ray_local", "job") == 7
     assert not Path(ended.xcom("ray_local", "ray")["folder"]).exists()
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import dag, task
 
 from operators import CreateKubeRayClusterOperator, StartLocalRayOperator, SubmitRayJobOperator
 
 # Connections that the test makes.
 KUBERNETES, RAY = "kubernetes_alone", "ray_alone"
+# On a busy machine Airflow may lose the try of a task that is resumed just after it was deferred; the next try goes on with the job.
+TRIES = {"retries": 2, "retry_delay": timedelta(seconds=1)}
 
 
-@dag(schedule=None, catchup=False)
+@dag(schedule=None, catchup=False, default_args=TRIES)
 def ray_local() -> None:
     ray = StartLocalRayOperator(task_id="ray", num_cpus=1)
     with ray.scope(cleanup="always"):
@@ -23,7 +27,7 @@ def ray_local() -> None:
         )
 
 
-@dag(schedule=None, catchup=False)
+@dag(schedule=None, catchup=False, default_args=TRIES)
 def kuberay_alone() -> None:
     @task
     def used(address: str) -> str:
