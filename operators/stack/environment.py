@@ -180,7 +180,7 @@ def airflow_passwords(stack: Stack) -> str:
 def ray_head(stack: Stack) -> dict[str, str]:
     """Return what only the Ray head and its workers get: how Ray Serve's data plane is built."""
     return {
-        # Temporary files of a worker that is killed go with the stack's next start.
+        # Files that a killed worker leaves are deleted when the stack starts again.
         "TMPDIR": str(stack.worker_tmp_dir),
         "RAY_START_HOOK": "operators.stack.ray_head.configure",
         # On `down` everything stops, so there is nothing to drain for.

@@ -79,12 +79,12 @@ def render(report: Report) -> str:
     """Return the table as text."""
     if not report.rows:
         return "nothing runs; `taxiway up` starts everything"
-    cells = [("SERVICE", "STATE", "PID", "PROCS", "RSS MB", "ADDRESS")]
+    cells = [("SERVICE", "STATE", f"{'PID':>7}", "PROCS", "RSS MB", "ADDRESS")]
     for row in report.rows:
         pid = str(row.pid) if row.pid and row.pids else "-"
         tail = "  ".join(filter(None, [row.address, row.note]))
-        cells.append((row.name, row.state, pid, str(row.pids), f"{row.rss_bytes / 1e6:.0f}", tail))
-    total = f"{sum(row.rss_bytes for row in report.rows) / 1e6:.0f}"
+        cells.append((row.name, row.state, f"{pid:>7}", f"{row.pids:>5}", f"{row.rss_bytes / 1e6:>6.0f}", tail))
+    total = f"{sum(row.rss_bytes for row in report.rows) / 1e6:>6.0f}"
     cells.append(("total", "", "", "", total, f"({report.pss_bytes / 1e6:.0f} MB if shared pages are counted once)"))
     lines = columns(cells)
     for row in report.rows:
