@@ -70,11 +70,11 @@ def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
 
     def prepare() -> None:
         write_private(stack.ray_token_path, stack.secrets.ray_token)
-        for old in (*stack.ray_dir.glob("session_*"), *stack.worker_tmp_dir.glob("*")):
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old, ignore_errors=True)
+        for old in stack.ray_dir.glob("session_*"):
+            if old.is_symlink():
+                old.unlink()
             else:
-                old.unlink(missing_ok=True)
+                shutil.rmtree(old, ignore_errors=True)
         ray_head.write_haproxy_wrapper(stack.serve_dir / "haproxy")
 
     def ready() -> bool:

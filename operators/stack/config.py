@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -120,7 +121,7 @@ class Stack:
         return Path(tempfile.gettempdir()) / f"tw-{digest}"
 
     def make_folders(self) -> None:
-        """Create the folders.
+        """Create the folders, before anything is started.
 
         :raises ConfigurationError: the folder in the shared temporary folder belongs to somebody else
         """
@@ -132,7 +133,8 @@ class Stack:
             raise ConfigurationError(
                 f"{self.short_dir} belongs to another user; remove it, or set TMPDIR to another folder"
             )
-        for folder in (self.ray_dir, self.serve_dir, self.worker_tmp_dir):
+        shutil.rmtree(self.tmp_dir, ignore_errors=True)
+        for folder in (self.ray_dir, self.serve_dir, self.tmp_dir):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     @property
@@ -141,8 +143,8 @@ class Stack:
         return self.short_dir / "r"
 
     @property
-    def worker_tmp_dir(self) -> Path:
-        """Temporary files of Ray's processes; emptied before Ray starts."""
+    def tmp_dir(self) -> Path:
+        """Temporary files of Ray's and Airflow's processes. What killed ones leave is deleted when the stack starts again."""
         return self.short_dir / "t"
 
     @property

@@ -157,6 +157,7 @@ def airflow(stack: Stack) -> dict[str, str]:
     }
     env = {f"AIRFLOW__{s}__{k}": str(v) for s, options in sections.items() for k, v in options.items()}
     env["AIRFLOW_HOME"] = str(stack.airflow_home)
+    env["TMPDIR"] = str(stack.tmp_dir)
     env["OMP_NUM_THREADS"] = env["OPENBLAS_NUM_THREADS"] = "1"
     return env
 
@@ -180,8 +181,7 @@ def airflow_passwords(stack: Stack) -> str:
 def ray_head(stack: Stack) -> dict[str, str]:
     """Return what only the Ray head and its workers get: how Ray Serve's data plane is built."""
     return {
-        # Files that a killed worker leaves are deleted when the stack starts again.
-        "TMPDIR": str(stack.worker_tmp_dir),
+        "TMPDIR": str(stack.tmp_dir),
         "RAY_START_HOOK": "operators.stack.ray_head.configure",
         # On `down` everything stops, so there is nothing to drain for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

@@ -103,7 +103,7 @@ def fixture(tmp_path: Path) -> Iterator[Fixture]:
     supervisor.down(made.stack)
     if made.process is not None:
         made.process.wait(10)
-    for folder in (made.stack.ray_dir, made.stack.serve_dir, made.stack.worker_tmp_dir, made.stack.short_dir):
+    for folder in (made.stack.ray_dir, made.stack.serve_dir, made.stack.tmp_dir, made.stack.short_dir):
         folder.rmdir()
 
 
