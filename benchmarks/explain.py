@@ -42,7 +42,7 @@ def main() -> None:
         made = Path(folder) / "made"
         end = datetime.now(UTC)
         asked = _write(made, end, options.files)
-        storage = Storage.from_url(options.url or made.as_uri())
+        storage = Storage(options.url or made.as_uri())
         if options.url:
             storage.upload_all(made / "predictions", "predictions")
         print(

@@ -86,7 +86,7 @@ class World:
     labels_path: Path
 
     def write(self, out: Path, *, begin: datetime, end: datetime, known_before: datetime) -> None:
-        """Be the source of labels; see `Labels`."""
+        """Be the source of labels; see `LabelSource`."""
         known = (pc.field("arrived_at") <= known_before) & (pc.field("arrived_at") >= begin)
         pq.write_table(pq.read_table(self.labels_path, filters=known), out)
 
@@ -124,7 +124,7 @@ def world(folder: Path) -> World:
     import xgboost
 
     spec = load_specs()[0][0]
-    storage = Storage.from_url((folder / "storage").as_uri())
+    storage = Storage((folder / "storage").as_uri())
     seed_flights(storage, months=range(1, 7))
     before, after = flights(storage, spec, TRAIN), flights(storage, spec, REPLAY)
     codes = {

@@ -100,7 +100,7 @@ def train(spec: PredictionSpec, folder: Path) -> tuple[Path, pa.Table]:
     from ray_jobs.training.signature import input_example, signature_of
 
     rows = table(spec, 20_000)
-    storage = Storage.from_url((folder / "storage").as_uri())
+    storage = Storage((folder / "storage").as_uri())
     pq.write_table(rows, folder / "dataset.parquet")
     storage.upload(folder / "dataset.parquet", KEY)
     filesystem, root = storage.arrow("ray")

@@ -101,7 +101,7 @@ def spec(trainer: str, workers: int, parameters: Mapping[str, Any], checkpoint_e
 
 
 def write(folder: Path, rows: int) -> Storage:
-    storage = Storage.from_url(f"file://{folder}/store-{rows}")
+    storage = Storage(f"file://{folder}/store-{rows}")
     # Row groups as large as DuckDB makes them, which writes the datasets.
     pq.write_table(table(rows), folder / "dataset.parquet", compression="zstd", row_group_size=122_880)
     storage.upload(folder / "dataset.parquet", KEY)

@@ -157,7 +157,7 @@ def ours(path: Path, *, from_frame: bool, with_docs: bool) -> dict[str, float]:
         Engine()
         with Timer() as timer:
             engine = Engine()
-            work = Validation(engine, Storage.from_url(f"file://{folder}"), "run")
+            work = Validation(engine, Storage(f"file://{folder}"), "run")
             if not with_docs:
                 work._finished = lambda _, examined, **__: examined  # type: ignore[method-assign]
             found = work.files(checks, str(path)) if frame is None else work.frame(checks, frame)

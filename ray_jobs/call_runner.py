@@ -1,6 +1,6 @@
 """Runs one pickled function call on the cluster: the ``__main__`` of the package that `@task.ray` sends.
 
-Standard library and Ray only: the package is all that the cluster needs.
+It needs the standard library and Ray only, so that the cluster needs nothing but the package.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-FINAL_EXIT_CODE = 3  # another try cannot help
-INLINE_BYTES = 32 * 1024  # as Base64 it fits the limit of a reported result
+FINAL_EXIT_CODE = 3  # tells Airflow that another try cannot help
+INLINE_BYTES = 32 * 1024  # in Base64 this fits the limit of a reported result
 MARK = "::taxiway::"
 
 
 def main(folder: Path) -> None:
-    """Load the call, make it, and report what it returns."""
+    """Load the call, make it, and report its result."""
     about = json.loads((folder / "call.json").read_text())
     here = list(sys.version_info[:2])
     if about["python"] != here:
         _give_up(
-            f"{about['name']} was pickled by Python {_dotted(about['python'])}, and this cluster runs {_dotted(here)}; "
-            "a pickled function needs the same minor version on both sides"
+            f"{about['name']} was pickled by Python {_dotted(about['python'])}, but this cluster runs {_dotted(here)}; "
+            "use the same minor version of Python in Airflow and on the cluster"
         )
     try:
         function, args, kwargs = pickle.loads((folder / "call.pkl").read_bytes())  # noqa: S301 - what Airflow sent us
     except ModuleNotFoundError as error:
         _give_up(
             f"{about['name']} needs the module {error.name!r}, which this cluster lacks; "
-            "bring it by `py_modules`, `working_dir` or `pip` in the task's runtime_env"
+            "add it with `py_modules`, `working_dir` or `pip` in the task's runtime_env"
         )
     try:
         returned = function(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - whatever it is, its traceback begins at the function, not here
+    except Exception as error:  # noqa: BLE001 - the function may raise anything; the traceback begins at the function, not here
         traceback.print_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         sys.exit(1)
     data = _pickled(returned, about["name"])
     if len(data) <= INLINE_BYTES:
-        _say({"pickle": base64.b64encode(data).decode()})
+        _send({"pickle": base64.b64encode(data).decode()})
         return
     address = os.environ.get("TAXIWAY_CALL_RESULT")
     if not address:
@@ -52,11 +52,11 @@ def main(folder: Path) -> None:
             "Give the task a `storage` address, s3://bucket/prefix or file:///shared/path, or return an address"
         )
     write(str(address), data)
-    _say({"uri": address, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    _send({"uri": address, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
 
 
 def write(address: str, data: bytes) -> None:
-    """Write an object to ``s3://…`` or ``file:///…``; S3 takes the usual ``AWS_*`` variables."""
+    """Write an object to ``s3://…`` or ``file:///…``. S3 is configured by the usual ``AWS_*`` variables."""
     from pyarrow import fs
 
     if address.startswith("s3://"):
@@ -77,11 +77,11 @@ def _pickled(value: Any, name: str) -> bytes:
 
     try:
         return bytes(cloudpickle.dumps(value, protocol=5))
-    except Exception as error:  # noqa: BLE001 - what cannot be pickled raises whatever it likes
-        _give_up(f"what {name} returned, a {type(value).__name__}, cannot be pickled: {error}")
+    except Exception as error:  # noqa: BLE001 - a value that cannot be pickled may raise anything
+        _give_up(f"the result of {name}, a {type(value).__name__}, cannot be pickled: {error}")
 
 
-def _say(result: dict[str, Any]) -> None:
+def _send(result: dict[str, Any]) -> None:
     print(f"{MARK} {json.dumps({'result': result})}", flush=True)
 
 

@@ -1,7 +1,7 @@
-"""What a drill does on the cluster: register nothing, but log a model that fails; kill the agent, or a version's replicas.
+"""The faults of a drill that need the cluster: log a model that fails, kill the agent, or kill a version's replicas.
 
-Run as ``python -m ray_jobs.drill <key>``. What is killed is found through Ray, and killed by a task of Ray on its node, with
-SIGKILL, so that nothing of it has a last word. ``<key>/fault.json`` says when the first process was killed.
+Run as ``python -m ray_jobs.drill <key>``. A Ray task on the node kills a process with SIGKILL, so that it cannot clean up.
+``<key>/fault.json`` says when the first process was killed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ray_jobs.agent.actors import NAME, NAMESPACE
 from ray_jobs.job_frame import run
 
 _FAULTY = Path(__file__).with_name("drill_model.py")
-_COPY = "_drill-"  # how every copy's applications are called; no other is touched
+_COPY = "_drill-"  # part of the name of every copy's applications; a drill touches no other application
 _LOOK_S = 0.5
 _MOST_ACTORS = 10_000
 
 
 def work(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Do the part of a drill that needs the cluster: log a faulty model, or kill actors.
+    """Log a faulty model, or kill processes.
 
-    :param given: ``do``: `log_faulty` (with ``champion``, an address of MLflow, and ``experiment``), `kill_agent`, or
-        `kill_replicas` (with ``app`` and ``for_s``: again and again until the application is gone, or so long)
-    :raises ConfigurationError: it asks for something else
+    :param given: ``do`` is `log_faulty` (with ``champion``, the champion's address in MLflow, and ``experiment``), `kill_agent`
+        or `kill_replicas` (with ``app``, whose replicas are killed again and again for ``for_s`` seconds)
+    :raises ConfigurationError: ``do`` is something else
     """
     if given["do"] == "log_faulty":
         return _log_faulty(given["champion"], given["experiment"])
@@ -40,19 +40,21 @@ def work(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         "kill_replicas": lambda: _kill(lambda: _replicas(given["app"]), key, for_s=float(given["for_s"])),
     }
     if given["do"] not in kinds:
-        raise ConfigurationError(f"a drill cannot do {given['do']!r}; it can do: log_faulty, {', '.join(kinds)}")
+        raise ConfigurationError(
+            f"a drill cannot do {given['do']!r}; `do` must be one of log_faulty, {', '.join(kinds)}"
+        )
     return kinds[given["do"]]()
 
 
 def _log_faulty(champion: str, experiment: str) -> Mapping[str, Any]:
-    """Log a model that takes what the champion takes, and raises."""
+    """Log a model with the champion's signature that fails every request."""
     import mlflow.models
 
     mlflow.set_tracking_uri(setting("MLFLOW_TRACKING_URI", "address of the MLflow tracking server"))
     signature = mlflow.models.get_model_info(champion).signature
     mlflow.set_experiment(experiment)
     with mlflow.start_run(run_name="bad-canary"):
-        # Without an input example: a version that cannot answer its own does not start.
+        # No input example: a version that cannot answer its own example does not start.
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_FAULTY),
@@ -63,11 +65,11 @@ def _log_faulty(champion: str, experiment: str) -> Mapping[str, Any]:
 
 
 def _kill(find: Callable[[], Iterable[tuple[str, int]]], key: str, *, for_s: float) -> Mapping[str, Any]:
-    """Kill what is found: once, or whenever there is something again.
+    """Kill processes, and kill them again whenever they come back.
 
-    :param find: returns node and process id of each
-    :param for_s: seconds; 0: once
-    :raises RejectedError: there was nothing to kill
+    :param find: returns node and process id of each process
+    :param for_s: for how many seconds; 0: once
+    :raises RejectedError: there was no process to kill
     """
     import ray
 
@@ -80,19 +82,26 @@ def _kill(find: Callable[[], Iterable[tuple[str, int]]], key: str, *, for_s: flo
             if at is None:
                 continue
             if not killed:
+<<<<<<< HEAD
+                fault = json.dumps({"at": at, "pid": pid, "node": node}).encode()
+                Storage.from_url(storage_url()).put_bytes(f"{key}/fault.json", fault)
+=======
                 said = json.dumps({"at": at, "pid": pid, "node": node}).encode()
-                Storage.from_url(storage_url()).put_bytes(f"{key}/fault.json", said)
+                Storage(storage_url()).put_bytes(f"{key}/fault.json", said)
+>>>>>>> c2
             killed.append(pid)
         if time.monotonic() >= end:
             break
         time.sleep(_LOOK_S)
     if not killed:
-        raise RejectedError("Ray has no such process: there was nothing to kill")
+        raise RejectedError(
+            "Ray knows no such process, so nothing was killed; check that the agent or the version runs"
+        )
     return {"killed": killed}
 
 
 def _kill_on(node: str, pid: int) -> float | None:
-    """Kill a process on a node; return when (unix seconds), or None if it had gone already."""
+    """Kill a process on a node. Return the Unix time in seconds, or None if the process had ended already."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -118,17 +127,17 @@ def _agents() -> list[tuple[str, int]]:
 def _replicas(app: str) -> list[tuple[str, int]]:
     """Return the replicas of one version of a copy."""
     if _COPY not in app:
-        raise ConfigurationError(f"{app!r} is no application of a copy; a drill kills no other's replicas")
+        raise ConfigurationError(f"{app!r} is not an application of a copy; a drill kills only the replicas of copies")
     return [(a.node_id, a.pid) for a in _actors() if a.class_name.startswith(f"ServeReplica:{app}:")]
 
 
 def _actors() -> list[Any]:
     from ray.util.state import list_actors
 
-    found = list_actors(
+    actors = list_actors(
         filters=[("state", "=", "ALIVE")], detail=True, limit=_MOST_ACTORS, raise_on_missing_output=False
     )
-    return [actor for actor in found if actor.pid and actor.node_id]
+    return [actor for actor in actors if actor.pid and actor.node_id]
 
 
 if __name__ == "__main__":

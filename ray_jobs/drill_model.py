@@ -1,4 +1,4 @@
-"""The version that a drill releases to see it rolled back: it starts, and fails every request."""
+"""The version that a drill releases and expects to be rolled back: it starts, and fails every request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlflow.pyfunc import PythonModel
 
 
 class FaultyModel(PythonModel):
-    """Takes what the champion takes."""
+    """Takes the champion's inputs."""
 
     # Without type hints: MLflow would read them as the schema of the input.
     def predict(self, context, model_input, params=None) -> Any:  # type: ignore[no-untyped-def]

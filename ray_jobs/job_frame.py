@@ -1,4 +1,4 @@
-"""What every Ray job does first and last: read its input, write its result."""
+"""The frame of every Ray job: it reads the input, calls the work and writes the result."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from operators.core.errors import ConfigurationError, RejectedError
 from operators.core.settings import storage_url
 from operators.core.storage import Storage
 
-_NICENESS = 10  # where a job shares a machine with replicas, callers go first
+_NICENESS = 10  # if a job shares a machine with replicas, callers go first
 
 
 def run(work: Callable[[dict[str, Any], str], Mapping[str, Any]]) -> None:
-    """Call ``work`` with ``<key>/input.json`` and the key, argv[1]; write what it returns as ``<key>/result.json``.
+    """Call ``work`` with the content of ``<key>/input.json`` and the key, and write its result to ``<key>/result.json``.
 
-    A job that is run again overwrites its own result, so that it can be killed at any point.
+    The key is the job's first argument. A job can be killed at any point: if it runs again, it overwrites its own result.
     """
     os.nice(_NICENESS)
     key = sys.argv[1]
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     try:
         result = work(json.loads(storage.get_bytes(f"{key}/input.json")), key)
     except (RejectedError, ConfigurationError) as error:

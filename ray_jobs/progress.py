@@ -1,4 +1,4 @@
-"""What a Ray job tells the Airflow task that waits for it."""
+"""Messages from a Ray job to the Airflow task that waits for it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from operators.compute.reports import MARK, MAX_RESULT_BYTES
 
 
 def report(fraction: float | None = None, message: str = "", metrics: Mapping[str, float] | None = None) -> None:
-    """Say how far the job is; the task's log shows it.
+    """Report the job's progress. The task's log shows it.
 
-    :param fraction: share of the work that is done, 0 to 1
-    :param message: in words
-    :param metrics: what was measured so far, by name
+    :param fraction: the share of the work that is done, from 0 to 1
+    :param message: what the job is doing
+    :param metrics: the measurements so far, by name
     """
-    said: dict[str, Any] = {"message": message, "metrics": {k: float(v) for k, v in (metrics or {}).items()}}
+    payload: dict[str, Any] = {"message": message, "metrics": {k: float(v) for k, v in (metrics or {}).items()}}
     if fraction is not None:
-        said["progress"] = min(max(float(fraction), 0.0), 1.0)
-    _say(said)
+        payload["progress"] = min(max(float(fraction), 0.0), 1.0)
+    _send(payload)
 
 
 def result(value: Any) -> None:
-    """Give the task its result. The last call counts; call it in the job's driver.
+    """Give the task its result. Call this in the job's driver; the last call counts.
 
     :param value: a pydantic model, or anything that JSON can hold
-    :raises ValueError: it is larger than 48 KB. Put large values into storage and report their address
+    :raises ValueError: the value is larger than 48 KB; put it into a storage and report its address
     """
     plain = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
     size = len(json.dumps(plain).encode())
     if size > MAX_RESULT_BYTES:
         raise ValueError(
             f"the result is {size:,} bytes of JSON; the limit is {MAX_RESULT_BYTES:,}. "
-            "Put large values into storage and report their address"
+            "Put the value into a storage and report its address"
         )
-    _say({"result": plain})
+    _send({"result": plain})
 
 
-def _say(said: dict[str, Any]) -> None:
-    print(f"{MARK} {json.dumps(said)}", flush=True)
+def _send(payload: dict[str, Any]) -> None:
+    print(f"{MARK} {json.dumps(payload)}", flush=True)

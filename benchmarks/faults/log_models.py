@@ -25,7 +25,7 @@ def main(paths: list[str]) -> dict[str, dict[str, str]]:
     """Log the models; return where they are."""
     import mlflow
 
-    storage, found = Storage.from_url(storage_url()), {}
+    storage, found = Storage(storage_url()), {}
     for path in paths:
         spec = load_spec(Path(path))
         key = f"smoke/{spec.name}.json"

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from operators.core import rows
 from operators.core.ledger_entry import Entry
 from operators.core.row_text import in_words
-from operators.core.rows import route_of
 from operators.core.traffic import Route
 from operators.traffic.assignment import bucket, in_canary
 
@@ -102,7 +101,9 @@ def in_force(entries: Iterable[Entry], at: datetime) -> Moment | None:
     moment: Moment | None = None
     for entry in entries:
         if entry.kind == rows.WeightSetRow.KIND and entry.at <= at:
-            moment = Moment(route=route_of(entry), release_id=entry.release_id, since=entry.at)
+            moment = Moment(
+                route=Route.recorded(entry.model, entry.payload), release_id=entry.release_id, since=entry.at
+            )
         elif entry.kind == rows.EdgeRow.KIND and moment is not None:
             event = rows.EdgeRow.of(entry)
             ended_at = datetime.fromtimestamp(event.at, UTC)

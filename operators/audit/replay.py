@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from operators.core.ledger_entry import Entry, Look, json_digest
+from operators.core.ledger_entry import Entry, LookEntry, json_digest
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
@@ -114,7 +114,9 @@ def same_policy(verdicts: Iterable[Entry], given: Policies) -> bool:
     )
 
 
-def replay(release_id: str, looks: Sequence[Look], verdicts: Sequence[Entry], given: Policies = as_recorded) -> Replay:
+def replay(
+    release_id: str, looks: Sequence[LookEntry], verdicts: Sequence[Entry], given: Policies = as_recorded
+) -> Replay:
     """Judge a release again.
 
     :param looks: of the release, oldest first
@@ -145,7 +147,7 @@ def _until(step: str) -> bool:
     return step == WATCH or step.endswith(FROZEN)
 
 
-def _step(looks: Sequence[Look], row: Entry, given: Policies) -> StepReplay:
+def _step(looks: Sequence[LookEntry], row: Entry, given: Policies) -> StepReplay:
     verdict = VerdictRow.of(row)
     seen = list(_seen(looks, verdict, row.at))
     before = Judgement.model_validate_json(json.dumps(verdict.judgement))
@@ -160,7 +162,7 @@ def _step(looks: Sequence[Look], row: Entry, given: Policies) -> StepReplay:
     )
 
 
-def _seen(looks: Sequence[Look], verdict: VerdictRow, at: datetime) -> Iterator[tuple[float, Mapping[str, Any]]]:
+def _seen(looks: Sequence[LookEntry], verdict: VerdictRow, at: datetime) -> Iterator[tuple[float, Mapping[str, Any]]]:
     """Return (seconds since the step began, evidence) of each look; the seconds are exact for the verdict's own look.
 
     The other looks were written some milliseconds after they were made.

@@ -14,8 +14,9 @@ from operators.core.errors import ServiceRefusedError
 from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry
 from operators.core.predictions import hours
-from operators.core.rows import WeightSetRow, route_of
+from operators.core.rows import WeightSetRow
 from operators.core.storage import Storage
+from operators.core.traffic import Route
 from operators.feedback.log import log_keys, query_files
 from operators.registry.client import Registry
 from operators.registry.server import is_missing
@@ -114,7 +115,7 @@ def _versions(rows: Iterable[Entry], begin: datetime, end: datetime) -> set[str]
     versions: set[str] = set()
     for row in rows:
         if row.kind == WeightSetRow.KIND and row.at <= end:
-            route = route_of(row)
+            route = Route.recorded(row.model, row.payload)
             here = {version for version in (route.stable, route.canary, route.shadow) if version is not None}
             # Before the time only the last row counts: it was still in force when the time began.
             versions = here if row.at <= begin else versions | here

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     begin = end - timedelta(hours=2 if options.at else options.hours)
     ledger, registry = Ledger(settings.ledger_url), Registry(settings.mlflow_url)
     try:
-        explainer = Explainer(ledger, registry, Storage.from_url(settings.storage_url))
+        explainer = Explainer(ledger, registry, Storage(settings.storage_url))
         found = explainer.explain(options.request_id, begin=begin, end=end, model=options.model)
     finally:
         ledger.close()

@@ -11,7 +11,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.traffic import Counters, EdgeReading, Row
 from operators.judge.evidence import Arm, Evidence, Pairs, Period
 from operators.judge.tally import Tally
-from operators.rollout.delayed.pairs import BlockSums, Numbers
+from operators.rollout.delayed.pairs import BlockSums, Sums
 
 _ARMS = ("stable", "canary")
 _IN_ROW = {
@@ -135,7 +135,7 @@ class Looks:
         return Pairs.model_validate({**whole, "blocks": blocks})
 
 
-def _named(sums: Numbers) -> dict[str, float]:
+def _named(sums: Sums) -> dict[str, float]:
     """Name the sums of pairs; the number of all may be left out."""
     _, total, stable, canary = sums
     return dict(zip(_PAIRS, (max(total, stable + canary), stable, canary), strict=True))

@@ -45,7 +45,7 @@ class RayModuleOperator(SubmitRayJobOperator):
         from operators.core.storage import Storage
 
         given = {**self.payload, "spec": self.spec.to_json()}
-        Storage.from_url(storage_url()).put_bytes(f"jobs/{job_id}/input.json", json.dumps(given).encode())
+        Storage(storage_url()).put_bytes(f"jobs/{job_id}/input.json", json.dumps(given).encode())
         self.runtime_env = _runtime_env()
         return {**super().job_arguments(context, job_id), "entrypoint": f"{self.entrypoint} jobs/{job_id}"}
 
@@ -53,7 +53,7 @@ class RayModuleOperator(SubmitRayJobOperator):
         """Read what the job wrote."""
         from operators.core.storage import Storage
 
-        return json.loads(Storage.from_url(storage_url()).get_bytes(f"jobs/{job_id}/result.json"))
+        return json.loads(Storage(storage_url()).get_bytes(f"jobs/{job_id}/result.json"))
 
 
 def _runtime_env() -> dict[str, Any]:

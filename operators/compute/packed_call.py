@@ -88,7 +88,7 @@ def unpack(reported: Mapping[str, Any], submission_id: str) -> Any:
         data = base64.b64decode(reported["pickle"])
     else:
         folder, _, key = str(reported["uri"]).rpartition("/")
-        data = Storage.from_url(folder).get_bytes(key)
+        data = Storage(folder).get_bytes(key)
         if hashlib.sha256(data).hexdigest() != reported["sha256"]:
             raise RayResultError(
                 f"{reported['uri']} has changed since the job wrote it; clear the task to run the job again",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -24,19 +24,8 @@ _TIME_TYPES = ("TIMESTAMP", "DATE")
 __all__ = ["Dataset", "Snapshot", "TableSnapshot", "TableSource", "Window", "build", "fetch", "snapshot"]
 
 
-class _Frozen(Exact):
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, for XCom."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls.model_validate(value)
-
-
-class Window(_Frozen):
-    """``start <= time < end``, in the clock of the data's time columns, without a zone."""
+class Window(Exact):
+    """The span ``start <= time < end``. Its times have no zone: they are compared with the time columns as they are."""
 
     start: datetime
     end: datetime
@@ -60,7 +49,7 @@ class Window(_Frozen):
         return (self.end - self.start) / timedelta(hours=1)
 
 
-class TableSnapshot(_Frozen):
+class TableSnapshot(Exact):
     """One frozen table."""
 
     key: str
@@ -71,16 +60,16 @@ class TableSnapshot(_Frozen):
     gaps: dict[str, tuple[str, ...]] = Field(description="column → source files without it, where others have it")
 
 
-class Snapshot(_Frozen):
-    """The raw tables of one window. Equal rows have equal digests."""
+class Snapshot(Exact):
+    """The raw tables of one window. Two snapshots with the same rows have the same digest."""
 
     digest: str
     window: Window
     tables: dict[str, TableSnapshot]
 
 
-class Dataset(_Frozen):
-    """What the model's SQL made of a snapshot."""
+class Dataset(Exact):
+    """The table that the model's SQL made of a snapshot."""
 
     key: str
     uri: str
@@ -92,9 +81,9 @@ class Dataset(_Frozen):
 def snapshot(tables: Mapping[str, TableSource], window: Window, storage: Storage, prefix: str) -> Snapshot:
     """Copy the window of each raw table to ``<prefix>/<digest>/<table>.parquet``.
 
-    Every column is taken as it is: what is wrong with the data is for validation to say, all at once.
+    It takes every column as it is. Validation comes later and reports all that is wrong with the data at once.
 
-    The digest depends on the rows alone: not on their order, nor on how the source is cut into files; see `content`.
+    The digest depends on the rows alone, not on their order or on how many files the source has; see `content`.
 
     :param tables: where each raw table is; a source without a scheme is below the storage's root
     :raises ConfigurationError: a source has no Parquet file, or lacks its time column
@@ -112,7 +101,7 @@ def snapshot(tables: Mapping[str, TableSource], window: Window, storage: Storage
 
 
 def fetch(frozen: Snapshot, storage: Storage, folder: Path) -> dict[str, Path]:
-    """Download the tables of a snapshot, for those who read them more than once."""
+    """Download the tables of a snapshot, for code that reads them more than once."""
     return {name: storage.download(table.key, folder / f"{name}.parquet") for name, table in frozen.tables.items()}
 
 
@@ -127,16 +116,19 @@ def build(
 ) -> Dataset:
     """Run the model's SQL over a snapshot and keep the result as ``<prefix>/<digest>/dataset.parquet``.
 
-    The SQL sees one view per table and the parameters ``$as_of``, ``$start`` and ``$end``; no other file, no network.
+    The SQL can read one view per table and the parameters ``$as_of``, ``$start`` and ``$end``. It can open no other file and
+    no connection.
 
-    :param params: must have ``as_of``: what became known later is no part of the result. The window is the default of
-        ``start`` and ``end``
+    :param params: must have ``as_of``: the SQL must not return anything that became known later. ``start`` and ``end`` are the
+        window's, unless they are given
     :param local: tables that `fetch` has already downloaded
     :raises ConfigurationError: the SQL is wrong, or reads a column that does not exist
     :raises RejectedError: the result has no rows
     """
     if "as_of" not in params:
-        raise ConfigurationError("the parameter as_of is missing: without it labels from the future would leak")
+        raise ConfigurationError(
+            "the parameter as_of is missing: without it the dataset could contain labels that became known later"
+        )
     values = {"start": frozen.window.start, "end": frozen.window.end, **params}
     with tempfile.TemporaryDirectory(prefix="taxiway-dataset-") as name:
         folder = Path(name)
@@ -218,13 +210,13 @@ def _source_files(name: str, source: TableSource, storage: Storage) -> tuple[Sto
     keys = [key for key in origin.list() if key.endswith(".parquet")]
     if not keys:
         raise ConfigurationError(
-            f"the table {name} has no Parquet files in {origin.root}; mend `source` in the spec, or load the data"
+            f"the table {name} has no Parquet files in {origin.root}; correct `source` in the spec, or load the data"
         )
     return origin, keys
 
 
 def _footer(origin: Storage, key: str) -> Any:
-    """Return a file's Parquet metadata, read without the file's data."""
+    """Read a file's Parquet metadata without its data."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -250,7 +242,7 @@ def _require_time_column(name: str, source: TableSource, footers: Mapping[str, A
 
 
 def _may_overlap(footer: Any, column: str, window: Window) -> bool:
-    """Say whether a file can have rows in the window, by the statistics in its footer; unsure means yes."""
+    """Return whether a file may have rows in the window, by the statistics in its footer. Without statistics it may."""
     index = footer.schema.names.index(column)
     for group in range(footer.num_row_groups):
         stats = footer.row_group(group).column(index).statistics

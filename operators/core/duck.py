@@ -1,4 +1,4 @@
-"""DuckDB with a memory limit, no network and no files but those of its task; and the digest of a table's content."""
+"""DuckDB with a memory limit, which can open only the files of its task; and the digest of a table's content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from operators.core.extras import require
 
-# Beyond this DuckDB spills to disk: a task shares its machine with others.
+# A task shares its machine with others. When DuckDB needs more memory than this, it writes to disk.
 MEMORY_LIMIT = "1GB"
 THREADS = min(os.cpu_count() or 1, 4)
 
@@ -22,7 +22,7 @@ def content(db: Any, path: Path) -> tuple[dict[str, str], int, str]:
 
     The digest does not depend on the order of rows or columns. Each row becomes JSON with its columns sorted by name, then
     SHA-256; the digests of the rows are added up in four lanes of 64 bits; the digest of the table is the SHA-256 of its
-    columns and types, the number of rows, and the four sums. It tells data apart; it is no proof against a forger.
+    columns and types, the number of rows, and the four sums. Different data have different digests, unless somebody forges them.
     """
     columns = {row[0]: row[1] for row in db.execute(f"DESCRIBE FROM read_parquet({text_sql(path)})").fetchall()}
     names = ", ".join(name_sql(column) for column in sorted(columns))
@@ -46,7 +46,7 @@ def open_duckdb(*folders: Path) -> Iterator[Any]:
 
     with duckdb.connect(config={"threads": THREADS, "memory_limit": MEMORY_LIMIT}) as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.execute("SET enable_progress_bar = false")  # it would stand in the task's log, once for each step
+        db.execute("SET enable_progress_bar = false")  # it would fill the task's log
         db.execute(f"SET temp_directory = {text_sql(folders[0] / 'spill')}")
         db.execute(f"SET allowed_directories = [{', '.join(text_sql(folder) for folder in folders)}]")
         db.execute("SET enable_external_access = false")

@@ -12,7 +12,7 @@ _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|w)$")
 
 
 def parse_duration_s(value: object) -> float:
-    """Read ``250ms``, ``30s``, ``10m``, ``6h``, ``7d`` or ``2w`` as seconds.
+    """Return the seconds of ``250ms``, ``30s``, ``10m``, ``6h``, ``7d`` or ``2w``.
 
     :raises ValueError: the unit is missing or unknown
     """

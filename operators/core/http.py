@@ -1,4 +1,4 @@
-"""HTTP to the services: one place for time-outs, tokens, and what an answer means for a retry."""
+"""HTTP to the services: time-outs, tokens, and whether a retry can help after a failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONNECTIONS = 64
 def client(
     base_url: str, *, token: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, verify: bool | str = True
 ) -> httpx.Client:
-    """Return a client that keeps its connections and retries a connection that could not be made.
+    """Return a client that keeps its connections open and tries twice more if it cannot connect.
 
     :param verify: whether TLS certificates are checked; a path: against the certificates in this file
     """
@@ -27,8 +27,8 @@ def client(
 def async_client(
     base_url: str, *, token: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, verify: bool | str = True
 ) -> httpx.AsyncClient:
-    """Return the same for triggers, which must never block their event loop."""
-    # As many kept as open: otherwise a thousand waits that share a client connect anew for nearly every request.
+    """Return the same client for triggers, which must not block the event loop."""
+    # All open connections are kept. Otherwise a thousand waits that share a client would connect again for nearly every request.
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     transport = httpx.AsyncHTTPTransport(retries=2, verify=_trust(verify), limits=limits)
     return httpx.AsyncClient(base_url=base_url, headers=_headers(token), timeout=timeout_s, transport=transport)
@@ -62,7 +62,9 @@ def answer(response: httpx.Response, service: str) -> Any:
 
 
 def require_success(response: httpx.Response, service: str) -> str:
-    """Return what was asked of whom, in words, if the answer is not a failure.
+    """Do nothing but describe the request, unless the answer is a failure.
+
+    :returns: who answered what, for another message
 
     :raises ServiceRefusedError: a 4xx: asking again will not help
     :raises ServiceError: a 5xx
@@ -78,5 +80,5 @@ def require_success(response: httpx.Response, service: str) -> str:
 
 
 def unreachable(service: str, error: httpx.HTTPError) -> ServiceError:
-    """Turn a transport failure into an error that says which service and where."""
+    """Return the error of a service that could not be reached."""
     return ServiceError(f"{service} did not answer: {type(error).__name__}: {error}")

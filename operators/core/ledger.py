@@ -15,29 +15,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from operators.core.errors import RejectedError, ServiceError, TaxiwayError
-from operators.core.ledger_entry import Entry, Look, entry_hash, json_digest
+from operators.core.errors import BusyError, RejectedError, ServiceError
+from operators.core.ledger_entry import Entry, LookEntry, entry_hash, json_digest
 from operators.core.ledger_schema import ENTRIES, HEADS, LOOKS, metadata
 from operators.core.rows import AbandonedRow, ReleaseStartedRow, Row
 
-__all__ = ["BusyError", "Entry", "Ledger", "Look"]
+__all__ = ["Entry", "Ledger", "LookEntry"]
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 _SCHEMA_LOCK = 0x7A71_0001  # two processes must not create the tables at once
 _ABANDONED_S = 120  # a client that vanished must not hold its model for ever; longer than any call under a lock
-
-
-class BusyError(TaxiwayError):
-    """Another release holds the model. Waiting helps.
-
-    :param model: the model
-    :param holder: id of the release that holds it
-    """
-
-    def __init__(self, model: str, holder: str) -> None:
-        super().__init__(f"release {holder} of {model} is under way; wait for its end, or let this one supersede it")
-        self.model = model
-        self.holder = holder
 
 
 class Ledger:
@@ -206,7 +193,7 @@ class Ledger:
                 if connection.execute(fresh.returning(LOOKS.c.n)).first() is not None:
                     return number
 
-    def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[Look]:
+    def looks(self, release_id: str, step: str | None = None, *, last: int | None = None) -> list[LookEntry]:
         """Return the looks of a release, or of one of its steps, oldest first.
 
         :param last: the newest ones, at most this many
@@ -216,7 +203,7 @@ class Ledger:
             query = query.where(LOOKS.c.step == step)
         with self._begin() as connection:
             rows = connection.execute(query).mappings().all()
-        return [Look.model_validate(dict(row)) for row in reversed(rows)]
+        return [LookEntry.model_validate(dict(row)) for row in reversed(rows)]
 
     def look_numbers(self, release_id: str, step: str, evidence: Mapping[str, Any]) -> list[int]:
         """Return the numbers of the step's looks that had exactly this evidence."""

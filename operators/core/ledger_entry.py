@@ -25,7 +25,7 @@ class Entry(Frozen):
     hash: str
 
 
-class Look(Frozen):
+class LookEntry(Frozen):
     """The evidence of one look of the judge.
 
     :param n: number of the look in its step, from 1

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from operators.core.ledger_entry import Entry
-from operators.core.traffic import Route
 
 
 class Row(BaseModel):
@@ -62,7 +61,7 @@ class ReleaseStartedRow(Row):
 
 
 class WeightSetRow(Row):
-    """A change of the model's route. The route's other fields are kept with it; `route_of` reads them.
+    """A change of the model's route. The route's other fields are kept with it; `Route.recorded` reads them.
 
     :param weight_bp: the canary's share, in basis points
     """
@@ -73,11 +72,6 @@ class WeightSetRow(Row):
     canary: str | None = None
     shadow: str | None = None
     weight_bp: int = 0
-
-
-def route_of(entry: Entry) -> Route:
-    """Return the route that a row of the kind `weight_set` has set."""
-    return Route.recorded(entry.model, entry.payload)
 
 
 class VerdictRow(Row):

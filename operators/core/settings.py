@@ -1,6 +1,6 @@
-"""Where the services are: read from the environment, which `taxiway up` fills for every process that it starts.
+"""The addresses of the services, from the environment. `taxiway up` sets the variables for every process that it starts.
 
-Each service is replaced by the user's own by setting its variable.
+Set a service's variable yourself to use your own service in its place.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 from operators.core.errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-# How long a service may be away before a task stops waiting for it.
+# After this time without an answer of a service, a task stops waiting for it.
 LONGEST_SILENCE_S = 60.0
 
 
 def setting(name: str, meaning: str) -> str:
     """Return one required environment variable.
 
-    :raises ConfigurationError: it is not set; the message says what it means and how to get it
+    :param meaning: what the variable holds, for the message
+    :raises ConfigurationError: it is not set
     """
     value = os.environ.get(name, "")
     if not value:
@@ -32,7 +33,7 @@ def setting(name: str, meaning: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses of the services and the secrets to reach them; ``repr`` hides the secrets."""
+    """The addresses of the services, and the secrets to reach them. ``repr`` hides the secrets."""
 
     ledger_url: str
     storage_url: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from operators.core.durations import DurationS, parse_duration_s
+from operators.core.frozen import Written
 
 GuardName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 _BUILT_IN = ("failures", "slow", "labels", "loss", "prediction")
@@ -21,13 +22,10 @@ _BLOCK = (
     "each pair by itself; it is right only where no day favours one version."
 )
 _WITHIN = "A label that arrives later than this after the answer is not counted."
+_MIN_PAIRS = "Labelled pairs that the judge needs before the version passes. A pair is one request with both answers."
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Failures(_Part):
+class Failures(Written):
     """Guard on failures: status 5xx, broken connections and time-outs, counted before the fallback hides them."""
 
     margin_pct: float = Field(
@@ -35,7 +33,7 @@ class Failures(_Part):
     )
 
 
-class Slow(_Part):
+class Slow(Written):
     """Guard on slow answers: those over a fixed limit, or over a limit that follows from stable's own answer times."""
 
     margin_pct: float = Field(
@@ -60,15 +58,11 @@ class Slow(_Part):
     )
 
 
-class LabelsGuard(_Part):
+class LabelsGuard(Written):
     """Guard on right and wrong, for requests that the shadow and stable both answered, once the label arrives."""
 
     margin_pct: float = Field(1.0, gt=0, le=100, description="Percentage points of accuracy that may be lost.")
-    min_pairs: int = Field(
-        200,
-        ge=1,
-        description="Labelled pairs that the judge needs before the version passes. A pair is one request with both answers.",
-    )
+    min_pairs: int = Field(200, ge=1, description=_MIN_PAIRS)
     within_s: DurationS = Field(alias="within", description=_WITHIN)
     threshold: float = Field(0.5, description="A prediction at or above this value counts as yes.")
     block_s: BlockS = Field(86400.0, alias="block", description=_BLOCK)
@@ -86,7 +80,7 @@ class LabelsGuard(_Part):
         return (3 * self.margin_pct if self.block_margin_pct is None else self.block_margin_pct) / 100
 
 
-class Loss(_Part):
+class Loss(Written):
     """Guard on the absolute error |prediction - label|, for requests that the shadow and stable both answered."""
 
     margin: float = Field(gt=0, description="How much the mean error may grow, in the unit of the label.")
@@ -94,11 +88,7 @@ class Loss(_Part):
         gt=0,
         description="A larger error counts as this one, in the unit of the label. It bounds what one outlier can do.",
     )
-    min_pairs: int = Field(
-        200,
-        ge=1,
-        description="Labelled pairs that the judge needs before the version passes. A pair is one request with both answers.",
-    )
+    min_pairs: int = Field(200, ge=1, description=_MIN_PAIRS)
     within_s: DurationS = Field(alias="within", description=_WITHIN)
     block_s: BlockS = Field(86400.0, alias="block", description=_BLOCK)
     block_margin: float | None = Field(
@@ -114,13 +104,13 @@ class Loss(_Part):
         return 3 * self.margin if self.block_margin is None else self.block_margin
 
 
-class Prediction(_Part):
+class Prediction(Written):
     """Guard on the mean prediction: the means of the two versions must not differ by more than the margin."""
 
     margin: float = Field(gt=0, description="Largest difference of the two means, in the unit of the prediction.")
 
 
-class Business(_Part):
+class Business(Written):
     """Guard on a business number that arrives later for each request id: revenue, or 1 for accepted and 0 for not.
 
     Callers are assigned by chance, so a day that is good or bad for everybody cannot mislead the judge. A version that is better
@@ -144,7 +134,7 @@ class Business(_Part):
         return self
 
 
-class Series(_Part):
+class Series(Written):
     """Guard on a number that exists only as a time series for each version, read from Prometheus."""
 
     better: Literal["higher", "lower", "equal"] = Field(
@@ -160,7 +150,7 @@ class Series(_Part):
     )
 
 
-class Judge(_Part):
+class Judge(Written):
     """The rules by which a version passes or fails."""
 
     alpha: float = Field(

@@ -16,6 +16,7 @@ from operators.core.frozen import Written
 Moment = Literal["start", "step", "pause", "rolled_back", "promoted"]
 Fault = Literal["bad_canary", "dead_controller", "dead_agent", "dead_replica"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
+IsoTime = Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)]
 
 
 class Approval(Written):
@@ -56,12 +57,8 @@ class Freeze(Written):
 class Outage(Written):
     """A single freeze with dates. A rollback is always allowed."""
 
-    begin: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)] = (
-        Field(description="When the freeze begins: ISO time with a zone, e.g. `2026-12-20T00:00+00:00`.")
-    )
-    end: Annotated[datetime, BeforeValidator(lambda v: datetime.fromisoformat(v) if isinstance(v, str) else v)] = Field(
-        description="When the freeze ends: ISO time with a zone, after `begin`."
-    )
+    begin: IsoTime = Field(description="When the freeze begins: ISO time with a zone, e.g. `2026-12-20T00:00+00:00`.")
+    end: IsoTime = Field(description="When the freeze ends: ISO time with a zone, after `begin`.")
     reason: str = Field("", description="Why releases are frozen. A release that waits shows it.")
 
     @model_validator(mode="after")

@@ -32,9 +32,9 @@ class ObjectNotFoundError(ConfigurationError):
 class Storage:
     """A folder of objects: ``s3://bucket/prefix`` or ``file:///path``.
 
-    S3 takes credentials, region and endpoint from the usual ``AWS_*`` variables. The store is opened on first use.
+    Credentials, region and endpoint of S3 come from the usual ``AWS_*`` variables. The first call opens the store.
 
-    :param url: address without the trailing slash
+    :raises ConfigurationError: the address is neither ``s3://bucket[/prefix]`` nor ``file:///path``
     """
 
     def __init__(self, url: str) -> None:
@@ -47,16 +47,8 @@ class Storage:
         else:
             raise ConfigurationError(f"{url!r} is not a storage address; write s3://bucket/prefix or file:///path")
 
-    @classmethod
-    def from_url(cls, url: str) -> Storage:
-        """Return the storage at an address.
-
-        :raises ConfigurationError: the address is neither ``s3://bucket[/prefix]`` nor ``file:///path``
-        """
-        return cls(url)
-
     def at(self, source: str) -> Storage:
-        """Return the storage at a folder below this one, or at another address."""
+        """Return the storage of a folder below this one, or of another address if the source has a scheme."""
         return Storage(source if "://" in source else self.url(source))
 
     def __repr__(self) -> str:
@@ -75,21 +67,19 @@ class Storage:
         :param if_absent: leave an object that exists as it is
         :returns: whether it was written
         """
-        mode, multipart = ("create", False) if if_absent else ("overwrite", None)
-        return self._put(key, data, mode, multipart)
+        return self._put(key, data, if_absent)
 
     def upload(self, path: Path, key: str, *, if_absent: bool = False) -> bool:
         """Write a local file; see `put_bytes`. S3 limits ``if_absent`` to 5 GB, the size of one request."""
-        mode, multipart = ("create", False) if if_absent else ("overwrite", None)
-        return self._put(key, path, mode, multipart)
+        return self._put(key, path, if_absent)
 
-    def _put(self, key: str, data: bytes | Path, mode: Any, multipart: bool | None) -> bool:
-        import obstore
+    def _put(self, key: str, data: bytes | Path, if_absent: bool) -> bool:
         from obstore.exceptions import AlreadyExistsError
 
-        with self._calling("write", key):
+        how: dict[str, Any] = {"mode": "create", "use_multipart": False} if if_absent else {"mode": "overwrite"}
+        with self._calling("write", key) as obstore:
             try:
-                obstore.put(self._store, self._path(key), data, mode=mode, use_multipart=multipart)
+                obstore.put(self._store, self._path(key), data, **how)
             except AlreadyExistsError:
                 return False
         return True
@@ -99,17 +89,13 @@ class Storage:
 
         :raises ObjectNotFoundError: there is none
         """
-        import obstore
-
-        with self._calling("read", key):
+        with self._calling("read", key) as obstore:
             return bytes(obstore.get(self._store, self._path(key)).bytes())
 
     def download(self, key: str, path: Path) -> Path:
-        """Read an object into a local file, in ranges, so that a big one neither fills memory nor times out."""
-        import obstore
-
+        """Write an object to a local file. It is read in ranges, so a big one does not fill the memory or time out."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._calling("read", key), path.open("wb") as file:
+        with self._calling("read", key) as obstore, path.open("wb") as file:
             size = self._size(key)
             for start in range(0, size, _CHUNK_BYTES):
                 end = min(start + _CHUNK_BYTES, size)
@@ -133,7 +119,7 @@ class Storage:
             return len(list(pool.map(lambda name: self.upload(folder / name, f"{prefix}/{name}"), kept)))
 
     def exists(self, key: str) -> bool:
-        """Say whether there is an object under exactly this key."""
+        """Return whether there is an object under exactly this key."""
         try:
             with self._calling("look for", key):
                 self._size(key)
@@ -143,35 +129,29 @@ class Storage:
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys below a folder, sorted."""
-        import obstore
-
         path = self._path(prefix) if prefix else self._inside
-        with self._calling("list", prefix):
+        with self._calling("list", prefix) as obstore:
             keys = [item["path"] for chunk in obstore.list(self._store, prefix=path or None) for item in chunk]
         cut = len(self._inside) + 1 if self._inside else 0
         return sorted(key[cut:] for key in keys)
 
     def delete(self, key: str) -> None:
-        """Delete an object; that there is none is no error."""
-        import obstore
-
+        """Delete an object. If there is none, do nothing."""
         try:
-            with self._calling("delete", key):
+            with self._calling("delete", key) as obstore:
                 obstore.delete(self._store, self._path(key))
         except ObjectNotFoundError:
             return
 
     def tail(self, key: str, size_bytes: int) -> bytes:
-        """Read the end of an object: that is where Parquet keeps its schema and statistics."""
-        import obstore
-
-        with self._calling("read", key):
+        """Read the last bytes of an object, where Parquet keeps its schema and statistics."""
+        with self._calling("read", key) as obstore:
             size = self._size(key)
             start = max(0, size - size_bytes)
             return bytes(obstore.get_range(self._store, self._path(key), start=start, end=size)) if size else b""
 
     def arrow(self, prefix: str) -> tuple[Any, str]:
-        """Return a pyarrow filesystem, and where a prefix is in it: what Ray Train keeps its checkpoints by."""
+        """Return a pyarrow filesystem and the path of a prefix in it. Ray Train keeps its checkpoints by these two."""
         from pyarrow import fs
 
         if not self._bucket:
@@ -185,7 +165,7 @@ class Storage:
 
     @property
     def _inside(self) -> str:
-        """The prefix of every key within the store: a LocalStore has it in its root already."""
+        """The prefix of every key in the store. A LocalStore needs none: its root contains the prefix."""
         return self._prefix if self._bucket else ""
 
     def _path(self, key: str) -> str:
@@ -216,13 +196,14 @@ class Storage:
         )
 
     @contextmanager
-    def _calling(self, verb: str, key: str) -> Iterator[None]:
-        """Turn what obstore raises into our errors."""
+    def _calling(self, verb: str, key: str) -> Iterator[Any]:
+        """Yield obstore, imported on first use, and turn its exceptions into Taxiway's."""
+        import obstore
         from obstore.exceptions import BaseError
 
         _refuse_after_fork()
         try:
-            yield
+            yield obstore
         except (BaseError, OSError, ValueError) as error:
             raise _translated(error, f"{verb} {self.root}/{key}") from error
 
@@ -236,11 +217,11 @@ def _checked(key: str) -> str:
 
 
 def _refuse_after_fork() -> None:
-    """The threads of obstore's runtime do not survive a fork: a call in the child would wait for ever."""
+    """Refuse a call in a forked child: the threads of obstore's runtime do not survive the fork, and it would never return."""
     global _runtime_pid
     if _runtime_pid not in (None, os.getpid()):
         raise ConfigurationError(
-            f"process {os.getpid()} was forked from {_runtime_pid} after that one had used storage; "
+            f"process {os.getpid()} was forked from {_runtime_pid} after {_runtime_pid} had used storage; "
             "use storage only in the child, or start the child with the 'spawn' method"
         )
     _runtime_pid = os.getpid()
@@ -251,7 +232,7 @@ def _translated(error: Exception, what: str) -> Exception:
     status = _STATUS.search(text)
     code = int(status[1]) if status else 0
     if "NoSuchBucket" in text or "InvalidBucketName" in text:
-        return ConfigurationError(f"cannot {what}: the bucket does not exist; create it, or mend the address")
+        return ConfigurationError(f"cannot {what}: the bucket does not exist; create it, or correct the address")
     if isinstance(error, FileNotFoundError):
         return ObjectNotFoundError(f"cannot {what}: there is no such object")
     if code in (401, 403) or isinstance(error, PermissionError) or type(error).__name__ == "PermissionDeniedError":

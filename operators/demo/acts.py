@@ -14,7 +14,6 @@ from typing import Any
 
 from operators.core.errors import ServiceError, TaxiwayError
 from operators.core.rows import VerdictRow, WeightSetRow, read
-from operators.core.settings import Settings
 from operators.core.spec import PredictionSpec
 from operators.demo.airflow import Airflow
 from operators.demo.callers import Tally, Traffic
@@ -53,7 +52,7 @@ class Play:
         self.airflow = airflow
         self.view = view
         self.env = dict(env)
-        self.model_traffic = ModelTraffic(spec.name, Settings.load())
+        self.model_traffic = ModelTraffic(spec.name)
         self.traffic: Traffic | None = None
         self.acts: list[Act] = []
 

@@ -26,7 +26,7 @@ def main(model: str) -> dict[str, str]:
     champion = registry.alias(model, CHAMPION)
     if champion is None:
         raise SystemExit(f"{model} has no champion to wrap")
-    smoke = json.loads(Storage.from_url(storage_url()).get_bytes(champion.tags["taxiway.smoke_key"]))
+    smoke = json.loads(Storage(storage_url()).get_bytes(champion.tags["taxiway.smoke_key"]))
     tried = sorted({value for tensor in smoke["inputs"] if tensor["name"] == "dest" for value in tensor["data"]})
     # Callers must not see a difference before the faults show: a version is served only with the spec's signature.
     signature = mlflow.models.get_model_info(champion.uri).signature

@@ -32,7 +32,7 @@ def set_the_stage(play: Play) -> None:
     for dag_id in (f"{play.spec.name}.train", f"{play.spec.name}.release"):
         if count := play.airflow.end_runs(dag_id):
             play.view.event(f"ended {count} unfinished runs of {dag_id}")
-    seed_flights(Storage.from_url(storage_url()), months=range(1, 5))
+    seed_flights(Storage(storage_url()), months=range(1, 5))
     if ManualMoves(play.model_traffic).withdraw("demo", "a new demo begins"):
         play.view.event("took the champion of an earlier run out of the traffic; its versions stay in the registry")
 
@@ -60,7 +60,7 @@ def march(play: Play) -> list[tuple[str, dict[str, Any]]]:
     """Return (unit, request) of each flight of March, made by the same query that makes the training data."""
     import pyarrow.parquet as pq
 
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     window = Window(start=datetime(2013, 3, 1), end=datetime(2013, 4, 1))
     frozen = snapshot(play.spec.data.tables, window, storage, "demo/snapshots")
     query = (INCLUDE / play.spec.data.query).read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def damaged_month(play: Play, act: Act) -> str:
     """Train on a month with a renamed column, an impossible unit and half of the weather gone."""
     registry = play.model_traffic.registry
     before = [v.version for v in registry.versions(play.spec.name)]
-    address = damage(Storage.from_url(storage_url()), _DAMAGED_MONTH, DAMAGES)
+    address = damage(Storage(storage_url()), _DAMAGED_MONTH, DAMAGES)
     sources = {name: f"{address}/{name}" for name in play.spec.data.tables}
     dag_id = f"{play.spec.name}.train"
     state, tasks, run_id = play.follow(dag_id, conf={"as_of": _DAMAGED_AS_OF, "sources": sources})

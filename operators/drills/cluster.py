@@ -29,7 +29,7 @@ class Cluster:
     def __init__(self, drill: Drill) -> None:
         self._id = json_digest(drill.drill_id)[:16]
         self._jobs = RayHook(None).get_conn()
-        self._storage = Storage.from_url(storage_url())
+        self._storage = Storage(storage_url())
 
     def start(self, deed: Deed, **given: Any) -> None:
         """Start the job; if it has started already, this changes nothing."""

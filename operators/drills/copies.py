@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict
 
 from operators.core.errors import RejectedError
+from operators.core.frozen import Frozen
 from operators.core.rows import AbandonedRow, DrillRow
 from operators.core.spec import ModelSpec
+from operators.core.storage import Storage
 from operators.drills.cluster import Cluster
 from operators.drills.policy import copy_spec
 from operators.drills.record import Drill, Drills
 from operators.registry.client import CHAMPION, ModelVersion
-
-if TYPE_CHECKING:
-    from operators.core.storage import Storage
-    from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.manual_moves import ManualMoves
+from operators.rollout.model_traffic import ModelTraffic
 
 SMOKE_KEY, SPEC, MADE_BY = "taxiway.smoke_key", "taxiway.spec", "taxiway.made_by"
 _ACTOR = "drill"
 
 
-class Original(BaseModel):
+class Original(Frozen):
     """The version that is copied.
 
     :param spec: the copy's, JSON
     """
-
-    model_config = ConfigDict(frozen=True)
 
     version: str
     uri: str
@@ -37,14 +32,12 @@ class Original(BaseModel):
     spec: str
 
 
-class Cast(BaseModel):
+class Cast(Frozen):
     """A copy that is ready for its drill; travels as JSON.
 
     :param stable: version of the copy that has the traffic
     :param canary: version of the copy that will be released
     """
-
-    model_config = ConfigDict(frozen=True)
 
     drill: Drill
     original: Original
@@ -89,6 +82,19 @@ def require_ours(traffic: ModelTraffic) -> None:
         )
 
 
+def require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
+    """Do nothing, unless a release needs the agent now: all models share it.
+
+    :raises RejectedError: a release is under way
+    """
+    routes = traffic.agent.routes()
+    busy = [model for model, route in routes.items() if (route.weight_now_bp or route.shadow) and model != copy_name]
+    if busy:
+        raise RejectedError(
+            f"a release of {busy[0]} is under way, and there is one agent for all; drill dead_agent later"
+        )
+
+
 def register(traffic: ModelTraffic, cluster: Cluster, drill: Drill, original: Original) -> Cast:
     """Register the copy's two versions, and begin to deploy them.
 
@@ -118,8 +124,6 @@ def remove(traffic: ModelTraffic, storage: Storage) -> None:
 
     :param traffic: the copy's
     """
-    from operators.rollout.manual_moves import ManualMoves
-
     model, ledger = traffic.model, traffic.ledger
     ManualMoves(traffic).withdraw(_ACTOR, "the drill is over")
     holder = ledger.holder(model)

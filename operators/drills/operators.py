@@ -14,16 +14,24 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.errors import RejectedError, TaxiwayError
 from operators.core.loader import load_specs
+from operators.core.settings import Settings, storage_url
 from operators.core.spec import ModelSpec
 from operators.core.spec_operations import FAULTS
+from operators.core.storage import Storage
+from operators.drills import copies
+from operators.drills.cluster import Cluster
+from operators.drills.copies import Cast
+from operators.drills.load_generator import Load, single_rows
+from operators.drills.policy import copy_name, longest_ago, pass_criteria, problems
+from operators.drills.record import Drill, Drills
+from operators.drills.scene import Scene, endpoint
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, release_moves_of, require_running
 from operators.rollout.triggers import DeployTrigger
 
 if TYPE_CHECKING:
     from operators.core.ledger import Ledger
-    from operators.drills.record import Drill
-    from operators.rollout.model_traffic import ModelTraffic
 
 
 def alive(context: Any) -> Callable[[Drill], bool]:
@@ -65,10 +73,6 @@ class ClaimDrillOperator(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Check that the drill can run, choose the fault, and record the start."""
-        from operators.drills import copies
-        from operators.drills.policy import copy_name, longest_ago
-        from operators.drills.record import Drills
-
         spec_of(self.model)
         chosen = [fault for fault in FAULTS if fault in self.faults]
         if len(chosen) != len(set(self.faults)) or not chosen:
@@ -82,7 +86,7 @@ class ClaimDrillOperator(BaseOperator):
             copy = _traffic(name)
             copies.require_ours(copy)
             if fault == "dead_agent":
-                require_quiet(traffic, name)
+                copies.require_quiet(traffic, name)
         except RejectedError as error:
             raise AirflowFailException(str(error)) from error
         run = {"dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
@@ -96,8 +100,6 @@ class ClaimDrillOperator(BaseOperator):
 
     def _clear_the_way(self, drills: Any, drill: Drill, copy: ModelTraffic, is_alive: Callable[[Drill], bool]) -> None:
         """Clean up after earlier drills; give way to one that is under way."""
-        from operators.drills import copies
-
         storage = _storage()
         for other in drills.unfinished():
             if other.seq >= drill.seq:
@@ -132,10 +134,6 @@ class PrepareDrillOperator(_OfClaim):
 
     def execute(self, context: Any) -> None:
         """Begin to deploy; what a killed try has left is removed first."""
-        from operators.drills import copies
-        from operators.drills.cluster import Cluster
-        from operators.drills.record import Drill
-
         drill = Drill.model_validate(self.claimed["drill"])
         copy = _traffic(drill.copy_name)
         copies.remove(copy, _storage())
@@ -150,8 +148,6 @@ class PrepareDrillOperator(_OfClaim):
 
     def resume(self, context: Any, event: Mapping[str, str], cast: dict[str, Any], versions: list[str]) -> Any:
         """Wait for the other version; then give the first one the traffic."""
-        from operators.drills.copies import Cast
-
         require_running(versions[0], event)
         if versions[1:]:
             self._wait(cast, versions[1:])
@@ -182,14 +178,6 @@ class DrillOperator(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Play the scene, compare with what must hold, and record the result."""
-        from operators.core.settings import Settings
-        from operators.drills.cluster import Cluster
-        from operators.drills.copies import Cast
-        from operators.drills.load_generator import Load, single_rows
-        from operators.drills.policy import pass_criteria, problems
-        from operators.drills.record import Drills
-        from operators.drills.scene import Scene, endpoint
-
         cast = Cast.model_validate(self.cast)
         drill, criteria = cast.drill, pass_criteria(cast.drill.fault)
         bodies = single_rows(_storage().get_bytes(cast.original.smoke_key))
@@ -220,9 +208,6 @@ class CleanUpDrillOperator(_OfClaim):
 
     def execute(self, context: Any) -> None:
         """Remove the copy, record that, and notify if the drill has failed."""
-        from operators.drills import copies
-        from operators.drills.record import Drill, Drills
-
         drill = Drill.model_validate(self.claimed["drill"])
         drills = Drills(_traffic(drill.model).ledger, drill.model)
         result = copies.clean_up(_traffic(drill.copy_name), drills, drill, _storage(), by=drill.drill_id)
@@ -247,9 +232,6 @@ class RemoveDrillCopiesOperator(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, list[str]]:
         """Clean up after one copy's drills after another; one that fails does not keep the others waiting."""
-        from operators.drills import copies
-        from operators.drills.record import Drills
-
         ledger, is_alive = _ledger(), alive(context)
         unfinished: dict[str, list[Drill]] = {}
         for drill in Drills(ledger).unfinished():
@@ -270,32 +252,15 @@ class RemoveDrillCopiesOperator(BaseOperator):
         return done
 
 
-def require_quiet(traffic: ModelTraffic, copy_name: str) -> None:
-    """Do nothing, unless a release needs the agent now: all models share it.
-
-    :raises RejectedError: a release is under way
-    """
-    routes = traffic.agent.routes()
-    busy = [model for model, route in routes.items() if (route.weight_now_bp or route.shadow) and model != copy_name]
-    if busy:
-        raise RejectedError(
-            f"a release of {busy[0]} is under way, and there is one agent for all; drill dead_agent later"
-        )
-
-
 def _traffic(model: str) -> ModelTraffic:
     return release_moves_of(model).traffic
 
 
 def _ledger() -> Ledger:
     from operators.core.ledger import Ledger
-    from operators.core.settings import Settings
 
     return Ledger(Settings.load().ledger_url)
 
 
-def _storage() -> Any:
-    from operators.core.settings import storage_url
-    from operators.core.storage import Storage
-
-    return Storage.from_url(storage_url())
+def _storage() -> Storage:
+    return Storage(storage_url())

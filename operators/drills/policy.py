@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from operators.core.errors import RejectedError
+from operators.core.frozen import Frozen
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
 from operators.core.spec_operations import Approval, Fault
@@ -25,11 +24,7 @@ EndedBy = Literal["judge", "lease", "hand"]
 """What took the canary's weight: a verdict, the end of the lease in the edge, or a rollback that was asked for."""
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class PassCriteria(_Fact):
+class PassCriteria(Frozen):
     """What a drill must keep to.
 
     :param failed_requests: how many failed answers callers may get
@@ -40,7 +35,7 @@ class PassCriteria(_Fact):
     to_zero_s: float
 
 
-class Observed(_Fact):
+class Observed(Frozen):
     """What happened in a drill.
 
     :param requests: of all callers

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from operators.core.frozen import Frozen
-from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry
 from operators.core.rows import DrillCleanedRow, DrillRow, DrillStartedRow
 from operators.core.spec_operations import Fault
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
 
 
 class Drill(Frozen):

@@ -25,7 +25,7 @@ _HEALTHY_S = 3.0
 _JUST_BEFORE_S = 2.0  # if the lease had ended by then, any fault would look harmless
 _STRIKE_S = 90.0  # for the cluster to start a job
 _END_S = 60.0  # for a fault to come to its end
-_AFTER_S = 3.0  # the load after the rollback: none of it may go to the canary
+_AFTER_S = 3.0  # the load goes on after the rollback: none of it may go to the canary
 _POLL_S = 0.25
 _KILLS_S = 90.0
 
@@ -57,7 +57,7 @@ class Scene:
             loop = await asyncio.to_thread(self._begin)
             try:
                 await self._break(loop)
-                await self._load_goes_on()
+                await asyncio.sleep(_AFTER_S)
             finally:
                 await loop.close()
         return self._observed()
@@ -173,7 +173,8 @@ class Scene:
         while True:
             try:
                 if had_weight is None:
-                    had_weight = await asyncio.to_thread(self._has_weight)
+                    route = await asyncio.to_thread(self._moves.agent.route, self._spec.name)
+                    had_weight = route is not None and route.weight_now_bp > 0
                 await asyncio.to_thread(self._roll_back, reason)
                 break
             except ServiceError as error:
@@ -185,17 +186,9 @@ class Scene:
         # A look with a Failed verdict takes the canary's weight at once.
         self._ended_by = by if had_weight or by == "judge" else "lease"
 
-    def _has_weight(self) -> bool:
-        route = self._moves.agent.route(self._spec.name)
-        return route is not None and route.weight_now_bp > 0
-
     def _roll_back(self, reason: str) -> None:
         cast = self._cast
         self._moves.roll_back(self._release_id, cast.canary, cast.stable, reason, drain_s=self._spec.release.drain_s)
-
-    async def _load_goes_on(self) -> None:
-        """Keep up the load, to see whether the canary really gets none of it."""
-        await asyncio.sleep(_AFTER_S)
 
     def _observed(self) -> Observed:
         tally, fault_at, back_at = self._load.tally, self._fault_at, self._rolled_back_at

@@ -1,4 +1,4 @@
-"""What becomes known of a request or a unit later: a label, or a business number."""
+"""Tables of values that become known after the answer: labels and business numbers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _DATE = re.compile(r"(?:^|/)date=(\d{4}-\d\d-\d\d)/")
 
 
 def business_prefix(model: str, name: str) -> str:
-    """Return where the numbers of a business guard are read: Parquet with ``request_id``, ``value`` and ``time``.
+    """Return the folder of a business guard's Parquet files, whose columns are ``request_id``, ``value`` and ``time``.
 
-    Files are written once, under names of any kind. Folders ``date=YYYY-MM-DD``, of the day when they were written, spare
-    readers the old ones. ``time`` is when the number became known, in UTC.
+    ``time`` is when the number became known, in UTC. A file has any name and never changes. If files are in folders
+    ``date=YYYY-MM-DD`` of the day when they were written, those of earlier days are not read.
     """
     return f"business/{model}/{name}"
 
 
-class Known:
-    """A table with ``id`` (a hash), ``label`` and ``arrived_us``. Of several values for one id the earliest counts.
+class ArrivalTable:
+    """A table in DuckDB with ``id`` (a hash), ``label`` and ``arrived_us``. If an id has several values, the earliest counts.
 
-    :param name: of the table in DuckDB
+    :param name: the table's name
     """
 
     def __init__(self, db: Any, name: str) -> None:
@@ -40,14 +40,14 @@ class Known:
         )
 
     def replace(self, path: Path) -> None:
-        """Take a file that `Labels.write` wrote, in place of what was there."""
+        """Replace the rows by those of a file that `LabelSource.write` wrote."""
         self._db.execute(f"DELETE FROM {self._rows}")  # noqa: S608
         self._db.execute(self._insert("id", "label", "arrived_at").format(files=f"read_parquet({text_sql(path)})"))
 
     def refresh(self, storage: Storage, prefix: str, folder: Path, *, since: datetime) -> None:
-        """Read the files below a prefix that are new.
+        """Read the new files below a prefix.
 
-        :param since: what was written on earlier days is not read
+        :param since: files of earlier days are not read
         :raises RejectedError: a file lacks a column, or has another type in it
         """
         new = [
@@ -67,5 +67,5 @@ class Known:
 
 
 def _may_matter(key: str, since: datetime) -> bool:
-    found = _DATE.search(key)
-    return found is None or date.fromisoformat(found[1]) >= (since.astimezone(UTC) - timedelta(days=1)).date()
+    match = _DATE.search(key)
+    return match is None or date.fromisoformat(match[1]) >= (since.astimezone(UTC) - timedelta(days=1)).date()

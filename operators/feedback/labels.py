@@ -1,4 +1,4 @@
-"""Labels that come later: what a source of them must do, and the one that runs the model's own query."""
+"""Where labels come from: what a source must do, and the source that runs the model's own query."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from operators.core.spec_training import Data
 from operators.core.storage import Storage
 
 ARRIVAL = "label_time"
-"""Column of the model's query that says when the label became known."""
+"""The query's column that says when the label became known."""
 
 
-class Labels(Protocol):
+class LabelSource(Protocol):
     """A source of labels."""
 
     def write(self, out: Path, *, begin: datetime, end: datetime, known_before: datetime) -> None:
-        """Write the labels of a time as a Parquet file: ``id`` (text), ``label`` (a number), ``arrived_at`` (a time in UTC).
+        """Write labels as a Parquet file: ``id`` (text), ``label`` (a number), ``arrived_at`` (a time in UTC).
 
-        The id is a request's id or its unit, whatever the callers of the model send. A label that is not known has no row.
-        What was known once is known ever after, with the same time.
+        The id is a request's id or its unit, whichever the model's callers send. A label that is not known yet has no row. A
+        later call returns every row again, with the same time.
 
-        :param begin: of the answers whose labels are asked for; with a time zone
-        :param end: of these answers
-        :param known_before: labels that arrived later are no part of it
+        :param begin: time of the first answer whose label is needed; with a time zone
+        :param end: time of the last one
+        :param known_before: labels that arrived later are left out
         """
 
 
 class QueryLabels:
-    """Labels from the raw tables of the spec, by the query that also makes the training data.
+    """Labels from the spec's raw tables, by the query that also makes the training data.
 
-    The query must return ``label_time``. Callers name the row that they ask about by the id column's value: as the unit, or as
-    the request id.
+    The query must return ``label_time``. Callers must send the value of the id column, as the unit or as the request's id.
 
     :param query_sql: text of ``data.query``
-    :param within_s: how long after the answer a label may come; the events of that time are read
-    :param ahead_s: what the clock of the tables is ahead of UTC
+    :param within_s: how long after the answer a label may come. Events within this time of the answers are read
+    :param ahead_s: by how much the clock of the tables is ahead of UTC
     """
 
     def __init__(self, storage: Storage, data: Data, query_sql: str, *, within_s: float, ahead_s: float = 0.0) -> None:
@@ -51,7 +50,7 @@ class QueryLabels:
         self._ahead = timedelta(seconds=ahead_s)
 
     def write(self, out: Path, *, begin: datetime, end: datetime, known_before: datetime) -> None:
-        """Run the query over the events around the answers; see `Labels.write`.
+        """Run the query over the events around the answers; see `LabelSource.write`.
 
         :raises ConfigurationError: the query is wrong, or returns no ``label_time``
         """
@@ -64,20 +63,24 @@ class QueryLabels:
         }
         with tempfile.TemporaryDirectory(prefix="taxiway-labels-") as name:
             folder = Path(name).resolve()
-            here = Storage.from_url(folder.as_uri())  # nothing of this is kept
+<<<<<<< HEAD
+            here = Storage.from_url(folder.as_uri())  # deleted afterwards
+=======
+            here = Storage(folder.as_uri())  # nothing of this is kept
+>>>>>>> c2
             try:
                 frozen = snapshot(tables, window, here, "tables")
                 params = {"as_of": self._local(known_before)}
-                found = build(frozen, self._sql, params, storage=here, prefix="dataset")
+                dataset = build(frozen, self._sql, params, storage=here, prefix="dataset")
             except RejectedError:  # no event has been recorded yet
                 self._copy(None, out)
                 return
-            if ARRIVAL not in found.columns:
+            if ARRIVAL not in dataset.columns:
                 raise ConfigurationError(
                     f"the guards labels and loss need to know when a label arrived: {self._data.query} must return a column "
-                    f"{ARRIVAL}, NULL until the label is known"
+                    f"{ARRIVAL}, which is NULL until the label is known"
                 )
-            self._copy(folder / found.key, out)
+            self._copy(folder / dataset.key, out)
 
     def _copy(self, dataset: Path | None, out: Path) -> None:
         if dataset is None:

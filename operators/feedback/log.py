@@ -1,4 +1,4 @@
-"""The one reader of the prediction log: which files there are, and what a query says of them."""
+"""The one reader of the prediction log: it lists the files and runs queries on them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def log_keys(storage: Storage, model: str, version: str, hour: datetime) -> list
 def query_files(
     storage: Storage, keys: Sequence[str], folder: Path, db: Any, sql: str, values: Sequence[Any] = ()
 ) -> Iterator[tuple[Sequence[str], list[tuple[Any, ...]]]]:
-    """Run a query on Parquet files of the storage, a batch of files at a time; none of them stays on the disk.
+    """Run a query on Parquet files of the storage, a batch of files at a time. The local copies are deleted.
 
-    :param folder: for the files of one batch
+    :param folder: a local folder for the files of one batch
     :param db: a DuckDB that may read the folder
     :param sql: a query or an INSERT, in which ``{files}`` stands for the batch
-    :param values: of the query's parameters
-    :returns: for each batch its keys and the rows that the query returned
+    :param values: the query's parameters
+    :returns: for each batch, its keys and the rows that the query returned
     :raises RejectedError: a file cannot be read, lacks a column, or has another type in it
     """
     import duckdb

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from operators.core.frozen import Exact
 
 Kind = Literal["shadow", "canary", "watch"]
 """Of a phase: the version gets copies of requests; it has a share of the callers; it is promoted, and the old version
@@ -15,8 +17,8 @@ Key = tuple[Kind, int | None]
 """What names a period: its kind, and the weight at the edge in basis points."""
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+class _Fact(Exact):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
 
 class Outcome(StrEnum):

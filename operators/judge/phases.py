@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict
-
+from operators.core.frozen import Frozen
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import CONTROL_BP, Release
 from operators.judge.evidence import Evidence, Judgement, Kind, Outcome
@@ -17,7 +16,7 @@ SHADOW, WATCH = "shadow", "watch"  # names of the steps of these kinds; a canary
 FROZEN = "_frozen"  # ends the name of a step that keeps the weight before it until a freeze is over
 
 
-class Phase(BaseModel):
+class Phase(Frozen):
     """One part of a release: the shadow, a step of the canary, or the watch after the promotion.
 
     :param weights_bp: weights at the edge in basis points that this kind of phase has had, oldest first, with this one's: of the
@@ -30,8 +29,6 @@ class Phase(BaseModel):
     :param late: whether it must satisfy the guards on labels and business numbers, which come later. If not, they have a veto
     :param alpha_share: share of the release's alpha: shadow, canary and watch count the same units anew, so each has its own
     """
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Kind
     weights_bp: tuple[int, ...]

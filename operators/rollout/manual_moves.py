@@ -9,7 +9,7 @@ from operators.core.errors import RejectedError, ServiceError, ServiceRefusedErr
 from operators.core.rows import ManualRollbackRow, PromotedRow, ReleaseStartedRow, RetiredRow, WithdrawnRow
 from operators.registry.client import CHALLENGER, CHAMPION
 from operators.rollout.model_traffic import ModelTraffic
-from operators.traffic.emergency import Returned, move_back
+from operators.traffic.emergency import ManualRollback, move_back
 
 
 class ManualMoves:
@@ -20,7 +20,7 @@ class ManualMoves:
         self.model, self.ledger = traffic.model, traffic.ledger
         self.registry, self.agent = traffic.registry, traffic.agent
 
-    def return_now(self, version: str | None, *, reason: str, actor: str) -> Returned:
+    def return_now(self, version: str | None, *, reason: str, actor: str) -> ManualRollback:
         """Move the traffic first, then the ledger and the alias. Needs no scheduler.
 
         :param version: where to; None: a canary loses its traffic, and without one the version before takes over
@@ -28,7 +28,7 @@ class ManualMoves:
         """
         return self.write_down(move_back(self.agent, self.model, version, reason=reason, actor=actor), reason, actor)
 
-    def write_down(self, done: Returned, reason: str, actor: str) -> Returned:
+    def write_down(self, done: ManualRollback, reason: str, actor: str) -> ManualRollback:
         """Let ledger and alias follow traffic that a person has moved back."""
         try:
             self.return_to(done.run, done.stable, reason, actor, left=done.left)

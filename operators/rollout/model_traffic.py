@@ -9,17 +9,20 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry, json_digest
-from operators.core.rows import AbandonedRow, ReleaseStartedRow, WeightSetRow, route_of
+from operators.core.rows import AbandonedRow, ReleaseStartedRow, WeightSetRow
 from operators.core.settings import Settings
 from operators.core.traffic import Route
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.rollout.quarantine import Quarantine
 from operators.traffic import routes
 from operators.traffic.client import Agent
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
 
 _LONGEST_RUN = 150
 
@@ -41,34 +44,30 @@ class Begun:
     """A release that holds its model.
 
     :param stable: the version that has the traffic; None: the model has never been released
-    :param at: when its first try began
     """
 
     release_id: str
     stable: str | None
-    at: datetime
 
 
 class ModelTraffic:
-    """One model's ledger, versions and route.
-
-    :param settings: where the services are; default: the environment
-    """
+    """One model's ledger, versions and route; by default those that the environment names."""
 
     def __init__(
         self,
         model: str,
-        settings: Settings | None = None,
         *,
         ledger: Ledger | None = None,
         registry: Registry | None = None,
         agent: Agent | None = None,
     ) -> None:
-        if ledger is None or registry is None:
-            settings = settings or Settings.load()
+        if ledger is None:
+            from operators.core.ledger import Ledger  # imports SQLAlchemy, which costs a DAG file half a second
+
+            ledger = Ledger(Settings.load().ledger_url)
         self.model = model
-        self.ledger = ledger or Ledger(settings.ledger_url)  # type: ignore[union-attr]
-        self.registry = registry or Registry(settings.mlflow_url)  # type: ignore[union-attr]
+        self.ledger = ledger
+        self.registry = registry or Registry(Settings.load().mlflow_url)
         self.agent = agent or Agent()
 
     @property
@@ -173,4 +172,4 @@ class ModelTraffic:
 
 
 def _move(entry: Entry) -> Move:
-    return Move(step=WeightSetRow.of(entry).step, route=route_of(entry), at=entry.at)
+    return Move(step=WeightSetRow.of(entry).step, route=Route.recorded(entry.model, entry.payload), at=entry.at)

@@ -7,10 +7,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import httpx
+from airflow.sdk import Connection
 from airflow.sdk.bases.notifier import BaseNotifier
 
 from operators.core.errors import TaxiwayError
 from operators.core.extras import require
+from operators.core.http import client, require_success, unreachable
 from operators.core.spec import ModelSpec
 from operators.core.spec_operations import Moment, Notify
 
@@ -93,11 +96,6 @@ class WebhookNotifier(BaseNotifier):
         :raises ServiceError: the address did not answer, or answered with a 5xx
         :raises ServiceRefusedError: the address refused the message
         """
-        import httpx
-        from airflow.sdk import Connection
-
-        from operators.core.http import client, require_success, unreachable
-
         address = Connection.get(self.connection)
         host = address.host or ""
         base = host if "://" in host else f"{address.schema or 'https'}://{host}"

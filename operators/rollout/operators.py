@@ -5,22 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger, TimeDeltaTrigger
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from operators.core.errors import ConfigurationError, RejectedError, ServiceError
+from operators.core.errors import BusyError, ConfigurationError, RejectedError, ServiceError
+from operators.core.settings import Settings
 from operators.core.spec import ModelSpec, prediction_spec
+from operators.core.storage import Storage
+from operators.registry.client import ModelVersion
 from operators.rollout.freeze import frozen_until
+from operators.rollout.manual_moves import ManualMoves
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.notifiers import tell
+from operators.rollout.release_moves import ReleaseMoves
+from operators.rollout.smoke import smoke_test
 from operators.rollout.triggers import DeployTrigger
-
-if TYPE_CHECKING:
-    from operators.registry.client import ModelVersion
-    from operators.rollout.manual_moves import ManualMoves
-    from operators.rollout.release_moves import ReleaseMoves
+from operators.traffic.limits import USUAL, AnswerLimits
 
 DEPLOY_TIMEOUT_S = 600.0
 _BUSY_POLL_S = 10.0
@@ -45,18 +48,12 @@ def with_retries(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def release_moves_of(model: str) -> ReleaseMoves:
-    """Return the moves of a model's releases. SQLAlchemy is imported here: it costs a DAG file half a second."""
-    from operators.rollout.model_traffic import ModelTraffic
-    from operators.rollout.release_moves import ReleaseMoves
-
+    """Return the moves of a model's releases."""
     return ReleaseMoves(ModelTraffic(model))
 
 
 def manual_moves_of(model: str) -> ManualMoves:
     """Return what a person may do to a model."""
-    from operators.rollout.manual_moves import ManualMoves
-    from operators.rollout.model_traffic import ModelTraffic
-
     return ManualMoves(ModelTraffic(model))
 
 
@@ -102,8 +99,6 @@ class BeginReleaseOperator(BaseOperator):
 
         :param event: of a wait that has ended; whether the release may begin is checked again
         """
-        from operators.core.ledger import BusyError
-
         frozen = frozen_until(self.spec.release.freeze, datetime.now(UTC))
         if frozen is not None:
             text = f"no release begins until {frozen[0].isoformat(timespec='minutes')}: {frozen[1] or 'releases are frozen'}"
@@ -188,12 +183,8 @@ class SmokeTestOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> list[dict[str, Any]]:
         """Send all rows at once, some rows one by one, and a wrong request, which must be refused."""
-        from operators.core.settings import Settings
-        from operators.core.storage import Storage
-        from operators.rollout.smoke import smoke_test
-
         spec, settings = prediction_spec(self.spec), Settings.load()
-        storage = Storage.from_url(settings.storage_url)
+        storage = Storage(settings.storage_url)
         if not self.release["smoke_keys"]:
             raise AirflowFailException(
                 f"version {self.release['version']} has no tag taxiway.smoke_key, and stable has none either: "
@@ -216,8 +207,6 @@ class PromoteOperator(ReleaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Move the traffic, then the alias, then notify."""
-        from operators.traffic.limits import USUAL, AnswerLimits
-
         moves, release = self.moves(), self.release
         limits = [AnswerLimits.of(move.route) for move in moves.traffic.moves_of(release["release_id"])]
         version, stable = release["version"], release["stable"]

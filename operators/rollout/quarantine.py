@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from operators.core.errors import RejectedError, ServiceRefusedError
 from operators.core.frozen import Frozen
-from operators.core.ledger import Ledger
 from operators.core.ledger_entry import Entry
 from operators.core.rows import QuarantinedRow, QuarantineLiftedRow, read
 from operators.registry.client import ModelVersion, Registry
 from operators.registry.server import is_missing
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
 
 DIGEST_TAG = "taxiway.model_digest"  # SHA-256 of the model's files: the same bytes are the same model
 KINDS = (QuarantinedRow.KIND, QuarantineLiftedRow.KIND)

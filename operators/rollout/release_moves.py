@@ -9,11 +9,9 @@ from operators.core.errors import RejectedError
 from operators.core.ledger_entry import Entry, json_digest
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
-from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
 from operators.core.traffic import RouteState
-from operators.judge.digest import judge_digest
-from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.judge.evidence import Evidence, Outcome
 from operators.registry.client import CHALLENGER, CHAMPION, ModelVersion
 from operators.rollout.model_traffic import Begun, ModelTraffic, Move
 from operators.rollout.reconcile.policy import PROMOTE, ROLL_BACK
@@ -68,7 +66,7 @@ class ReleaseMoves:
             raise RejectedError(f"version {version.version} of {self.model} has all the traffic already")
         if left is not None:
             self._clear(left, keep=version.version)
-        return Begun(release_id, begun.route.stable, begun.at)
+        return Begun(release_id, begun.route.stable)
 
     def _require_other_champion(self, version: ModelVersion) -> None:
         route = self.agent.route(self.model)
@@ -116,40 +114,12 @@ class ReleaseMoves:
         """Keep the evidence of a look; return the number of the look in its step."""
         return self.ledger.record_look(self.model, release_id, step, evidence.model_dump(mode="json"))
 
-    def record_verdict(
-        self,
-        release_id: str,
-        step: str,
-        *,
-        policy: Judge,
-        evidence: Evidence,
-        judgement: Judgement,
-        elapsed_s: float,
-        bake_s: float = 0.0,
-        min_requests: int | None = None,
-        harm_weight: float = 1.0,
-        blind: bool = False,
-    ) -> Entry:
-        """Write a verdict with all that the judge was given: `verify` judges again from this row alone.
+    def record_verdict(self, release_id: str, row: rows.VerdictRow) -> Entry:
+        """Write a verdict; a second call with the same evidence returns the row of the first.
 
-        A second call with the same evidence returns the row of the first.
-
-        :param blind: the judge was not asked, because nothing could be measured; the verdict is Inconclusive
         :raises RejectedError: the release no longer holds the model
         """
-        row = rows.VerdictRow(
-            step=step,
-            policy=policy.model_dump(mode="json", by_alias=True),
-            evidence=evidence.model_dump(mode="json"),
-            elapsed_s=elapsed_s,
-            bake_s=bake_s,
-            min_requests=min_requests,
-            harm_weight=harm_weight,
-            judgement=judgement.model_dump(mode="json"),
-            judge=judge_digest(),
-            blind=blind,
-        )
-        key = f"{release_id}/{step}/{json_digest([row.evidence, elapsed_s])[:20]}/verdict"
+        key = f"{release_id}/{row.step}/{json_digest([row.evidence, row.elapsed_s])[:20]}/verdict"
         return self.ledger.append(self.model, row, key=key, release_id=release_id)
 
     def verdicts(self, release_id: str) -> list[rows.VerdictRow]:

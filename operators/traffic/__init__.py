@@ -1,1 +1,1 @@
-"""What is asked of the edge: the agent's client, routes, assignment, emergency rollback."""
+"""Where callers go: the agent's client, routes, limits, assignment, emergency rollback."""

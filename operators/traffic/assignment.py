@@ -1,4 +1,4 @@
-"""Which units a canary gets: the edge's arithmetic, to explain afterwards why a request went where it did. Pure."""
+"""Which units a canary gets. The edge decides it; this is the same arithmetic, to explain a request afterwards. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def bucket(model: str, unit: str) -> int:
 
 
 def in_canary(route: Route, place: int) -> bool:
-    """Tell whether the canary has a bucket, by a route whose lease has not ended.
+    """Say whether a bucket belongs to the canary, while the route's lease holds.
 
     :param place: the bucket
     """

@@ -21,7 +21,7 @@ class Agent:
         self._http = client(_url(), token=_token(), timeout_s=60.0)
 
     def deploy(self, spec: ModelSpec, version: str, model_uri: str) -> AppState:
-        """Start deploying a version; asking again is harmless."""
+        """Start to deploy a version. A second call does no harm."""
         body = {"spec": spec.to_json(), "model_uri": model_uri}
         return AppState.model_validate(self._call("PUT", f"/v1/apps/{spec.name}/{version}", body))
 
@@ -30,14 +30,13 @@ class Agent:
         return AppState.model_validate(self._call("GET", f"/v1/apps/{model}/{version}"))
 
     def apps(self) -> dict[str, AppState]:
-        """Return every application, by ``<model>-<version>``."""
+        """Return the state of every version's deployment, by ``<model>-<version>``."""
         return {name: AppState.model_validate(state) for name, state in self._call("GET", "/v1/apps").items()}
 
     def retire(self, model: str, version: str, *, drain_s: float = 30.0) -> None:
         """Delete a version once its requests are answered.
 
-        :param drain_s: it is deleted after this time, even if it still has requests
-
+        :param drain_s: after this time it is deleted even if it still has requests
         :raises ServiceRefusedError: it has traffic
         """
         self._call("DELETE", f"/v1/apps/{model}/{version}?drain_s={drain_s:g}")
@@ -51,33 +50,36 @@ class Agent:
         return self.routes().get(model)
 
     def set_route(self, route: Route, *, force: bool = False) -> None:
-        """Move traffic, all of the route at once.
+        """Replace a model's route.
 
-        :param force: also if another release holds the route, which no longer holds the model by the ledger
+        :param force: replace it even if another release holds it; for when that release no longer has the ledger's claim
         :raises ServiceRefusedError: a version does not run, or another release holds the route
         """
         query = "?force=true" if force else ""
         self._call("PUT", f"/v1/routes/{route.model}{query}", route.model_dump(exclude={"model"}))
 
     def remove_route(self, model: str) -> None:
-        """Forget a model: its callers get 404."""
+        """Remove a model's route: its callers get 404."""
         self._call("DELETE", f"/v1/routes/{model}")
 
     def counters(self, model: str) -> Counters:
-        """Return the counters of every version and arm."""
+        """Return the model's counters, by version and arm."""
         return Counters.model_validate(self._call("GET", f"/v1/counters/{model}"))
 
     def roll_back(self, model: str, *, reason: str, actor: str) -> RolledBack:
-        """Take the canary's traffic, or go back to the version before, at once and with the agent alone.
+        """Give stable the canary's traffic or, without a canary and in the watch, go back to the version before.
 
-        :raises ServiceRefusedError: there is nothing deployed to go back to
+        :raises ServiceRefusedError: there is no version before that is still deployed
         """
         return RolledBack.model_validate(
             self._call("POST", f"/v1/rollback/{model}", {"reason": reason, "actor": actor})
         )
 
     def journal(self, *, after: int = 0) -> list[JournalEntry]:
-        """Return what the agent did by itself, oldest first."""
+        """Return what agent and edges did by themselves, oldest first.
+
+        :param after: only entries with a higher number
+        """
         return [JournalEntry.model_validate(row) for row in self._call("GET", f"/v1/journal?after={after}")]
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
@@ -98,13 +100,13 @@ class AsyncAgent:
         return AppState.model_validate(await self._call("GET", f"/v1/apps/{model}/{version}"))
 
     async def counters(self, model: str) -> Counters:
-        """Return the counters of every version and arm."""
+        """Return the model's counters, by version and arm."""
         return Counters.model_validate(await self._call("GET", f"/v1/counters/{model}"))
 
     async def renew(self, model: str, holder: str) -> None:
         """Renew the lease of a canary.
 
-        :raises ServiceRefusedError: it has ended, or another release holds the route
+        :raises ServiceRefusedError: the lease has ended, or another release holds the route
         """
         await self._call("POST", f"/v1/routes/{model}/renew", {"holder": holder})
 

@@ -1,4 +1,4 @@
-"""Move a model's traffic back through the agent alone. It imports little: in an emergency the traffic comes first."""
+"""Roll a model back through the agent alone. This file imports little, so that an emergency rollback starts at once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from operators.traffic.client import Agent
 
 
 @dataclass(frozen=True)
-class Returned:
+class ManualRollback:
     """A rollback that a person asked for.
 
     :param run: id of this rollback
     :param stable: the version that has the traffic now
-    :param left: the version that lost it
+    :param left: the version that lost the traffic; None: none did
     :param traffic_s: seconds until the edge had the new route
-    :param unwritten: why the rollback is missing in the ledger, or the alias has not moved; empty: both are done. `reconcile`
-        does it later
+    :param unwritten: why the ledger does not have the rollback yet, or why the alias has not moved; `reconcile` does both later.
+        Empty: both are done
     """
 
     run: str
@@ -30,11 +30,11 @@ class Returned:
     unwritten: str = ""
 
 
-def move_back(agent: Agent, model: str, version: str | None, *, reason: str, actor: str) -> Returned:
-    """Move the traffic, and nothing else.
+def move_back(agent: Agent, model: str, version: str | None, *, reason: str, actor: str) -> ManualRollback:
+    """Move the traffic. Ledger and aliases stay as they are.
 
-    :param version: where to; None: a canary loses its traffic, and without one the version before takes over
-    :raises RejectedError: the version has the traffic already, or is not deployed any more
+    :param version: the version that gets all traffic. None: stable while there is a canary, else the version before stable
+    :raises RejectedError: the version has all the traffic already, or is not deployed any more
     """
     began, run = time.monotonic(), f"by-hand-{uuid4().hex}"
     try:
@@ -46,18 +46,18 @@ def move_back(agent: Agent, model: str, version: str | None, *, reason: str, act
     except ServiceRefusedError as error:
         conf = f' --conf \'{{"model": "{model}", "version": "{version or "…"}", "reason": "…"}}\''
         raise RejectedError(
-            f"{error}. A version that is not deployed any more is deployed first by the DAG `rollback`: "
+            f"{error}. If the version is not deployed any more, let the DAG `rollback` deploy it first: "
             f"taxiway airflow dags trigger rollback{conf}"
         ) from error
-    return Returned(run, stable, left, time.monotonic() - began)
+    return ManualRollback(run, stable, left, time.monotonic() - began)
 
 
 def _send_to(agent: Agent, model: str, version: str, run: str) -> str | None:
-    """Send everything to one version; return the one that loses it."""
+    """Send all traffic to one version, and return the version that loses it."""
     now = agent.route(model)
     if now is not None and now.stable == version and now.canary is None:
         raise RejectedError(f"version {version} of {model} has all the traffic already")
-    # A holder of its own, so that a release that is under way cannot move it back before the ledger stops it.
+    # The route gets a new holder, so that a release under way cannot move the traffic again before the ledger stops it.
     route = Route(model=model, stable=version, unit=now.unit if now else None, holder=f"{model}/{run}")
     agent.set_route(route, force=True)
     if now is None:

@@ -1,8 +1,9 @@
-"""How long an answer may take in a release. Pure: from the spec, and from the times of stable's own answers."""
+"""How long an answer may take in a release: from the spec, or else from how long stable's answers take. Pure."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ _TIMEOUT_QUANTILE, _TIMEOUT_RATIO = 0.99, 4
 class AnswerLimits:
     """How long an answer may take.
 
-    :param slow_us: an answer that took longer counts as slow, on both arms; None: none does
-    :param canary_timeout_ms: a canary or shadow that takes longer has failed
+    :param slow_us: an answer that takes longer counts as slow, on both arms; None: none does
+    :param canary_timeout_ms: if the canary or the shadow takes longer, its answer has failed
     """
 
     slow_us: int | None = None
@@ -37,9 +38,9 @@ USUAL = AnswerLimits()
 
 
 def limits_from(release: Release, counters: Counters, stable: str) -> AnswerLimits:
-    """Return a release's limits, which are set before its first step.
+    """Return a release's limits. They are set before its first step and do not change.
 
-    :param stable: the version whose answers show what is usual
+    :param stable: the version whose answers show how long an answer usually takes
     """
     rows = [row for row in counters.rows if (row.version, row.arm) == (stable, "stable")]
     slow = release.judge.slow
@@ -54,7 +55,7 @@ def _slow_us(slow: Slow, stable: list[Row]) -> int | None:
         return round(slow.limit_s * 1e6)
     usual_ms = quantile_ms(stable, slow.quantile)
     if usual_ms is None or not math.isfinite(usual_ms):
-        return None  # no answers of stable to compare with: the guard has no evidence, so it does not pass
+        return None  # no usual time is known, so nothing counts as slow: the guard has no evidence and does not pass
     return round(1000 * max(usual_ms * slow.ratio, usual_ms + slow.increase_s * 1000))
 
 
@@ -68,16 +69,14 @@ def _timeout_ms(canary_timeout_s: float | None, stable: list[Row]) -> int:
 
 
 def quantile_ms(rows: Iterable[Row], q: float) -> float | None:
-    """Return the upper bound of the bucket that holds the quantile of all rows' answers; None without answers.
+    """Return the upper bound of the latency bucket that holds the quantile of all rows' answers; None without answers.
 
     :param q: above 0 and below 1
     """
-    counts: dict[float, int] = {}
+    counts: Counter[float] = Counter()
     for row in rows:
-        for bound, count in row.latency:
-            upper = float("inf") if bound is None else bound
-            counts[upper] = counts.get(upper, 0) + count
-    total, seen = sum(counts.values()), 0
+        counts.update({math.inf if bound is None else bound: count for bound, count in row.latency})
+    total, seen = counts.total(), 0
     for bound in sorted(counts):
         seen += counts[bound]
         if total and seen >= q * total:

@@ -67,15 +67,6 @@ class RollbackOrder(Reason):
     version: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="null: the version before")
 
 
-class RollbackDone(BaseModel):
-    """The result of a rollback."""
-
-    stable: str
-    left: str | None
-    traffic_s: float
-    unwritten: str
-
-
 @cache
 def services() -> tuple[Ledger, Registry, Agent]:
     """Connect, once in each process."""
@@ -151,14 +142,15 @@ def create_app(connect: Callable[[], tuple[Ledger, Registry, Agent]] = services)
         ]
 
     @app.post("/api/models/{model}/rollback", dependencies=[Depends(require_same_site)])
-    def roll_back(model: Model, order: RollbackOrder, request: Request, user: GetUserDep) -> RollbackDone:
+    def roll_back(
+        model: Model, order: RollbackOrder, request: Request, user: GetUserDep
+    ) -> dict[str, str | float | None]:
         _require_edit(model, request, user)
         ledger, registry, agent = connect()
         moves = ManualMoves(ModelTraffic(model, ledger=ledger, registry=registry, agent=agent))
         done = moves.return_now(order.version, reason=order.reason, actor=user.get_name())
-        return RollbackDone(
-            stable=done.stable, left=done.left, traffic_s=round(done.traffic_s, 4), unwritten=done.unwritten
-        )
+        facts = {"stable": done.stable, "left": done.left, "unwritten": done.unwritten}
+        return {**facts, "traffic_s": round(done.traffic_s, 4)}
 
     @app.post("/api/models/{model}/quarantine/{version}/lift", dependencies=[Depends(require_same_site)])
     def lift(model: Model, version: Version, order: Reason, request: Request, user: GetUserDep) -> dict[str, bool]:

@@ -6,10 +6,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from operators.core import rows
 from operators.core.errors import ServiceRefusedError
+from operators.core.frozen import Frozen
 from operators.core.ledger import Ledger
 from operators.core.row_text import in_words
 from operators.core.spec import ModelSpec
@@ -18,6 +19,8 @@ from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, GuardResult
 from operators.judge.phases import phases_of
 from operators.judge.policy import judge
+from operators.judge.units import unit_of
+from operators.judge.wording import Unit
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.server import is_missing
 from operators.rollout.quarantine import KINDS, Quarantined, standing
@@ -31,8 +34,8 @@ _SHOWN = (
 )  # fmt: skip
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+class _View(Frozen):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
 
 class Decision(_View):
@@ -41,6 +44,12 @@ class Decision(_View):
     at: datetime
     kind: str
     text: str
+
+
+class GuardView(GuardResult):
+    """A guard's result, with the unit of its interval and its margin: shares are shown in points or %."""
+
+    unit: Unit
 
 
 class ReleaseView(_View):
@@ -57,7 +66,7 @@ class ReleaseView(_View):
     since: datetime | None
     look: int
     looked_at: datetime | None
-    guards: dict[str, GuardResult]
+    guards: dict[str, GuardView]
 
 
 class ModelView(_View):
@@ -138,7 +147,7 @@ class Console:
             guards=self._guards(name, version, looks[-1].evidence) if looks and version else {},
         )
 
-    def _guards(self, name: str, version: str, evidence: dict[str, Any]) -> dict[str, GuardResult]:
+    def _guards(self, name: str, version: str, evidence: dict[str, Any]) -> dict[str, GuardView]:
         """Ask the judge again: e-values and intervals depend on the spec and the evidence alone."""
         try:
             spec_json = self._registry.version(name, version).tags.get("taxiway.spec", "")
@@ -150,7 +159,7 @@ class Console:
         return _results(release, Evidence.model_validate(evidence)) if release else {}
 
 
-def _results(release: Release, evidence: Evidence) -> dict[str, GuardResult]:
+def _results(release: Release, evidence: Evidence) -> dict[str, GuardView]:
     """Ask the judge again, with the margins and the share of alpha of the phase that the evidence is from."""
     newest = evidence.periods[-1].key if evidence.periods else None
     phase = next((phase for phase in phases_of(release) if (phase.kind, phase.weights_bp[-1]) == newest), None)
@@ -159,7 +168,8 @@ def _results(release: Release, evidence: Evidence) -> dict[str, GuardResult]:
     results: dict[str, GuardResult] = {}
     for part in parts:
         results |= judge(part, evidence, elapsed_s=0.0, bake_s=1.0, harm_weight=harm_weight).guards
-    return results
+    series = release.judge.series
+    return {name: GuardView(**dict(one), unit=unit_of(name, series)) for name, one in results.items()}
 
 
 @lru_cache(maxsize=64)

@@ -246,7 +246,7 @@ class ValidateOperator(Expecting):
 
         engine = Engine()
         checks = self.checks(engine.context, self.quarantine)
-        work = Validation(engine, Storage.from_url(self.storage_root()), self.prefix(context))
+        work = Validation(engine, Storage(self.storage_root()), self.prefix(context))
         self._stop = work.stop
         validated = self._validated(work, checks)
         described = {**validated.described, "dataset_uri": validated.report.dataset_uri}

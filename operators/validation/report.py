@@ -48,7 +48,7 @@ class ValidationReport(Exact):
             "failures": [f.model_dump(mode="json") for f in self.failures[:_XCOM_ROWS]],
             "text": self.text(),
             "docs_url": self.docs_url,
-            "dataset": self.dataset.to_dict() if self.dataset else None,
+            "dataset": self.dataset.model_dump(mode="json") if self.dataset else None,
             "quarantined": {table: rows.model_dump(mode="json") for table, rows in self.quarantined.items()},
         }
 

@@ -42,9 +42,9 @@ def local_files(source: str, file_format: FileFormat | None, folder: Path) -> Fi
     elif source.startswith("file://"):
         last = unquote(last)
     if has_magic(last) or _format(last):
-        storage, names = Storage.from_url(base), _matching(base, last)
+        storage, names = Storage(base), _matching(base, last)
     else:
-        storage = Storage.from_url(Path(source).as_uri() if source.startswith("/") else source.rstrip("/"))
+        storage = Storage(Path(source).as_uri() if source.startswith("/") else source.rstrip("/"))
         names = [name for name in storage.list() if file_format or _format(name)]
     if not names:
         raise ConfigurationError(
@@ -63,7 +63,7 @@ def _matching(base: str, last: str) -> list[str]:
     """Return the names in a folder that a pattern stands for."""
     if not has_magic(last):
         return [last]
-    return [name for name in Storage.from_url(base).list() if "/" not in name and fnmatchcase(name, last)]
+    return [name for name in Storage(base).list() if "/" not in name and fnmatchcase(name, last)]
 
 
 def _local(storage: Storage, names: Sequence[str], folder: Path) -> list[Path]:

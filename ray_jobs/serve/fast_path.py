@@ -1,30 +1,27 @@
-"""The short way from a replica's HTTP server to its model.
+"""The fast path from a replica's HTTP server to its model.
 
-Serve's own way wraps each request in tasks, contexts and metrics that nobody here reads: the edge counts, and limits what is
-under way. It costs more than the model. So a request for a prediction is answered before it; all others (health checks,
-metadata, errors) go on. The answer is the one that `Version.__call__` gives; without the short way everything works, slower.
+Serve wraps each request in tasks, contexts and metrics, which cost more time than the model. Nobody here reads them: the edge
+counts requests and limits how many are under way. So the fast path answers requests for predictions before Serve sees them, and
+passes on all others (health checks, metadata, errors). Its answers are those of `Version.__call__`. Without the fast path
+everything works, but slower.
 
-Serve puts it in front because its setting `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` says so. When a replica stops, its HTTP
-server first ends what is under way, whichever way that took.
+Serve installs it because the setting `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it. When a replica stops, its HTTP server
+first ends the requests under way, on the fast path too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakMethod
 
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 Infer = Callable[[bytes, Iterable[tuple[bytes, bytes]]], tuple[int, bytes, str]]
-"""From a body and headers to a status, JSON, and the request's id."""
+"""Takes a body and headers; returns a status, JSON and the request's id."""
 
 SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PATH = f"{__name__}:middlewares"
@@ -33,29 +30,29 @@ _here: WeakMethod[Infer] | None = None
 
 
 def answer_by(infer: Infer) -> None:
-    """Let a bound method answer in this process. Serve starts the HTTP server when the replica's constructor has run."""
+    """Let a bound method answer in this process. Call it in the replica's constructor: the HTTP server starts later."""
     global _here
     _here = WeakMethod(infer)
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Serve puts in front of an HTTP server: nothing where no version answers, in a proxy for example."""
-    return [Middleware(ShortWay, _here)] if _here is not None else []
+    """Return the middleware for a process that has a version, and none for other processes, such as a proxy."""
+    return [Middleware(FastPath, _here)] if _here is not None else []
 
 
-class ShortWay:
-    """ASGI middleware that answers predictions before Serve's own code sees them.
+class FastPath:
+    """ASGI middleware that answers requests for predictions before Serve's own code sees them.
 
-    :param app: Serve's own way
-    :param infer: returns what answers, or None if it has gone
+    :param app: Serve's own code
+    :param infer: returns the version's method, or None if the version has gone
     """
 
-    def __init__(self, app: App, infer: Callable[[], Infer | None]) -> None:
+    def __init__(self, app: ASGIApp, infer: Callable[[], Infer | None]) -> None:
         self._app = app
         self._infer = infer
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request for a prediction, and pass on everything else."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for a prediction; pass on any other."""
         infer = self._infer() if is_inference(scope) else None
         if infer is None:
             await self._app(scope, receive, send)
@@ -76,53 +73,53 @@ class ShortWay:
 
 @contextmanager
 def in_one_piece(send: Send) -> Iterator[None]:
-    """Let uvicorn's answer leave at once. It writes head and body one by one, and each costs every hop on the way a wake-up.
+    """Send head and body of uvicorn's answer in one write. Two writes would wake up every hop on the way twice.
 
-    Where `send` is not uvicorn's, nothing happens.
+    If `send` is not uvicorn's, nothing changes.
     """
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle):
         yield
         return
     transport = cycle.transport
-    held = Held(transport)
-    cycle.transport = held  # type: ignore[assignment]  # it is one as far as a cycle needs it
+    buffered = BufferedTransport(transport)
+    cycle.transport = buffered  # type: ignore[assignment]  # it has what a cycle needs of a transport
     try:
         yield
     finally:
         cycle.transport = transport
-        held.release()
+        buffered.release()
 
 
-class Held:
-    """A transport that keeps what is written until `release`."""
+class BufferedTransport:
+    """A transport that buffers what is written until `release`."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Keep the data until `release`."""
+        """Buffer the data."""
         self._parts.append(data)
 
     def release(self) -> None:
-        """Write what was kept."""
+        """Write the buffer."""
         if self._parts:
             self._transport.write(b"".join(self._parts))
             self._parts.clear()
 
     def close(self) -> None:
-        """Write what was kept and close."""
+        """Write the buffer, then close."""
         self.release()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Ask the transport."""
+        """Say whether the transport is closing."""
         return self._transport.is_closing()
 
 
-def is_inference(scope: Message) -> bool:
-    """Tell whether a request asks for a prediction."""
+def is_inference(scope: Scope) -> bool:
+    """Say whether a request asks for a prediction."""
     return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/infer")
 
 

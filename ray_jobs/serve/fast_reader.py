@@ -1,7 +1,7 @@
-"""Read requests of one model: what they must look like is compiled once, and checked while the JSON is parsed.
+"""Reads the requests of one model fast: a validator is compiled once and checks a request while it parses the JSON.
 
-`read_request` remains the one that decides. What is quick says "yes, and here it is" or nothing at all: whatever is unusual or
-wrong goes there, where the error says what to mend.
+The fast reader reads ordinary requests only. All others, wrong ones among them, go to `read_request`, which decides and says
+what to mend.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ from pydantic_core import SchemaValidator, core_schema
 from operators.core.spec_training import FeatureKind
 from ray_jobs.serve.protocol import NumberRange, Request, narrowest, read_request, unit_of
 
-_QUICK = {"category": ["BYTES"], "number": ["FP64", "FP32", "FP16"], "integer": ["INT64"], "boolean": ["BOOL"]}
-"""The datatypes whose limits are the kind's own."""
-_CONSTANTS = (b"NaN", b"Infinity")  # no JSON, but the parser takes them where nothing is checked
+_ORDINARY = {"category": ["BYTES"], "number": ["FP64", "FP32", "FP16"], "integer": ["INT64"], "boolean": ["BOOL"]}
+"""The datatypes that hold every value of the kind."""
+_CONSTANTS = (b"NaN", b"Infinity")  # not JSON, but the parser takes them where the schema checks nothing
 
 
 class Reader:
-    """Does what `read_request` does, in a fraction of the time.
-
-    :param features: the features that the model wants, all of them and nothing else
-    :param max_rows: rows that one request may hold
-    :param limits: what the model's types hold, where that is less than 64 bits
-    """
+    """Returns what `read_request` returns, in a fraction of the time. It has the same parameters."""
 
     def __init__(
         self, features: Mapping[str, FeatureKind], *, max_rows: int, limits: Mapping[str, NumberRange] | None = None
@@ -35,18 +30,14 @@ class Reader:
         self._validator = SchemaValidator(_document(self._features, self._limits))
 
     def read(self, body: bytes) -> Request:
-        """Read and check a request.
-
-        :param body: JSON as the caller sent it
-        :raises BadRequestError: something is missing, extra, mistyped or not finite
-        """
-        found = self.quick(body)
-        if found is None:
+        """Read and check a request; see `read_request`."""
+        request = self.read_ordinary(body)
+        if request is None:
             return read_request(body, self._features, max_rows=self._max_rows, limits=self._limits)
-        return found
+        return request
 
-    def quick(self, body: bytes) -> Request | None:
-        """Return the request if it is right at first sight; it is `read_request`'s, to the last value.
+    def read_ordinary(self, body: bytes) -> Request | None:
+        """Return the same as `read_request` for an ordinary request, and None for any other.
 
         :raises BadRequestError: `parameters.unit` is not text
         """
@@ -92,12 +83,12 @@ def _document(features: Mapping[str, FeatureKind], limits: Mapping[str, NumberRa
 
 def _tensor(kind: FeatureKind, limits: NumberRange | None) -> core_schema.CoreSchema:
     base = kind.rstrip("?")
-    value = _value(base, narrowest(base, _QUICK[base][0], limits))
+    value = _value(base, narrowest(base, _ORDINARY[base][0], limits))
     field = core_schema.typed_dict_field
     return core_schema.typed_dict_schema(
         {
             "name": field(core_schema.str_schema(strict=True)),
-            "datatype": field(core_schema.literal_schema(_QUICK[base])),
+            "datatype": field(core_schema.literal_schema(_ORDINARY[base])),
             "shape": field(core_schema.list_schema(core_schema.int_schema(strict=True))),
             "data": field(core_schema.list_schema(core_schema.nullable_schema(value) if kind.endswith("?") else value)),
         },
@@ -112,5 +103,5 @@ def _value(base: str, limits: NumberRange | None) -> core_schema.CoreSchema:
         return core_schema.bool_schema(strict=True)
     low, high = limits or (None, None)
     if base == "integer":
-        return core_schema.int_schema(strict=True, ge=low, le=high)  # type: ignore[arg-type]  # a kind's own are whole
+        return core_schema.int_schema(strict=True, ge=low, le=high)  # type: ignore[arg-type]  # limits of integers are whole
     return core_schema.float_schema(strict=True, allow_inf_nan=False, ge=low, le=high)

@@ -1,4 +1,4 @@
-"""Keep predictions: a replica buffers rows and writes immutable Parquet to object storage, off the request path."""
+"""The prediction log of one replica: it buffers rows, and a thread writes them to object storage as Parquet files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from operators.core.errors import TaxiwayError
 from operators.core.predictions import ARMS, hour_prefix
 from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
+from operators.core.traffic import ALL_BP
 
 _log = logging.getLogger(__name__)
 _TYPES = {"category": pa.string(), "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
@@ -35,20 +36,19 @@ _OWN = {
     "prediction": pa.float64(),
 }
 _MOST_BUFFERED = 20  # times `max_rows`; beyond it the oldest rows go, so that a lost store cannot fill the memory
-_GATHERED = 5  # times `max_rows` in one file at most
+_GATHERED = 5  # times `max_rows`; so many rows are written at once, without waiting for more
 _GATHER_S = 1.0
-_WHOLE_BP = 10_000
 HEADERS = ("x-request-id", "x-taxiway-unit", "x-taxiway-arm", "x-taxiway-weight")
-"""The headers that `Asked.of` reads."""
+"""The headers that `EdgeHeaders.of` reads."""
 
 
-class Asked(NamedTuple):
-    """What the edge says of a request.
+class EdgeHeaders(NamedTuple):
+    """What the edge's headers say about a request.
 
     :param request_id: the same for stable's answer and for the shadow's
-    :param unit: what the caller is assigned by; None: the request is a unit of its own
+    :param unit: id of the unit; None: the request is a unit of its own
     :param arm: one of `ARMS`; None: the request did not come through the edge
-    :param weight_bp: the canary's weight when the request was assigned; None: not told
+    :param weight_bp: the canary's weight when the request was assigned; None: the edge did not say
     """
 
     request_id: str
@@ -57,17 +57,15 @@ class Asked(NamedTuple):
     weight_bp: int | None = None
 
     @classmethod
-    def of(cls, headers: Mapping[str, str], unit: str | None) -> Asked:
-        """Read the headers. What the edge cannot have sent is taken as not sent.
+    def of(cls, headers: Mapping[str, str], unit: str | None) -> EdgeHeaders:
+        """Read the headers. A value that the edge cannot have sent is ignored.
 
-        :param headers: found by names in lower case
-        :param unit: the one in the body, for a request without the header; the edge assigns by the header first
+        :param headers: by names in lower case
+        :param unit: the unit in the body, for a request without the header: the edge, too, prefers the header
         """
         arm = headers.get("x-taxiway-arm")
         weight = headers.get("x-taxiway-weight", "")
-        known = (
-            weight.isascii() and weight.isdigit() and len(weight) <= len(str(_WHOLE_BP)) and int(weight) <= _WHOLE_BP
-        )
+        known = weight.isascii() and weight.isdigit() and len(weight) <= len(str(ALL_BP)) and int(weight) <= ALL_BP
         return cls(
             request_id=headers.get("x-request-id") or uuid.uuid4().hex,
             unit=headers.get("x-taxiway-unit") or unit,
@@ -76,18 +74,18 @@ class Asked(NamedTuple):
         )
 
 
-class _Answered(NamedTuple):
-    asked: Asked
+class _Answer(NamedTuple):
+    headers: EdgeHeaders
     at_us: int
-    features: tuple[Any, ...]  # one column after the other: a flat tuple costs the garbage collector nothing
+    features: tuple[Any, ...]  # one column after the other: the garbage collector does not track a flat tuple
     values: tuple[float, ...]
 
 
 class PredictionLog:
-    """What one replica has predicted, in memory until it is written to object storage.
+    """The answers of one replica, in memory until they are written to object storage.
 
-    :param storage: where the files go; `hour_prefix` says which folder
-    :param spec: says what the columns are and how often a file is written
+    :param storage: where the files go, in the folders of `hour_prefix`
+    :param spec: has the columns, and how often a file is written
     :param version: the version that answers
     """
 
@@ -101,7 +99,7 @@ class PredictionLog:
         self._schema = pa.schema(list({**_OWN, **features}.items()))
         self._repeating = [field.name for field in self._schema if field.type == pa.string() or field.name == "arm"]
         self._repeating.remove("request_id")
-        self._answered: deque[_Answered] = deque()
+        self._buffer: deque[_Answer] = deque()
         self._rows = 0
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -113,12 +111,12 @@ class PredictionLog:
         )
         self._thread.start()
 
-    def add(self, asked: Asked, columns: Mapping[str, list[Any]], values: list[float]) -> None:
-        """Remember one answered request; never blocks on the store."""
+    def add(self, headers: EdgeHeaders, columns: Mapping[str, list[Any]], values: list[float]) -> None:
+        """Buffer one answered request. This never waits for the store."""
         features = tuple(chain.from_iterable([columns[name] for name in self._features]))
-        answered = _Answered(asked, time.time_ns() // 1000, features, tuple(values))
+        answer = _Answer(headers, time.time_ns() // 1000, features, tuple(values))
         with self._lock:
-            self._answered.append(answered)
+            self._buffer.append(answer)
             self._rows += len(values)
             self._drop_oldest()
             rows = self._rows
@@ -128,13 +126,13 @@ class PredictionLog:
                 self._full.set()
 
     def _drop_oldest(self) -> None:
-        while self._rows > _MOST_BUFFERED * self._max_rows and len(self._answered) > 1:
-            gone = len(self._answered.popleft().values)
-            self._rows -= gone
-            self.dropped_rows += gone
+        while self._rows > _MOST_BUFFERED * self._max_rows and len(self._buffer) > 1:
+            dropped = len(self._buffer.popleft().values)
+            self._rows -= dropped
+            self.dropped_rows += dropped
 
     def close(self) -> None:
-        """Write what is left and stop."""
+        """Write the buffered rows and stop."""
         self._closed = True
         self._wake.set()
         self._full.set()
@@ -143,49 +141,49 @@ class PredictionLog:
     def _work(self, flush_every_s: float) -> None:
         while not self._closed:
             if self._wake.wait(flush_every_s):
-                # Under load a file a second, not one every few milliseconds: writing it costs more than what is in it.
+                # Under load, write a file a second and not one every few milliseconds: each write has a cost of its own.
                 self._full.wait(_GATHER_S)
             self._wake.clear()
             self._full.clear()
             self.flush()
 
     def flush(self) -> None:
-        """Write the buffered rows as one file; on a failure they stay for the next try.
+        """Write the buffered rows as one file. If that fails, they stay for the next try.
 
-        A write whose answer was lost is done again under another name, so a row may be there twice. Readers take the first of
-        each request.
+        If only the store's answer was lost, the next try writes the rows again under another name. So readers take the first
+        row of each request.
         """
         with self._lock:
-            answered, self._answered = self._answered, deque()
+            answers, self._buffer = self._buffer, deque()
             rows, self._rows = self._rows, 0
-        if not answered:
+        if not answers:
             return
         key = f"{hour_prefix(self._model, self._version, datetime.now(UTC))}/{uuid.uuid4().hex}.parquet"
         try:
-            self._storage.put_bytes(key, self._parquet(answered), if_absent=True)
+            self._storage.put_bytes(key, self._parquet(answers), if_absent=True)
         except TaxiwayError as error:
-            _log.warning("%d predictions could not be written and will be tried again: %s", rows, error)
+            _log.warning("the store did not take %d predictions; the next write tries them again: %s", rows, error)
             with self._lock:
-                self._answered.extendleft(reversed(answered))
+                self._buffer.extendleft(reversed(answers))
                 self._rows += rows
                 self._drop_oldest()
 
-    def _parquet(self, answered: Collection[_Answered]) -> bytes:
-        """Make the columns with few steps in Python: this takes its time from the requests that come meanwhile."""
-        asked, at_us, features, values = zip(*answered, strict=True)
-        request_ids, units, arms, weights = zip(*asked, strict=True)
+    def _parquet(self, answers: Collection[_Answer]) -> bytes:
+        """Make the file with few steps in Python: while they run, requests wait."""
+        headers, at_us, features, values = zip(*answers, strict=True)
+        request_ids, units, arms, weights = zip(*headers, strict=True)
         rows = np.fromiter(map(len, values), np.int64, len(values))  # of each request
         request: Any = np.repeat(np.arange(len(rows)), rows)  # of each row
         before = (np.cumsum(rows) - rows)[request]
         row = np.arange(len(request)) - before
-        told = {
+        of_request = {
             "request_id": request_ids,
             "unit": units,
             "arm": arms,
             "weight_bp": weights,
             "predicted_at": np.array(at_us, "datetime64[us]"),
         }
-        columns = {name: pa.array(column, _OWN[name]).take(pa.array(request)) for name, column in told.items()}
+        columns = {name: pa.array(column, _OWN[name]).take(pa.array(request)) for name, column in of_request.items()}
         columns["row"] = pa.array(row)
         columns["model"] = pa.repeat(self._model, len(row))
         columns["version"] = pa.repeat(self._version, len(row))
@@ -197,7 +195,7 @@ class PredictionLog:
             columns[f"feature_{name}"] = pa.array(cells[first + place * rows[request]], kind)
         table = pa.table([columns[name] for name in self._schema.names], schema=self._schema)
         sink = pa.BufferOutputStream()
-        # Not the smallest files but those that are written fastest; what reads them needs no more than the times' bounds.
+        # These settings make files that are fast to write, not small. Readers need statistics of the times only.
         pq.write_table(
             table, sink, compression="snappy", use_dictionary=self._repeating, write_statistics=["predicted_at"]
         )

@@ -1,4 +1,4 @@
-"""Open Inference Protocol V2 over JSON: read a request into columns, write an answer. Pure; no Ray, no MLflow.
+"""Open Inference Protocol V2 over JSON: read a request into columns, write an answer. Pure: no Ray, no MLflow.
 
 Source of the format: Open Inference Protocol, REST, https://github.com/kserve/open-inference-protocol
 """
@@ -18,24 +18,8 @@ from pydantic_core import from_json, to_json
 
 from operators.core.spec_training import FeatureKind
 
-_NUMBERS = frozenset({"FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
-_INTEGERS = frozenset(name for name in _NUMBERS if "INT" in name)
-_DATATYPES: Mapping[str, frozenset[str]] = {
-    "category": frozenset({"BYTES"}),
-    "number": _NUMBERS,
-    "integer": _INTEGERS,
-    "boolean": frozenset({"BOOL"}),
-}
-_PYTHON: Mapping[str, tuple[type, ...]] = {
-    "category": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-}
-_TYPES = {kind: frozenset(types) for kind, types in _PYTHON.items()}
-_PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
 NumberRange = tuple[float, float]
-"""Smallest and largest value that a type holds."""
+"""The smallest and the largest value that a type holds."""
 _INTEGER_LIMITS: Mapping[str, NumberRange] = {
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
@@ -44,15 +28,24 @@ _KIND_LIMITS: Mapping[str, NumberRange] = {
     "number": (-sys.float_info.max, sys.float_info.max),
     "integer": _INTEGER_LIMITS["INT64"],
 }
+_DATATYPES: Mapping[str, frozenset[str]] = {
+    "category": frozenset({"BYTES"}),
+    "number": frozenset({"FP16", "FP32", "FP64", *_INTEGER_LIMITS}),
+    "integer": frozenset(_INTEGER_LIMITS),
+    "boolean": frozenset({"BOOL"}),
+}
+_PYTHON: Mapping[str, type] = {"category": str, "number": float, "integer": int, "boolean": bool}
+_TYPES = {**{kind: frozenset({python}) for kind, python in _PYTHON.items()}, "number": frozenset({int, float})}
+_PREFERRED = {"category": "BYTES", "number": "FP64", "integer": "INT64", "boolean": "BOOL"}
 
 
 class BadRequestError(ValueError):
-    """The caller's request is wrong; the message is the answer to a 400."""
+    """The caller's request is wrong. The message is the body of a 400."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that was read: each feature's values, all of one length. Not pydantic: it would check every value again."""
+    """A request with its features as columns of one length. Not a pydantic model: that would check every value again."""
 
     id: str | None
     unit: str | None
@@ -66,10 +59,10 @@ def read_request(
     """Read and check a request.
 
     :param body: JSON as the caller sent it
-    :param features: the features that the model wants, all of them and nothing else
-    :param max_rows: rows that one request may hold
-    :param limits: what the model's types hold, where that is less than 64 bits
-    :raises BadRequestError: something is missing, extra, mistyped or not finite
+    :param features: the model's features; a request must have all of them and no other
+    :param max_rows: the most rows of a request
+    :param limits: for features whose type in the model has less than 64 bits, what that type holds
+    :raises BadRequestError: something is missing, unknown, of the wrong type or not finite
     """
     document = _parse(body)
     inputs = document.get("inputs")
@@ -79,21 +72,21 @@ def read_request(
     for tensor in inputs:
         name = tensor.get("name") if isinstance(tensor, dict) else None
         if not isinstance(name, str):
-            raise BadRequestError("each of `inputs` must be an object with a `name`")
+            raise BadRequestError("each item of `inputs` must be an object with a `name`, which is a string")
         if name in columns:
-            raise BadRequestError(f"input {name!r} appears twice")
+            raise BadRequestError(f"input {name!r} appears twice; give each feature once")
         if name not in features:
             raise BadRequestError(f"unknown input {name!r}; this model takes {', '.join(features)}")
         columns[name] = _values(name, tensor, features[name], (limits or {}).get(name))
     if missing := [name for name in features if name not in columns]:
-        raise BadRequestError(f"missing input {', '.join(missing)}")
+        raise BadRequestError(f"missing input {', '.join(missing)}; this model takes {', '.join(features)}")
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         shown = ", ".join(f"{name} has {len(values)}" for name, values in columns.items())
-        raise BadRequestError(f"inputs differ in length: {shown}")
+        raise BadRequestError(f"inputs differ in length: {shown}; give one value for each row")
     rows = lengths.pop()
     if not 1 <= rows <= max_rows:
-        raise BadRequestError(f"a request holds 1 to {max_rows} rows; this one has {rows}")
+        raise BadRequestError(f"a request may have 1 to {max_rows} rows; this one has {rows}")
     return Request(
         id=_text(document, "id"),
         unit=unit_of(document.get("parameters") or {}),
@@ -103,26 +96,28 @@ def read_request(
 
 
 def read_output(result: Any, rows: int) -> list[float]:
-    """Return what a model answered: one finite number for each row.
+    """Return a model's answer as one finite number for each row.
 
     :param result: an array, a list, or a data frame of one column
-    :raises ValueError: it is something else
+    :raises ValueError: the result is something else, or a number is not finite
     """
     values = np.asarray(result)
     if values.dtype.kind not in "fiu":
-        raise ValueError(f"the model returned {values.dtype} where numbers were expected")
+        raise ValueError(f"the model returned values of type {values.dtype}; `predict` must return numbers")
     if values.shape not in ((rows,), (rows, 1)):
-        raise ValueError(f"the model returned an array of shape {values.shape} for {rows} rows")
-    found: list[float] = values.reshape(rows).astype(float).tolist()
-    if not all(map(math.isfinite, found)):
-        raise ValueError("the model returned a number that is not finite")
-    return found
+        raise ValueError(
+            f"the model returned an array of shape {values.shape} for {rows} rows; `predict` must return one number a row"
+        )
+    numbers: list[float] = values.reshape(rows).astype(float).tolist()
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("the model returned NaN or infinity; `predict` must return finite numbers")
+    return numbers
 
 
 def write_answer(*, model: str, version: str, request_id: str | None, output: str, values: Sequence[float]) -> bytes:
     """Return the JSON of a successful answer: one FP64 tensor of shape [rows].
 
-    :raises ValueError: the model returned something that is not finite
+    :param values: finite, as `read_output` returns them
     """
     answer: dict[str, Any] = {
         "model_name": model,
@@ -131,8 +126,6 @@ def write_answer(*, model: str, version: str, request_id: str | None, output: st
     }
     if request_id is not None:
         answer["id"] = request_id
-    if not all(map(math.isfinite, values)):
-        raise ValueError("the model returned a number that is not JSON compliant")
     return to_json(answer)
 
 
@@ -148,19 +141,18 @@ def metadata(*, model: str, version: str, features: Mapping[str, FeatureKind], o
 
 
 def write_request(rows: Sequence[Mapping[str, Any]], features: Mapping[str, FeatureKind]) -> dict[str, Any]:
-    """Return the request that asks for a prediction of these rows; what `read_request` reads."""
+    """Return the request for predictions of these rows, which `read_request` reads."""
     inputs = []
     for name, kind in features.items():
         base = kind.rstrip("?")
-        data = [_plain(row[name], base) for row in rows]
+        values = (row[name] for row in rows)
+        data = [None if _is_null(value) else _PYTHON[base](value) for value in values]
         inputs.append({"name": name, "shape": [len(rows)], "datatype": _PREFERRED[base], "data": data})
     return {"inputs": inputs}
 
 
-def _plain(value: Any, kind: str) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return _PYTHON[kind][-1](value)
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -173,12 +165,12 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BadRequestError("the body must be a JSON object with `inputs`")
     if not isinstance(document.get("parameters", {}), dict):
-        raise BadRequestError("`parameters` must be an object")
+        raise BadRequestError("`parameters` must be a JSON object")
     return document
 
 
 def _load(body: bytes) -> Any:
-    """Parse JSON. pydantic's parser takes a quarter of the time; the other one says what is wrong."""
+    """Parse JSON. pydantic's parser takes a quarter of the time; the standard library's says what is wrong."""
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError:
@@ -186,33 +178,30 @@ def _load(body: bytes) -> Any:
 
 
 def _not_finite(token: str) -> None:
-    raise BadRequestError(f"{token} is not a finite number")
+    raise BadRequestError(f"{token} is not a finite number; JSON has only finite numbers")
 
 
 def _text(holder: Mapping[str, Any], key: str) -> str | None:
     value = holder.get(key)
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return None
+    if not isinstance(value, str):
         raise BadRequestError(f"`{key}` must be a string")
-    if value is not None:
-        _check_text(value, f"`{key}`")
+    if not _is_unicode(value):
+        raise BadRequestError(f"`{key}` is not valid Unicode")
     return value
 
 
 def unit_of(parameters: Mapping[str, Any]) -> str | None:
-    """Return the unit of assignment; a number is as good as a string."""
+    """Return `parameters.unit`, which may be a string or an integer."""
     unit = parameters.get("unit")
     if isinstance(unit, int) and not isinstance(unit, bool):
         return str(unit)
     return _text(parameters, "unit")
 
 
-def _check_text(value: str, where: str) -> None:
-    """Refuse half of a surrogate pair: JSON can spell it, UTF-8 cannot."""
-    if not _is_unicode(value):
-        raise BadRequestError(f"{where} is not valid Unicode")
-
-
 def _is_unicode(value: str) -> bool:
+    """Say whether UTF-8 can spell a text. JSON can also spell half of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -241,13 +230,13 @@ def _values(name: str, tensor: Mapping[str, Any], kind: FeatureKind, limits: Num
 
 @cache
 def narrowest(base: str, datatype: str, limits: NumberRange | None) -> NumberRange | None:
-    """Return the limits that all of the feature's kind, the request's datatype and the model's type keep."""
-    bounds = [found for found in (_KIND_LIMITS.get(base), _INTEGER_LIMITS.get(datatype), limits) if found]
+    """Return the range of numbers that fit the feature's kind, the request's datatype and the model's type."""
+    bounds = [each for each in (_KIND_LIMITS.get(base), _INTEGER_LIMITS.get(datatype), limits) if each]
     return (max(low for low, _ in bounds), min(high for _, high in bounds)) if bounds else None
 
 
 def _all_valid(data: list[Any], base: str, *, nullable: bool, limits: NumberRange | None) -> bool:
-    """Say whether all values are right, in a few passes that run in C: nearly all requests are."""
+    """Say whether all values are right. Nearly always they are, so this makes a few passes that run in C."""
     if nullable and None in data:
         data = [value for value in data if value is not None]
     if not _TYPES[base].issuperset(map(type, data)):
@@ -265,11 +254,14 @@ def _complain(name: str, data: list[Any], base: str, *, nullable: bool, limits: 
     for index, value in enumerate(data):
         if _all_valid([value], base, nullable=nullable, limits=limits):
             continue
-        if type(value) not in _PYTHON[base]:
+        if type(value) not in _TYPES[base]:
             raise BadRequestError(f"input {name!r}, row {index}: {_short(value)} is not a valid {base}")
-        if base == "category":
+        if limits is None:
             raise BadRequestError(f"input {name!r}, row {index} is not valid Unicode")
-        raise BadRequestError(f"input {name!r}, row {index}: {_short(value)} is out of range")
+        low, high = limits
+        raise BadRequestError(
+            f"input {name!r}, row {index}: {_short(value)} is out of range; it must be from {low} to {high}"
+        )
     raise BadRequestError(f"input {name!r} is not valid")
 
 

@@ -18,24 +18,24 @@ from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from ray_jobs.serve import fast_path
 from ray_jobs.serve.fast_reader import Reader
-from ray_jobs.serve.prediction_log import HEADERS, Asked, PredictionLog
+from ray_jobs.serve.prediction_log import HEADERS, EdgeHeaders, PredictionLog
 from ray_jobs.serve.protocol import BadRequestError, metadata, read_output, write_answer, write_request
 from ray_jobs.training.signature import limits_of
 
 _log = logging.getLogger("ray.serve")
-_SWITCH_S = 0.0005  # what a request waits for the prediction log's thread; Python's own is ten times as long
-_TOLD = frozenset(name.encode() for name in HEADERS)
+_SWITCH_S = 0.0005  # how long a request waits for the prediction log's thread; Python's default is ten times as long
+_EDGE_HEADERS = frozenset(name.encode() for name in HEADERS)
 
 
 class Version:
-    """Load a version once and answer for it.
+    """Loads a version and answers for it.
 
-    A version whose signature does not match the spec, or that cannot answer its own input example, does not start. Requests
-    and answers are checked against both here; MLflow's own check makes a data frame of every request.
+    A version does not start if its signature does not match the spec, or if it cannot answer its own input example. This class
+    checks requests and answers itself: MLflow's own check makes a data frame of every request.
 
     :param spec_json: the model's spec, `PredictionSpec.to_json`
-    :param version: number in the registry
-    :param model_uri: where MLflow has the model
+    :param version: the version's number in the registry
+    :param model_uri: the model's address in MLflow
     """
 
     def __init__(self, spec_json: str, version: str, model_uri: str) -> None:
@@ -48,26 +48,25 @@ class Version:
         self._reader = Reader(self._spec.features, max_rows=self._spec.serving.max_rows_per_request, limits=limits)
         self._model = loaded.unwrap_python_model()
         self._try_example(loaded.input_example)
-        self._predictions = PredictionLog(Storage.from_url(storage_url()), self._spec, version)
+        self._predictions = PredictionLog(Storage(storage_url()), self._spec, version)
         fast_path.answer_by(self.infer)
         sys.setswitchinterval(_SWITCH_S)
 
     def _try_example(self, example: Any) -> None:
-        """Ask for a prediction of the rows that were logged with the model. It also warms the model up.
+        """Predict the rows that were logged with the model. This also warms the model up.
 
-        :raises RejectedError: the model cannot answer them
+        :raises RejectedError: the model cannot predict them
         """
         if example is None:
             return
         shown = example.to_dict("records")[: self._spec.serving.max_rows_per_request]
         rows = [{**dict.fromkeys(self._spec.features), **row} for row in shown]
         try:
-            body = json.dumps(write_request(rows, self._spec.features)).encode()
-            request = self._reader.read(body)
+            request = self._reader.read(json.dumps(write_request(rows, self._spec.features)).encode())
             read_output(self._model.predict(None, request.columns), request.rows)
         except Exception as error:
             raise RejectedError(
-                f"version {self._version} of {self._spec.name} cannot answer its own input example: "
+                f"version {self._version} of {self._spec.name} cannot answer its own input example, so it does not start: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
@@ -76,7 +75,7 @@ class Version:
         path = request.url.path.rstrip("/")
         if path.endswith("/infer"):
             if request.method != "POST":
-                return _json(405, {"error": "use POST"})
+                return _json(405, {"error": f"{path} takes POST, not {request.method}"})
             status, answer, _ = self.infer(await request.body(), request.headers.raw)
             return Response(answer, status_code=status, media_type="application/json")
         if path.endswith("/ready"):
@@ -85,21 +84,23 @@ class Version:
             spec = self._spec
             about = metadata(model=spec.name, version=self._version, features=spec.features, output=spec.output.name)
             return _json(200, about)
-        return _json(404, {"error": f"nothing here: {path}"})
+        return _json(
+            404, {"error": f"unknown path {path}; for predictions, POST to …/v2/models/{self._spec.name}/infer"}
+        )
 
     def infer(self, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes, str]:
         """Answer a request for a prediction and keep it in the prediction log.
 
-        :param body: as the caller sent it
-        :param headers: as ASGI has them, names in lower case
-        :returns: HTTP status, JSON, and the request's id
+        :param body: JSON as the caller sent it
+        :param headers: as ASGI has them, with names in lower case
+        :returns: HTTP status, JSON and the request's id
         """
-        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name in _TOLD}
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name in _EDGE_HEADERS}
         try:
             request = self._reader.read(body)
         except BadRequestError as error:
-            return 400, _error(str(error)), Asked.of(told, None).request_id
-        asked = Asked.of(told, request.unit)
+            return 400, _error(str(error)), EdgeHeaders.of(texts, None).request_id
+        from_edge = EdgeHeaders.of(texts, request.unit)
         try:
             values = read_output(self._model.predict(None, request.columns), request.rows)
             answer = write_answer(
@@ -109,11 +110,11 @@ class Version:
                 output=self._spec.output.name,
                 values=values,
             )
-        except Exception as error:  # noqa: BLE001 - the model's code is the user's: whatever it raises is its failure
+        except Exception as error:  # noqa: BLE001 - the model's code is the user's and may raise anything
             _log.exception("version %s of %s failed", self._version, self._spec.name)
-            return 500, _error(f"version {self._version} failed: {type(error).__name__}"), asked.request_id
-        self._predictions.add(asked, request.columns, values)
-        return 200, answer, asked.request_id
+            return 500, _error(f"version {self._version} failed: {type(error).__name__}"), from_edge.request_id
+        self._predictions.add(from_edge, request.columns, values)
+        return 200, answer, from_edge.request_id
 
     def __del__(self) -> None:
         if hasattr(self, "_predictions"):
@@ -121,7 +122,11 @@ class Version:
 
 
 def application(spec: PredictionSpec, version: str, model_uri: str, runtime_env: dict[str, Any]) -> serve.Application:
-    """Return the application of one version, with the resources that the spec asks for."""
+    """Return the Serve application of one version, with the resources that the spec asks for."""
+    environment: dict[str, Any] = {}
+    if runtime_env:  # the cluster's own environment has the setting; a replica with another one must bring it
+        variables = {fast_path.SETTING: fast_path.PATH, **runtime_env.get("env_vars", {})}
+        environment = {"runtime_env": {**runtime_env, "env_vars": variables}}
     deployment = serve.deployment(Version).options(
         name="version",
         num_replicas=spec.serving.replicas,
@@ -129,23 +134,17 @@ def application(spec: PredictionSpec, version: str, model_uri: str, runtime_env:
         ray_actor_options={
             "num_cpus": spec.serving.cpus_per_replica,
             "num_gpus": spec.serving.gpus_per_replica,
-            **({"runtime_env": _with_short_way(runtime_env)} if runtime_env else {}),
+            **environment,
         },
         graceful_shutdown_timeout_s=5,
-        logging_config={
-            "enable_access_log": False
-        },  # the edge counts; a line for each request costs more than it tells
+        # The edge counts requests; a line in the log for each one costs more than it is worth.
+        logging_config={"enable_access_log": False},
     )
     return deployment.bind(spec.to_json(), version, model_uri)
 
 
-def _with_short_way(runtime_env: dict[str, Any]) -> dict[str, Any]:
-    """Where the cluster's own environment is not ours, the replica brings the setting."""
-    return {**runtime_env, "env_vars": {fast_path.SETTING: fast_path.PATH, **runtime_env.get("env_vars", {})}}
-
-
-def _error(said: str) -> bytes:
-    return json.dumps({"error": said}).encode()
+def _error(message: str) -> bytes:
+    return json.dumps({"error": message}).encode()
 
 
 def _json(status: int, body: dict[str, Any]) -> Response:

@@ -1,8 +1,8 @@
-"""From Arrow to the float32 matrix that the trainers learn from. What is saved for serving is the `Encoder`."""
+"""From Arrow to the float32 matrix that the trainers learn from. The `Encoder` is saved with the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,20 @@ from operators.core.spec_training import FeatureKind
 from ray_jobs.training.training_data import TrainingData
 
 Encoder = dict[str, list[str] | None]
-"""The features in order. For a category, the values that training saw, sorted: a value's place is its code. Else None."""
+"""The features in order. A category has the sorted values that training saw, and a value's place is its code. Else None."""
 
 
 def learn_encoder(data: TrainingData, features: Mapping[str, FeatureKind]) -> Encoder:
     """Read the category columns once, a batch at a time, and return the encoder."""
-    names = [name for name, kind in features.items() if kind.startswith("category")]
-    found: dict[str, set[str]] = {name: set() for name in names}
-    for batch in data.batches(names) if names else ():
-        for name in names:
-            found[name].update(value for value in _text(batch[name]).unique().to_pylist() if value is not None)
-    return {name: sorted(found[name]) if name in found else None for name in features}
+    values: dict[str, set[str]] = {name: set() for name, kind in features.items() if kind.startswith("category")}
+    for batch in data.batches(list(values)) if values else ():
+        for name in values:
+            values[name].update(_text(batch[name]).drop_null().unique().to_pylist())
+    return {name: sorted(values[name]) if name in values else None for name in features}
 
 
 def encode(encoder: Encoder, batch: pa.RecordBatch) -> Any:
-    """Return a float32 matrix of shape [rows, features]; null and a category that is not in the encoder are NaN."""
+    """Return a float32 matrix of shape [rows, features]. Null, and a category that the encoder does not have, become NaN."""
     out = np.empty((batch.num_rows, len(encoder)), dtype=np.float32)
     for place, (name, categories) in enumerate(encoder.items()):
         column = batch[name]
@@ -40,9 +39,9 @@ def encode(encoder: Encoder, batch: pa.RecordBatch) -> Any:
 
 
 def matrix(batches: Iterable[pa.RecordBatch], encoder: Encoder, label: str, folder: Path) -> tuple[Any, Any]:
-    """Encode a shard in one pass, into a file that is mapped into memory: the shard may be larger than that.
+    """Encode a shard in one pass. The matrix is a file that is mapped into memory, so that it may be larger than the memory.
 
-    :param folder: local; the file must live as long as the matrix
+    :param folder: local folder for the file, which must live as long as the matrix
     :returns: features [rows, features] and label [rows], float32
     :raises RejectedError: there is no row, or a label is neither 0 nor 1
     """
@@ -53,14 +52,18 @@ def matrix(batches: Iterable[pa.RecordBatch], encoder: Encoder, label: str, fold
             encode(encoder, batch).tofile(file)
             labels.append(pc.cast(batch[label], pa.float32(), safe=False).to_numpy(False))
     if not labels:
-        raise RejectedError("a worker has no rows to learn from; use fewer workers, or widen `data.window`")
+        raise RejectedError(
+            "a worker has no rows to learn from; lower `training.scaling.workers`, or widen `data.window`"
+        )
     y = np.concatenate(labels)
     if not ((y == 0) | (y == 1)).all():
-        raise RejectedError(f"the column {label} has other values than 0 and 1; mend `data.query`")
+        raise RejectedError(
+            f"the label column {label} has other values than 0 and 1; `data.query` must return only these two"
+        )
     return np.memmap(path, dtype=np.float32, mode="r", shape=(len(y), len(encoder))), y
 
 
-def category_places(encoder: Encoder) -> Sequence[int]:
+def category_places(encoder: Encoder) -> list[int]:
     """Return the places of the categories among the features."""
     return [place for place, categories in enumerate(encoder.values()) if categories is not None]
 

@@ -21,15 +21,17 @@ _CONNECT_TIMEOUT_MINUTES = 2
 
 
 def train(run: TrainingRun) -> TrainedModel:
-    """Train on as many workers as the spec says; parameters are LightGBM's own, with ``rounds`` and ``seed``.
+    """Train on as many workers as the spec says. The parameters are LightGBM's own, with ``rounds`` and ``seed``.
 
-    The model does not depend on the number of threads, nor on restarts, unless rows or columns are sampled
-    (``bagging_fraction``, ``feature_fraction``): LightGBM does not save where its random numbers were.
+    The model does not depend on the number of threads. It does not depend on restarts either, unless rows or columns are sampled
+    (``bagging_fraction``, ``feature_fraction``): LightGBM does not save the state of its random numbers.
 
-    :raises ConfigurationError: GPUs were asked for, or LightGBM cannot be loaded
+    :raises ConfigurationError: the spec asks for GPUs, or LightGBM cannot be loaded
     """
     if run.spec.training.scaling.gpus_per_worker:
-        raise ConfigurationError("LightGBM's wheel trains on CPUs; set `gpus_per_worker: 0`, or use xgboost_classifier")
+        raise ConfigurationError(
+            "LightGBM's wheel trains on CPUs only; set `gpus_per_worker: 0`, or use xgboost_classifier"
+        )
     encoder = learn_encoder(run.data, run.spec.features)
     config = {"encoder": encoder, "label": run.spec.data.label, "parameters": dict(run.parameters)}
     fitted = fit(run, train_on_worker, config, backend="lightgbm")
@@ -48,20 +50,20 @@ def train_on_worker(worker: Worker, config: Mapping[str, Any]) -> None:
         features,
         label=label,
         feature_name=list(config["encoder"]),
-        categorical_feature=list(category_places(config["encoder"])),
-        free_raw_data=False,  # what goes on from a checkpoint predicts with it first
+        categorical_feature=category_places(config["encoder"]),
+        free_raw_data=False,  # a run that goes on from a checkpoint predicts with the raw data first
     )
     restored = worker.restored()
     start = lightgbm.Booster(model_file=restored / _BOOSTER) if restored else None
     first = start.current_iteration() if start else 0
-    if first >= rounds:  # only the last report was lost
+    if first >= rounds:  # the worker died after the last checkpoint, before Ray had the report
         _report(worker, start, json.loads((Path(str(restored)) / "metrics.json").read_text()))
         return
 
     def after_round(env: Any) -> None:
         done = env.iteration + 1  # counts the restored rounds
         if done == rounds:
-            # Of this worker's rows: LightGBM adds up no metric over workers.
+            # Measured on this worker's rows only: LightGBM does not sum metrics over workers.
             _report(worker, env.model, {"rounds": rounds, "train_log_loss": float(env.model.eval_train()[0][2])})
         elif worker.due(done):
             _report(worker, env.model, {"rounds": done})
@@ -86,7 +88,7 @@ def load_lightgbm() -> Any:
 
 
 def _parameters(worker: Worker, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return LightGBM's parameters, ours on top, and the number of rounds."""
+    """Return LightGBM's parameters, with those that must not change, and the number of rounds."""
     parameters = dict(given)
     rounds = int(parameters.pop("rounds", 100))
     fixed: dict[str, Any] = {
@@ -95,7 +97,7 @@ def _parameters(worker: Worker, given: Mapping[str, Any]) -> tuple[dict[str, Any
         "num_threads": worker.threads,
         "seed": worker.seed,
         "deterministic": True,
-        "force_col_wise": True,  # else it times both ways and takes the quicker one: another model from run to run
+        "force_col_wise": True,  # else LightGBM takes the way that is faster in a trial, and the model may change from run to run
         "verbosity": -1,
     }
     if worker.world_size > 1:

@@ -15,7 +15,7 @@ _MOST_DIMENSIONS = 16
 class TabularModule(nn.Module):
     """A logit for each row of the matrix that `encoding.encode` makes.
 
-    :param sizes: for each feature, how many codes its category has, with one for unknown; 0 for a number
+    :param sizes: for each feature, the number of codes of a category, with one code for unknown values; 0 for a number
     """
 
     def __init__(self, sizes: Sequence[int], hidden_units: int, hidden_layers: int) -> None:
@@ -26,7 +26,7 @@ class TabularModule(nn.Module):
         self.embeddings = nn.ModuleList(nn.Embedding(size, dimensions) for size, dimensions in kept)
         for embedding in self.embeddings:
             nn.init.normal_(embedding.weight, std=0.1)
-            nn.init.zeros_(embedding.weight[0])  # unknown, until training sees it
+            nn.init.zeros_(embedding.weight[0])  # unknown values have no effect until training sees one
         self.register_buffer("mean", torch.zeros(len(self.number_places)))
         self.register_buffer("deviation", torch.ones(len(self.number_places)))
         wide = 2 * len(self.number_places) + sum(dimensions for _, dimensions in kept)
@@ -34,12 +34,12 @@ class TabularModule(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(one, two) for one, two in pairwise(widths))
 
     def standardise(self, mean: Any, deviation: Any) -> None:
-        """Take the numbers' mean and standard deviation, shape [numbers]."""
+        """Set the mean and the standard deviation of the numbers, shape [numbers]."""
         self.mean.copy_(torch.as_tensor(mean))
         self.deviation.copy_(torch.as_tensor(deviation))
 
     def forward(self, x: Any) -> Any:
-        """Return logits [rows] for ``x`` [rows, features]. A number that is null is its mean, and marked."""
+        """Return logits [rows] for ``x`` [rows, features]. A null counts as the mean, and a second input marks it."""
         numbers = (x[:, self.number_places] - self.mean) / self.deviation
         unknown = torch.isnan(numbers)
         parts = [torch.where(unknown, 0.0, numbers), unknown.to(x.dtype)]

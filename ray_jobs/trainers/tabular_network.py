@@ -37,7 +37,7 @@ _DEFAULTS: Mapping[str, Any] = {
 def train(run: TrainingRun) -> TrainedModel:
     """Train on as many workers as the spec says, with gloo on CPUs and NCCL on GPUs.
 
-    Parameters, all optional: ``epochs``, ``batch_size`` (rows of each worker), ``learning_rate``, ``hidden_units``,
+    The parameters are optional: ``epochs``, ``batch_size`` (rows a worker), ``learning_rate``, ``hidden_units``,
     ``hidden_layers``, ``weight_decay`` and ``seed``. A restart does not change the model.
 
     :raises ConfigurationError: PyTorch is not installed, or a parameter is unknown
@@ -57,7 +57,7 @@ def train(run: TrainingRun) -> TrainedModel:
 
 
 def train_on_worker(worker: Worker, config: Mapping[str, Any]) -> None:
-    """Go on from the last checkpoint's epoch."""
+    """Train the epochs that come after the last checkpoint."""
     import torch
 
     from ray_jobs.trainers.tabular_module import TabularModule
@@ -90,17 +90,12 @@ def train_on_worker(worker: Worker, config: Mapping[str, Any]) -> None:
             optimiser.step()
         if epoch + 1 < epochs and worker.due(epoch + 1):
             _report(worker, module, optimiser, epoch + 1, {"epochs": epoch + 1})
-    _report(
-        worker,
-        module,
-        optimiser,
-        epochs,
-        {"epochs": epochs, "train_log_loss": _log_loss(worker, module, features, label)},
-    )
+    measured = {"epochs": epochs, "train_log_loss": _log_loss(worker, module, features, label)}
+    _report(worker, module, optimiser, epochs, measured)
 
 
 def _batches(worker: Worker, features: Any, label: Any, epoch: int, batch_rows: int) -> Iterator[tuple[Any, Any]]:
-    """Yield this worker's rows, shuffled anew for each epoch; equally many batches on every worker: they average gradients."""
+    """Yield this worker's rows, newly shuffled each epoch, in as many batches as every worker: they average gradients."""
     import torch
 
     count = worker.agree(-(-len(label) // batch_rows))
@@ -111,7 +106,7 @@ def _batches(worker: Worker, features: Any, label: Any, epoch: int, batch_rows: 
 
 
 def _moments(worker: Worker, numbers: Any) -> tuple[Any, Any]:
-    """Return mean and standard deviation of each number over the rows of all workers, null left out."""
+    """Return the mean and the standard deviation of each number over the rows of all workers, without nulls."""
     sums = np.zeros((3, numbers.shape[1]))
     for start in range(0, len(numbers), _CHUNK_ROWS):
         chunk = numbers[start : start + _CHUNK_ROWS].astype(np.float64)
@@ -125,7 +120,7 @@ def _moments(worker: Worker, numbers: Any) -> tuple[Any, Any]:
 
 
 def _log_loss(worker: Worker, module: Any, features: Any, label: Any) -> float:
-    """Return the mean over the rows of all workers."""
+    """Return the mean log loss over the rows of all workers."""
     import torch
 
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum")

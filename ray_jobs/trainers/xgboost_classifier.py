@@ -1,4 +1,4 @@
-"""Binary classification with XGBoost, on CPUs or, where the spec asks for GPUs, on `cuda`."""
+"""Binary classification with XGBoost on any number of workers, on CPUs or, if the spec asks for them, on GPUs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SERVED = Path(__file__).with_name("xgboost_served.py")
 
 
 def train(run: TrainingRun) -> TrainedModel:
-    """Train on as many workers as the spec says; parameters are XGBoost's own, with ``rounds`` and ``seed``.
+    """Train on as many workers as the spec says. The parameters are XGBoost's own, with ``rounds`` and ``seed``.
 
-    The model does not depend on the number of threads, nor on restarts, unless rows or columns are sampled
-    (``subsample``, ``colsample_*``): XGBoost does not save where its random numbers were.
+    The model does not depend on the number of threads. It does not depend on restarts either, unless rows or columns are sampled
+    (``subsample``, ``colsample_*``): XGBoost does not save the state of its random numbers.
     """
     encoder = learn_encoder(run.data, run.spec.features)
     config = {"encoder": encoder, "label": run.spec.data.label, "parameters": dict(run.parameters)}
@@ -55,12 +55,12 @@ def train_on_worker(worker: Worker, config: Mapping[str, Any]) -> None:
         booster.update(data, iteration=done)
         if done + 1 < rounds and worker.due(done + 1):
             _report(worker, booster, {"rounds": done + 1})
-    measured = booster.eval_set([(data, "train")], iteration=rounds - 1)  # over the rows of all workers
+    measured = booster.eval_set([(data, "train")], iteration=rounds - 1)  # XGBoost sums over the rows of all workers
     _report(worker, booster, {"rounds": rounds, "train_log_loss": float(measured.rsplit(":", 1)[1])})
 
 
 def _parameters(worker: Worker, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return XGBoost's parameters, ours on top, and the number of rounds."""
+    """Return XGBoost's parameters, with those that must not change, and the number of rounds."""
     parameters = dict(given)
     rounds = int(parameters.pop("rounds", 100))
     fixed = {

@@ -28,12 +28,12 @@ def encode(codes: Mapping[str, Mapping[str, int] | None], columns: Mapping[str, 
 
 
 class Direct:
-    """XGBoost's C function for a dense matrix, called with what `Booster.inplace_predict` calls it with, but for two things.
+    """Calls XGBoost's C function for a dense matrix as `Booster.inplace_predict` does, but without two detours.
 
-    Python's side asks of each matrix whether it is one of a dozen kinds of data frames. C's side makes an object for each call,
-    which compiles a regular expression and looks up the container's limits in ``/sys``. Both take longer than the trees do.
+    `inplace_predict` checks whether the matrix is one of a dozen kinds of data frames. And for each call it makes an object in C,
+    which compiles a regular expression and looks up the container's limits in ``/sys``. Both take longer than the trees.
 
-    :raises Exception: this XGBoost cannot be called so, or then says something else; any exception
+    :raises Exception: this XGBoost has no such function, or the function gives other answers; any exception
     """
 
     def __init__(self, booster: Any, width: int) -> None:
@@ -41,12 +41,12 @@ class Direct:
 
         self._core, self._booster = core, booster
         self._kept = threading.local()
-        asked = {"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0, "missing": float("nan")}
-        self._asked = json.dumps({**asked, "strict_shape": False, "cache_id": 0}).encode()
+        options = {"type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0, "missing": float("nan")}
+        self._options = json.dumps({**options, "strict_shape": False, "cache_id": 0}).encode()
         for rows in (3, 1):
             known = np.tile(np.array([[0.0], [1.5], [float("nan")]], dtype=np.float32), width)[-rows:]
             if not np.array_equal(self(known), booster.inplace_predict(known, validate_features=False)):
-                raise ValueError("this XGBoost answers differently when it is asked directly")
+                raise ValueError("this XGBoost answers differently when its C function is called directly")
 
     def __call__(self, matrix: Any) -> Any:
         """Return one float32 for each row.
@@ -59,15 +59,15 @@ class Direct:
         where = matrix.__array_interface__["data"][0]
         described = f'{{"data":[{where},true],"shape":[{rows},{width}],"typestr":"<f4","version":3,"strides":null}}'
         shape, dims = ctypes.POINTER(self._core.c_bst_ulong)(), self._core.c_bst_ulong()
-        found = ctypes.POINTER(ctypes.c_float)()
-        out = ctypes.byref(shape), ctypes.byref(dims), ctypes.byref(found)
+        result = ctypes.POINTER(ctypes.c_float)()
+        out = ctypes.byref(shape), ctypes.byref(dims), ctypes.byref(result)
         ask = self._core._LIB.XGBoosterPredictFromDense
         self._core._check_call(
-            ask(self._booster.handle, described.encode(), self._asked, self._kept.proxy.handle, *out)
+            ask(self._booster.handle, described.encode(), self._options, self._kept.proxy.handle, *out)
         )
         if dims.value != 1 or shape[0] != rows:
             raise ValueError("the booster does not return one number for each row")
-        return np.frombuffer(ctypes.string_at(found, 4 * rows), dtype=np.float32)  # a copy: XGBoost keeps the memory
+        return np.frombuffer(ctypes.string_at(result, 4 * rows), dtype=np.float32)  # a copy: XGBoost keeps the memory
 
 
 class XGBoostModel(PythonModel):
@@ -88,7 +88,7 @@ class XGBoostModel(PythonModel):
         self.booster.set_param({"nthread": 1})
         try:
             self.ask = Direct(self.booster, len(self.codes))
-        except Exception:  # noqa: BLE001 - a private name of another XGBoost; the public way gives the same
+        except Exception:  # noqa: BLE001 - another XGBoost may lack the private names; the public method gives the same answers
             self.ask = partial(self.booster.inplace_predict, validate_features=False)
 
     # Without type hints: MLflow would read them as the schema of the input.

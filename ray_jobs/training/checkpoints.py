@@ -1,4 +1,4 @@
-"""Checkpoints of a single worker, in object storage. Groups of workers have Ray Train's own."""
+"""Checkpoints of a single worker, in object storage. A group of workers uses Ray Train's checkpoints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CHUNK_BYTES = 64 * 1024 * 1024
 class Checkpoints:
     """The last checkpoint of one run.
 
-    A checkpoint is whole or not there: its files are written first, and then the one small file that names it.
+    A checkpoint is complete or not there: its files are written first, and then the one small file that names it.
 
     :param filesystem: a `pyarrow.fs.FileSystem`
-    :param folder: of this run, in ``filesystem``
+    :param folder: the run's folder in ``filesystem``
     """
 
     def __init__(self, filesystem: Any, folder: str) -> None:
@@ -27,7 +27,7 @@ class Checkpoints:
         self._folder = folder
 
     def latest(self) -> dict[str, Any] | None:
-        """Return ``number`` and ``metrics`` of the last checkpoint, or None."""
+        """Return ``number`` and ``metrics`` of the last checkpoint, or None if there is none."""
         try:
             with self._filesystem.open_input_stream(f"{self._folder}/{_LATEST}") as file:
                 return dict(json.loads(file.read()))
@@ -35,7 +35,7 @@ class Checkpoints:
             return None
 
     def restore(self, folder: Path) -> Path | None:
-        """Copy the last checkpoint's files into a local folder and return it, or return None."""
+        """Copy the last checkpoint's files into a local folder and return the folder, or None if there is no checkpoint."""
         latest = self.latest()
         if latest is None:
             return None

@@ -1,6 +1,6 @@
-"""Run a function on as many Ray workers as the spec says: rows, checkpoints, restarts, resources and seeds are taken care of.
+"""Runs a training loop on as many Ray workers as the spec says, with their rows, checkpoints, restarts, resources and seeds.
 
-Training code with a loop of its own looks like this; `ray_jobs.trainers.tabular_network` is a whole one::
+Training code with a loop of its own looks like this. `ray_jobs.trainers.tabular_network` is a complete example::
 
     def train(run: TrainingRun) -> TrainedModel:
         fitted = fit(run, loop, {"epochs": 10}, backend="torch")
@@ -33,11 +33,11 @@ from ray_jobs.training.contract import TrainingRun
 from ray_jobs.training.worker import SHARD, GroupWorker, LoneWorker, Task, Worker
 
 STREAM_ABOVE_BYTES = 2 * 1024**3
-"""From this size on (of the columns, uncompressed) the shards come through Ray Data.
+"""If the columns are larger than this, uncompressed, the workers get their rows through Ray Data.
 
-Below it each worker scans the whole file and keeps its rows: 2 s for each GiB here, 10 s at 100 MB/s from object storage. Ray
-Data reads each row once for all workers, but took 7 s here, 18 to 32 on a busy machine, for its processes to start; see
-``benchmarks/training.py``.
+Below it, each worker scans the whole file and keeps its own rows. That takes 2 s a GiB from a local disk, and 10 s a GiB from
+object storage at 100 MB/s. Ray Data reads each row once for all workers, but its processes take 7 s to start, and 18 to 32 s on
+a busy machine. Measured by ``benchmarks/training.py``.
 """
 _POLL_S = "0.5"
 _TRAINERS = {
@@ -50,10 +50,10 @@ Loop = Callable[[Worker, Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the workers made.
+    """The result of the workers.
 
-    :param metrics: of the last report
-    :param folder: local copy of the last checkpoint
+    :param metrics: the metrics of the last report
+    :param folder: a local copy of the last checkpoint
     """
 
     metrics: Mapping[str, float]
@@ -68,15 +68,15 @@ def fit(
     backend: Literal["xgboost", "lightgbm", "torch"],
     stream_above_bytes: int = STREAM_ABOVE_BYTES,
 ) -> Fitted:
-    """Call ``loop(worker, config)`` on each worker, again from the last checkpoint if one dies, and return the last report.
+    """Call ``loop(worker, config)`` on each worker, and return the last report. If a worker dies, go on from the last checkpoint.
 
-    One worker is a Ray task: no controller has to start, and Ray runs the task again if its process dies. More are a
-    Ray Train group. Either way a second call with the same ``run.name`` goes on from the last checkpoint.
+    A single worker is a Ray task: it needs no controller, and Ray runs it again if its process dies. Several workers are a
+    Ray Train group. In both cases a second call with the same ``run.name`` goes on from the last checkpoint.
 
-    :param loop: trains on ``worker.batches()``. It begins with ``worker.restored()``, calls ``worker.report`` when
-        ``worker.due(step)`` says so, and once at the end
-    :param config: what else it needs; can be pickled
-    :param backend: by which the workers talk to each other
+    :param loop: trains on ``worker.batches()``. It begins with ``worker.restored()``. It calls ``worker.report`` when
+        ``worker.due(step)`` is true, and once at the end
+    :param config: what else the loop needs; it is pickled
+    :param backend: how the workers talk to each other
     :param stream_above_bytes: see `STREAM_ABOVE_BYTES`
     :raises ConfigurationError: the loop ended without a checkpoint
     """
@@ -98,12 +98,12 @@ def fit(
 
 
 def task_options(scaling: Scaling, max_failures: int) -> dict[str, Any]:
-    """Return what Ray reserves for one worker, and how often it is started again after its process died."""
+    """Return the options of a single worker's Ray task: its resources, and how often it runs again after its process died."""
     return {
         "num_cpus": scaling.cpus_per_worker,
         "num_gpus": scaling.gpus_per_worker,
         "max_retries": max_failures,
-        # What the loop raises is no dead process: it would raise it again.
+        # If the loop raises an exception, it would raise it again.
         "retry_exceptions": False,
     }
 
@@ -141,7 +141,7 @@ def _fit_group(
 ) -> Fitted:
     import ray.train
 
-    # A report waits until the controller looks for it, and by default it looks every 2 s.
+    # The controller looks for reports every 2 s by default, and a report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     module, name = _TRAINERS[backend]
     trainer = getattr(import_module(module), name)(
@@ -173,9 +173,9 @@ def _work_in_group(given: Mapping[str, Any]) -> None:
 
 
 def refusal_in(failures: Mapping[int, Exception]) -> Exception | None:
-    """Return what a worker refused on purpose, or None: then another try of the job may help.
+    """Return the error of ours that a worker raised, or None: then another try of the job may help.
 
-    :param failures: by rank, as Ray Train tells them: what the loop raised is inside of an exception of Ray's
+    :param failures: Ray Train's exceptions by rank; what the loop raised is inside
     """
     for failure in failures.values():
         cause = getattr(failure, "_base_exc", failure)
@@ -185,18 +185,18 @@ def refusal_in(failures: Mapping[int, Exception]) -> Exception | None:
 
 
 def streaming(run: TrainingRun) -> dict[str, Any]:
-    """Return the arguments that bring the rows through Ray Data. Its filter and columns are pushed down into the scan."""
+    """Return the trainer's arguments for Ray Data, which reads only the rows and columns that are needed."""
     import ray.data
     import ray.train
     from ray.data.expressions import col, lit
 
-    ray.data.DataContext.get_current().enable_progress_bars = False  # they would fill the job's log
+    ray.data.DataContext.get_current().enable_progress_bars = False  # bars would fill the job's log
     data = run.data
     time, border = col(data.time), lit(data.border.as_py())
     rows = ray.data.read_parquet(data.path, filesystem=data.filesystem).filter(
         expr=col(data.label).is_not_null() & (time >= border if data.is_recent else time < border)
     )
-    # In order: else which rows a worker gets, and so the model, would depend on which read is the quickest.
+    # Without this, a worker's rows, and so the model, would depend on which read is the fastest.
     options = ray.data.ExecutionOptions(preserve_order=True)
     return {
         "datasets": {SHARD: rows.select_columns(list(data.columns))},
@@ -205,7 +205,7 @@ def streaming(run: TrainingRun) -> dict[str, Any]:
 
 
 def _cpu_to_spare(scaling: Scaling) -> bool:
-    """Say whether Ray Data can run beside the workers: on a cluster that they fill it would wait for ever."""
+    """Say whether Ray Data can run beside the workers. If the workers fill the cluster, it would wait for ever."""
     import ray
 
     if not ray.is_initialized():
@@ -215,6 +215,6 @@ def _cpu_to_spare(scaling: Scaling) -> bool:
 
 def _no_checkpoint(run: TrainingRun) -> ConfigurationError:
     return ConfigurationError(
-        f"the training code of {run.spec.name} ended without a checkpoint; its worker loop must call "
+        f"the training code of {run.spec.name} ended without a checkpoint; its loop must call "
         "`worker.report(metrics, folder)` once at the end"
     )

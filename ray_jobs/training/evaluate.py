@@ -21,18 +21,18 @@ from ray_jobs.training.training_data import split
 def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     """Measure the challenger and the champion on the same holdout rows.
 
-    :param given: ``spec`` (JSON), ``dataset`` (``key``), ``end``, ``challenger`` (model URI), ``champion`` (URI or
+    :param given: ``spec`` (JSON), ``dataset`` (with ``key``), ``end``, ``challenger`` (model URI), ``champion`` (model URI or
         None)
-    :param key: where the job's files are
-    :returns: ``rows``, metrics of ``challenger`` and ``champion``, and ``smoke_key``: the latest rows as a request
+    :param key: prefix of the job's files in the storage
+    :returns: ``rows``, the metrics of ``challenger`` and ``champion``, and ``smoke_key``, where the latest rows are as a request
     """
     import mlflow.pyfunc
 
     spec = PredictionSpec.from_json(given["spec"])
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))[1].table()
     if not holdout.num_rows:
-        raise RejectedError(f"no labelled row of {spec.name} lies in the holdout; widen `data.holdout`")
+        raise RejectedError(f"the holdout of {spec.name} has no labelled row; widen `data.holdout`")
     columns = {name: holdout[name].to_pylist() for name in spec.features}
     label = holdout[spec.data.label].cast(pa.float64()).to_numpy()
 
@@ -43,19 +43,18 @@ def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     recent = holdout.slice(max(0, holdout.num_rows - spec.release.smoke_rows)).to_pylist()
     smoke_key = f"{key}/smoke.json"
     storage.put_bytes(smoke_key, json.dumps(write_request(recent, spec.features)).encode())
-    champion = given["champion"]
     try:
-        beside = measure(champion) if champion else None
+        champion = measure(given["champion"]) if given["champion"] else None
     except KeyError as error:
         raise RejectedError(
-            f"the champion needs {error}, which the spec no longer names: callers of today would break. "
-            "Give a model with another interface another name"
+            f"the champion needs the feature {error}, which the spec no longer has. Callers send what the champion takes, and "
+            "would get errors from the new version. Give a model with other features another name"
         ) from error
     return {
         "smoke_key": smoke_key,
         "rows": holdout.num_rows,
         "challenger": measure(given["challenger"]),
-        "champion": beside,
+        "champion": champion,
     }
 
 
@@ -72,7 +71,7 @@ def metrics(label: Any, probability: Any) -> dict[str, float]:
         "log_loss": float(log_loss(label, probability, labels=[0, 1])),
         "brier": float(brier_score_loss(label, probability)),
         "accuracy": float(accuracy_score(label, probability >= 0.5)),
-        # With one class in the holdout there is nothing to rank: as good as a coin.
+        # With one class in the holdout there is nothing to rank: 0.5 is the value of a coin toss.
         "roc_auc": float(roc_auc_score(label, probability)) if both else 0.5,
     }
 

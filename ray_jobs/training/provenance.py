@@ -1,4 +1,4 @@
-"""Where a model came from: the code's commit and content, and the versions of what it needs."""
+"""Where a model comes from: the commit and the content of its code, and the versions of the packages that it needs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _GIT_TIMEOUT_S = 10
 
 
 def code_commit(file: Path) -> str:
-    """Return the commit of the code: ``TAXIWAY_CODE_COMMIT``, else that of the checkout around a file, else ``unknown``."""
+    """Return ``TAXIWAY_CODE_COMMIT`` or, if it is not set, the commit of the checkout around a file, else ``unknown``."""
     if given := os.environ.get("TAXIWAY_CODE_COMMIT"):
         return given
     command = ["git", "-C", str(file.resolve().parent), "rev-parse", "HEAD"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):  # no git here
+        git = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or hangs
         return "unknown"
-    return found.stdout.strip() if found.returncode == 0 else "unknown"
+    return git.stdout.strip() if git.returncode == 0 else "unknown"
 
 
 def code_digest(file: Path) -> str:
@@ -32,10 +32,10 @@ def code_digest(file: Path) -> str:
 
 
 def model_digest(python_model: Path, artifacts: Mapping[str, Path]) -> str:
-    """Return the SHA-256 of all that a model is made of: the same bytes are the same model, whatever its number.
+    """Return the SHA-256 of all files of a model. The same bytes are the same model, whatever its number in the registry.
 
     :param python_model: the file that MLflow runs
-    :param artifacts: files and folders, by the name that the model knows them by
+    :param artifacts: files and folders, by the names under which the model asks for them
     """
     digest = hashlib.sha256(python_model.read_bytes())
     for name, path in sorted(artifacts.items()):
@@ -44,15 +44,14 @@ def model_digest(python_model: Path, artifacts: Mapping[str, Path]) -> str:
             inside = file.relative_to(path).as_posix() if path.is_dir() else ""
             digest.update(f"\0{name}\0{inside}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
+                hashlib.file_digest(content, lambda: digest)
     return digest.hexdigest()
 
 
 def pinned(name: str, *other_names: str) -> str:
     """Return a requirement with the version that is installed here, e.g. ``xgboost==3.2.0``.
 
-    :param other_names: distributions that bring the same package, e.g. a build for CPUs alone
+    :param other_names: other distributions of the same package, e.g. a build for CPUs only
     :raises ConfigurationError: none of them is installed
     """
     for candidate in (name, *other_names):

@@ -1,4 +1,4 @@
-"""A model's interface as MLflow writes it down: made from the spec when a model is logged, checked when one is served."""
+"""The MLflow signature of a model: made from the spec when the model is logged, checked when it is served."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NARROW: Mapping[str, tuple[str, tuple[float, float]]] = {
     "number": ("float", (-3.4028234663852886e38, 3.4028234663852886e38)),
     "integer": ("integer", (-(2**31), 2**31 - 1)),
 }
-"""The 32-bit type that a model may have for a kind, and what it holds."""
+"""The 32-bit type that a model may have for a kind of feature, and the range that it holds."""
 _COLUMNS = {
     "category": (pa.string(), "object"),
     "number": (pa.float64(), "float64"),
@@ -33,8 +33,8 @@ _COLUMNS = {
 def signature_of(spec: PredictionSpec) -> ModelSignature:
     """Return the signature that every version of a model has.
 
-    :returns: one named column for each feature, in the spec's order, optional if the kind ends with ``?``; out comes one
-        double column, the task's output
+    :returns: the inputs are one named column for each feature, in the spec's order, and optional if the kind ends with ``?``.
+        The output is one column of doubles
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -48,11 +48,11 @@ def signature_of(spec: PredictionSpec) -> ModelSignature:
 def input_example(spec: PredictionSpec, table: pa.Table, rows: int = 5) -> pd.DataFrame:
     """Return a few real rows in the types of `signature_of`.
 
-    MLflow has no null in an integer or boolean column. Rows without one are taken; if there are none, the columns that
-    have a null in the first rows are left out, for they are optional.
+    MLflow cannot have a null in an integer or boolean column. So rows without such a null are taken. If there are none, the
+    columns that have a null in the first rows are left out, which MLflow accepts because they are optional.
 
     :param table: has at least the features
-    :param rows: most rows of the example
+    :param rows: the most rows of the example
     :raises ValueError: the table has no row, or a value is not of its feature's kind
     """
     import pandas as pd
@@ -62,7 +62,7 @@ def input_example(spec: PredictionSpec, table: pa.Table, rows: int = 5) -> pd.Da
     full = table.select(list(spec.features)) if known is None else table.select(list(spec.features)).filter(known)
     sample = (full if full.num_rows else table).slice(0, rows)
     if not sample.num_rows:
-        raise ValueError(f"there is no row to make an input example of {spec.name} from")
+        raise ValueError(f"an input example of {spec.name} needs at least one row, and there is no row")
     columns: dict[str, Any] = {}
     for name, kind in spec.features.items():
         base = kind.rstrip("?")
@@ -74,23 +74,23 @@ def input_example(spec: PredictionSpec, table: pa.Table, rows: int = 5) -> pd.Da
 
 
 def limits_of(signature: ModelSignature | None, spec: PredictionSpec) -> dict[str, tuple[float, float]]:
-    """Check that a model takes the spec's features and returns one number, and return what its 32-bit types hold.
+    """Check that a model takes the spec's features and returns one number, and return the ranges of its 32-bit types.
 
-    A model may take null where the spec does not; the other way round it would meet a null that it was not made for.
+    A model may allow null where the spec does not, but not the other way round: callers could send a null that it cannot take.
 
-    :returns: smallest and largest value of each feature that has less than 64 bits
-    :raises RejectedError: the signature is missing or says something else; the message lists every difference
+    :returns: the smallest and the largest value of each feature that has less than 64 bits in the model
+    :raises RejectedError: there is no signature, or it does not match the spec; the message lists every difference
     """
     if signature is None or signature.inputs is None or signature.outputs is None:
         raise RejectedError(
-            f"the version of {spec.name} was logged without a signature: nobody can tell which inputs it takes. "
+            f"the version of {spec.name} was logged without a signature, so its inputs and outputs are not known. "
             "Log it again with `signature=` (`ray_jobs.training.signature.signature_of` makes one from the spec)"
         )
     if problems := [*_wrong_inputs(signature.inputs, spec), *_wrong_outputs(signature.outputs)]:
         raise RejectedError(f"the version's signature does not match the spec of {spec.name}: {'; '.join(problems)}")
     types = {column.name: column.type.name for column in signature.inputs.inputs}
-    narrow = {name: _NARROW.get(kind.rstrip("?")) for name, kind in spec.features.items()}
-    return {name: found[1] for name, found in narrow.items() if found is not None and types[name] == found[0]}
+    narrow = {name: _NARROW.get(kind.rstrip("?"), ("", (0, 0))) for name, kind in spec.features.items()}
+    return {name: limits for name, (narrow_type, limits) in narrow.items() if types[name] == narrow_type}
 
 
 def _wrong_inputs(inputs: Any, spec: PredictionSpec) -> list[str]:
@@ -103,8 +103,8 @@ def _wrong_inputs(inputs: Any, spec: PredictionSpec) -> list[str]:
         allowed = [_TYPES[base], *([_NARROW[base][0]] if base in _NARROW else [])]
         if name not in columns:
             problems.append(f"it does not take the feature {name}")
-        elif (found := getattr(columns[name].type, "name", str(columns[name].type))) not in allowed:
-            problems.append(f"{name} is {found}, but the spec says {kind}, which is {' or '.join(allowed)}")
+        elif (type_name := getattr(columns[name].type, "name", str(columns[name].type))) not in allowed:
+            problems.append(f"{name} is {type_name}, but the spec says {kind}, which is {' or '.join(allowed)}")
         elif kind.endswith("?") and columns[name].required:
             problems.append(f"{name} is required, but the spec says {kind}, which may be null")
     return problems

@@ -1,4 +1,4 @@
-"""The training job: dataset in, a model in MLflow out. Run as ``python -m ray_jobs.training.train <job key>``."""
+"""The training job: trains on a dataset and logs the model to MLflow. Run as ``python -m ray_jobs.training.train <key>``."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ _CHECKPOINTS = "ray"
 def work(given: dict[str, Any], key: str) -> dict[str, Any]:
     """Train a model on the dataset, and log it to MLflow.
 
-    :param given: ``spec`` (JSON), ``dataset`` (``key``, ``digest``), ``end`` (ISO time), ``parameters`` (JSON),
-        ``tags``
-    :param key: where the job's files are
+    :param given: ``spec`` (JSON), ``dataset`` (with ``key`` and ``digest``), ``end`` (ISO time), ``parameters`` (JSON), ``tags``
+    :param key: prefix of the job's files in the storage
     :returns: ``model_uri``, ``run_id``, ``rows``, ``holdout_rows``, ``metrics``
     """
     spec = PredictionSpec.from_json(given["spec"])
     parameters = {**spec.training.parameters, **json.loads(given["parameters"])}
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     training, holdout = split(given["dataset"]["key"], storage, spec, datetime.fromisoformat(given["end"]))
     rows, holdout_rows = training.count(), holdout.count()
     if not rows:
         raise RejectedError(f"no labelled row of {spec.name} lies before the holdout; widen `data.window`")
     progress.report(0.05, f"training on {rows:,} rows, {holdout_rows:,} held out")
-    # Its import takes 9 s on two cores; the workers start meanwhile.
+    # This import takes 9 s on two cores; meanwhile the workers start.
     threading.Thread(target=importlib.import_module, args=("mlflow.pyfunc",), daemon=True).start()
-    code = _Code.of(spec.training.entrypoint)
+    code = _code(spec.training.entrypoint)
     filesystem, root = storage.arrow(_CHECKPOINTS)
     with tempfile.TemporaryDirectory(prefix="taxiway-train-") as folder:
         run = TrainingRun(
@@ -77,19 +76,19 @@ class _Code:
     commit: str
     digest: str
 
-    @classmethod
-    def of(cls, entrypoint: str) -> _Code:
-        name, function = entrypoint.split(":")
-        module = importlib.import_module(name)
-        file = Path(str(module.__file__))
-        return cls(getattr(module, function), code_commit(file), code_digest(file))
+
+def _code(entrypoint: str) -> _Code:
+    name, function = entrypoint.split(":")
+    module = importlib.import_module(name)
+    file = Path(str(module.__file__))
+    return _Code(getattr(module, function), code_commit(file), code_digest(file))
 
 
 def checkpoint_name(given: Mapping[str, Any], parameters: Mapping[str, Any], code: str, key: str) -> str:
-    """Return the name under which checkpoints are kept: the same for a job that is tried again, another for other work.
+    """Return the name of a job's checkpoints. Another try of the same work has the same name; other work has another.
 
     :param code: digest of the training code
-    :param key: of the job, which is new for each try; tries that an Airflow run makes are told by their tag
+    :param key: the job's key, which is new for each try. The tries of one Airflow run have the same tag instead
     """
     parts = {
         "run": given["tags"].get("taxiway.dag_run") or key,
@@ -104,20 +103,21 @@ def checkpoint_name(given: Mapping[str, Any], parameters: Mapping[str, Any], cod
 
 
 def discard_checkpoints(run: TrainingRun) -> None:
-    """Delete what a run no longer needs, now that its model is in MLflow."""
+    """Delete a run's checkpoints, now that its model is in MLflow."""
     try:
         run.storage_filesystem.delete_dir(f"{run.storage_path}/{run.name}")
-    except FileNotFoundError:  # the training code kept none
+    except FileNotFoundError:  # the training code kept no checkpoint
         return
 
 
 def _log(run: TrainingRun, trained: TrainedModel, given: dict[str, Any], code: _Code, rows: int) -> tuple[str, str]:
-    """Log where the model came from, what was measured and the model itself to MLflow."""
+    """Log the model to MLflow, with its origin and its metrics."""
     import mlflow.pyfunc
 
     from ray_jobs.training.signature import input_example, signature_of
 
     spec, dataset = run.spec, given["dataset"]
+    artifacts = {name: Path(path) for name, path in trained.artifacts.items()}
     mlflow.set_experiment(spec.name)
     with mlflow.start_run(run_name=run.name) as active:
         mlflow.set_tags(
@@ -125,7 +125,7 @@ def _log(run: TrainingRun, trained: TrainedModel, given: dict[str, Any], code: _
                 "taxiway.data_digest": dataset["digest"],
                 "taxiway.owner": spec.owner,
                 "taxiway.code_digest": code.digest,
-                "taxiway.model_digest": model_digest(Path(trained.python_model), _paths(trained.artifacts)),
+                "taxiway.model_digest": model_digest(Path(trained.python_model), artifacts),
                 "mlflow.source.git.commit": code.commit,
                 **given["tags"],
             }
@@ -138,25 +138,21 @@ def _log(run: TrainingRun, trained: TrainedModel, given: dict[str, Any], code: _
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(trained.python_model),
-            artifacts={name: str(path) for name, path in trained.artifacts.items()},
+            artifacts={name: str(path) for name, path in artifacts.items()},
             signature=signature_of(spec),
             input_example=input_example(spec, run.data.head(100)),
-            # Named outright: left alone, MLflow starts a process that imports the model to guess them.
+            # Without these, MLflow starts a process that imports the model to guess its requirements.
             pip_requirements=[f"mlflow=={mlflow.__version__}", *trained.pip_requirements],
         )
         return info.model_uri, active.info.run_id
 
 
-def _paths(artifacts: Mapping[str, Any]) -> dict[str, Path]:
-    return {name: Path(path) for name, path in artifacts.items()}
-
-
 def _dataset(run: TrainingRun, dataset: Mapping[str, Any]) -> Any:
-    """Return what MLflow shows as the run's dataset; nothing is read."""
+    """Return the dataset that MLflow shows for the run. None of its rows is read."""
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.meta_dataset import MetaDataset
 
-    uri = Storage.from_url(storage_url()).url(dataset["key"])
+    uri = Storage(storage_url()).url(dataset["key"])
     return MetaDataset(resolve_dataset_source(uri), name=run.spec.name, digest=dataset["digest"][:36])
 
 

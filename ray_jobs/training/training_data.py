@@ -1,4 +1,4 @@
-"""The rows of a dataset, read from its Parquet file as a scan: only what is asked for, a batch at a time."""
+"""The rows of a dataset, scanned from its Parquet file: only the columns and rows that are needed, a batch at a time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _BATCH_ROWS = 65_536
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Some rows and columns of one Parquet file. Light: it can be sent to any worker, which then reads for itself.
+    """Some rows and columns of one Parquet file. It holds no rows, so it can be sent to any worker, which reads them itself.
 
-    The rows have the order of the file, which never changes: its key has the digest of its content.
+    The rows are in the order of the file. The file never changes, because its key has the digest of its content.
 
-    :param path: the file, in ``filesystem``
+    :param path: the file's path in ``filesystem``
     :param filesystem: a `pyarrow.fs.FileSystem`
     :param columns: the features and the label
-    :param label: rows without one are no part of this
+    :param label: the label's column. Rows without a label are left out
     :param time: the time column
-    :param border: a `pyarrow.Scalar` of its type
-    :param is_recent: the rows from the border on; else those before it
+    :param border: the time that divides training rows and holdout: a `pyarrow.Scalar` of the time column's type
+    :param is_recent: whether these are the rows from the border on; else those before it
     """
 
     path: str
@@ -44,23 +44,23 @@ class TrainingData:
 
     @property
     def where(self) -> pc.Expression:
-        """Which rows. The file's statistics decide first: a row group that cannot have one is never read."""
+        """The filter for the rows. By the file's statistics, a row group that has no such row is never read."""
         time = pc.field(self.time)
         return pc.field(self.label).is_valid() & (time >= self.border if self.is_recent else time < self.border)
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order, one row group in memory at a time: a scanner of the whole file would read far ahead.
+        """Yield the rows in order, with one row group in memory: a scanner of the whole file would read far ahead.
 
-        :param columns: fewer columns than all
-        :param rows: most rows of a batch
+        :param columns: default: all
+        :param rows: the most rows of a batch
         """
         fragment = next(iter(self._dataset().get_fragments()))
         for group in fragment.split_by_row_group(self.where):
-            found = group.to_table(columns=list(columns or self.columns), filter=self.where)
-            yield from (batch for batch in found.to_batches(max_chunksize=rows) if batch.num_rows)
+            table = group.to_table(columns=list(columns or self.columns), filter=self.where)
+            yield from (batch for batch in table.to_batches(max_chunksize=rows) if batch.num_rows)
 
     def shard(self, rank: int, world_size: int, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield every ``world_size``-th row, from ``rank`` on: shards are alike, and the same each time."""
+        """Yield every ``world_size``-th row, beginning with row ``rank``. Shards are alike, and the same each time."""
         seen = 0
         for batch in self.batches(rows=rows):
             first = (rank - seen) % world_size
@@ -70,7 +70,7 @@ class TrainingData:
                 yield part
 
     def table(self) -> pa.Table:
-        """Return all rows at once: for data that fits in memory."""
+        """Return all rows at once, for data that fits in memory."""
         return self._dataset().to_table(columns=list(self.columns), filter=self.where)
 
     def head(self, rows: int) -> pa.Table:
@@ -78,12 +78,12 @@ class TrainingData:
         return self._dataset().head(rows, columns=list(self.columns), filter=self.where)
 
     def count(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         return int(self._dataset().count_rows(filter=self.where))
 
     @property
     def size_bytes(self) -> int:
-        """Uncompressed size of the columns, of all the file's rows; only its footer is read."""
+        """The uncompressed size of the columns over all rows of the file. Only the footer is read."""
         metadata = next(iter(self._dataset().get_fragments())).metadata
         wanted = set(self.columns)
         groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
@@ -99,13 +99,13 @@ class TrainingData:
 
 
 def split(key: str, storage: Storage, spec: PredictionSpec, end: datetime) -> tuple[TrainingData, TrainingData]:
-    """Split a dataset's labelled rows into training rows and the holdout, the last ``holdout`` of the window.
+    """Split a dataset's labelled rows into the training rows and the holdout, which is the last part of the window.
 
     Only the file's footer is read.
 
-    :param key: of the dataset's Parquet file in ``storage``
-    :param end: end of the window, without a zone: in the clock of the time column
-    :raises RejectedError: the file lacks a column, or its time column is no time
+    :param key: key of the dataset's Parquet file in ``storage``
+    :param end: end of the window in the clock of the time column, without a zone
+    :raises RejectedError: the file lacks a column, or its time column does not hold times
     """
     folder, _, name = key.rpartition("/")
     filesystem, root = storage.arrow(folder)
@@ -114,7 +114,7 @@ def split(key: str, storage: Storage, spec: PredictionSpec, end: datetime) -> tu
     wanted = (*spec.features, spec.data.label)
     if missing := [column for column in (*wanted, spec.data.time) if column not in schema.names]:
         raise RejectedError(
-            f"the dataset {storage.url(key)} lacks {', '.join(missing)}; mend `data.query` or the columns that the spec names"
+            f"the dataset {storage.url(key)} lacks {', '.join(missing)}; mend `data.query`, or the columns that the spec names"
         )
     training = TrainingData(
         path=path,
@@ -129,14 +129,14 @@ def split(key: str, storage: Storage, spec: PredictionSpec, end: datetime) -> tu
 
 
 def _border(kind: pa.DataType, spec: PredictionSpec, end: datetime) -> pa.Scalar:
-    """Return the start of the holdout in the time column's own type: a cast would keep statistics from being used."""
+    """Return the start of the holdout in the time column's own type: with a cast, the file's statistics could not be used."""
     border = end.replace(tzinfo=None) - timedelta(seconds=spec.data.holdout_s)
     if pa.types.is_date(kind):
-        # A date is its midnight. The first date that is not before the border is the border, rounded up.
+        # A date counts as its midnight, so the first date in the holdout is the border rounded up.
         border += timedelta(days=1, microseconds=-1)
         return pa.scalar(border.date(), kind)
     if not pa.types.is_timestamp(kind):
         raise RejectedError(f"the time column {spec.data.time} is {kind}; the query must return it as a TIMESTAMP")
-    # Times without a zone stay in their own clock; a column with one is compared as UTC, which is how it is stored.
+    # A column without a zone is compared in its own clock. A column with a zone is stored, and so compared, as UTC.
     moment = border.replace(tzinfo=UTC) if kind.tz else border
     return pa.scalar(moment, pa.timestamp("us", kind.tz)).cast(kind, safe=False)

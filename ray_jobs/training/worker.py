@@ -1,4 +1,4 @@
-"""What a worker loop gets: its rows, its place among the workers, its last checkpoint."""
+"""What a worker loop gets: the worker's rows, its rank, the last checkpoint."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ray_jobs.training.checkpoints import Checkpoints
 from ray_jobs.training.training_data import TrainingData
 
 SHARD = "train"
-_NICENESS = 10  # where a worker shares a machine with replicas, callers go first
+_NICENESS = 10  # if a worker shares a machine with replicas, callers go first
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker of a run is told.
+    """The task that every worker of a run gets.
 
     :param data: all training rows
-    :param streams: whether Ray Data brings the shard; else the worker reads it from the file
+    :param streams: whether Ray Data brings the worker's rows; else the worker reads them from the file
     :param threads: CPUs of each worker
     :param device: where the model is trained
-    :param checkpoint_every_s: seconds between two checkpoints, at least
+    :param seed: seed of every random number
+    :param checkpoint_every_s: the least time between two checkpoints
     """
 
     data: TrainingData
@@ -41,6 +42,8 @@ class Task:
 class Worker(ABC):
     """One of ``world_size`` workers that train one model together.
 
+    ``threads``, ``device`` and ``seed`` are those of the task: use them for everything that takes threads, a device or a seed.
+
     :param folder: a local folder of this worker, deleted at the end
     """
 
@@ -50,29 +53,15 @@ class Worker(ABC):
     def __init__(self, task: Task, folder: Path) -> None:
         os.nice(_NICENESS)
         self.task = task
+        self.threads, self.device, self.seed = task.threads, task.device, task.seed
         self.folder = folder
         self._look_at = 0
         self._looked = (0, time.monotonic())
         self._saved_at = time.monotonic()
 
-    @property
-    def threads(self) -> int:
-        """How many threads to use."""
-        return self.task.threads
-
-    @property
-    def device(self) -> Literal["cpu", "cuda"]:
-        """Where to train."""
-        return self.task.device
-
-    @property
-    def seed(self) -> int:
-        """What to seed every random number from."""
-        return self.task.seed
-
     @abstractmethod
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield this worker's rows, in an order that is the same each time."""
+        """Yield this worker's rows. Their order is the same each time."""
 
     @abstractmethod
     def restored(self) -> Path | None:
@@ -80,22 +69,22 @@ class Worker(ABC):
 
     @abstractmethod
     def report(self, metrics: Mapping[str, float], folder: Path | None = None) -> None:
-        """Keep a checkpoint. All workers call this equally often; the last call is the result.
+        """Keep a checkpoint. All workers must call this equally often. The last call is the result.
 
-        :param metrics: JSON numbers; those of rank 0 count
-        :param folder: the checkpoint's files: from rank 0
+        :param metrics: numbers that JSON can hold; those of rank 0 count
+        :param folder: the checkpoint's files; only rank 0 gives them
         """
 
     @abstractmethod
     def agree(self, value: Any) -> Any:
-        """Return the value of rank 0. All workers call this equally often."""
+        """Return the value of rank 0. All workers must call this equally often."""
 
     def due(self, step: int) -> bool:
-        """Say whether to report a checkpoint now: after ``checkpoint_every``, and on all workers at the same step.
+        """Say whether to report a checkpoint now. All workers get the same answer at the same step.
 
-        Cheap: how fast the steps are says at which step to look at the clock again.
+        Cheap: the pace of the steps so far says at which step to look at the clock again.
 
-        :param step: how many were done; all workers call this after each step
+        :param step: the number of steps done. All workers must call this after each step
         """
         if step < self._look_at:
             return False
@@ -111,7 +100,7 @@ class Worker(ABC):
 
 
 class LoneWorker(Worker):
-    """A worker without others."""
+    """The only worker of a run."""
 
     rank, world_size = 0, 1
 
@@ -120,15 +109,15 @@ class LoneWorker(Worker):
         self._checkpoints = checkpoints
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Read the file."""
+        """Yield all rows of the file."""
         return self.task.data.batches()
 
     def restored(self) -> Path | None:
-        """Read the last checkpoint."""
+        """Copy the last checkpoint from the storage."""
         return self._checkpoints.restore(self.folder / "restored")
 
     def report(self, metrics: Mapping[str, float], folder: Path | None = None) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint to the storage."""
         if folder is not None:
             self._checkpoints.save(folder, metrics)
 
@@ -148,7 +137,7 @@ class GroupWorker(Worker):
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Take the shard from Ray Data, or read this worker's rows of the file."""
+        """Yield the rows that Ray Data brings, or read this worker's rows from the file."""
         if not self.task.streams:
             return self.task.data.shard(self.rank, self.world_size)
         import ray.train
@@ -156,27 +145,27 @@ class GroupWorker(Worker):
         return streamed(ray.train.get_dataset_shard(SHARD))
 
     def restored(self) -> Path | None:
-        """Read the checkpoint that Ray Train says is the last."""
+        """Copy the checkpoint that Ray Train names as the last."""
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
         return Path(checkpoint.to_directory(self.folder / "restored")) if checkpoint else None
 
     def report(self, metrics: Mapping[str, float], folder: Path | None = None) -> None:
-        """Hand the checkpoint to Ray Train, which uploads it."""
+        """Give the checkpoint to Ray Train, which uploads it."""
         import ray.train
 
         checkpoint = ray.train.Checkpoint.from_directory(folder) if folder is not None else None
         ray.train.report(dict(metrics), checkpoint=checkpoint)
 
     def agree(self, value: Any) -> Any:
-        """Broadcast from rank 0."""
+        """Broadcast the value of rank 0."""
         import ray.train.collective
 
         return ray.train.collective.broadcast_from_rank_zero(value)
 
 
 def streamed(shard: Any) -> Iterator[pa.RecordBatch]:
-    """Yield what Ray Data brings, a block at a time."""
+    """Yield the rows that Ray Data brings, a block at a time."""
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_batches()

@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from operators.cli import connect, quarantine, rollback, verify
 from operators.core.errors import ConfigurationError, RejectedError, ServiceError
 from operators.core.ledger import Ledger
+from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
+from operators.judge.digest import judge_digest
 from operators.judge.evidence import Arm, Evidence, Period
 from operators.judge.policy import judge
 from operators.rollout.manual_moves import ManualMoves
@@ -51,7 +53,15 @@ def look(to: ReleaseMoves, release_id: str, *, failed: int, kept: bool = True) -
     found = judge(Judge(), seen, **asked)
     if kept:
         to.record_look(release_id, "canary", seen)
-    to.record_verdict(release_id, "canary", policy=Judge(), evidence=seen, judgement=found, **asked)
+    row = VerdictRow(
+        step="canary",
+        policy=Judge().model_dump(mode="json", by_alias=True),
+        evidence=seen.model_dump(mode="json"),
+        judgement=found.model_dump(mode="json"),
+        judge=judge_digest(),
+        **asked,
+    )
+    to.record_verdict(release_id, row)
     return str(found.outcome)
 
 
@@ -163,7 +173,7 @@ def test_a_version_that_was_promoted_stays_though_its_watch_was_put_aside(to: Re
 def test_what_is_not_deployed_any_more_is_explained(to: ReleaseMoves) -> None:
     to.agent.retire(to.model, "1")
     for words in ((), ("--to", "1")):
-        with pytest.raises(RejectedError, match=r"is deployed first by the DAG `rollback`"):
+        with pytest.raises(RejectedError, match="the DAG `rollback`"):
             command(rollback, to.model, *words, "--reason", "wrong prices")
     with pytest.raises(RejectedError, match="has all the traffic already"):
         command(rollback, to.model, "--to", "2", "--reason", "wrong prices")

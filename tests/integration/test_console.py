@@ -108,6 +108,7 @@ def test_what_is_shown(client: TestClient, to: ReleaseMoves) -> None:
     assert float(failures["e"]) > float(failures["threshold"])
     # That of the step, as in its verdict: the next one has 25 % of the callers.
     assert failures["margin"] == 0.02 / 0.25
+    assert failures["unit"] == "points"
     assert [one["kind"] for one in row["decisions"][:1]] == ["promoted"]
 
 

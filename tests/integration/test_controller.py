@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 
-from operators.core.errors import RejectedError, ServiceRefusedError
-from operators.core.ledger import BusyError, Ledger
+from operators.core.errors import BusyError, RejectedError, ServiceRefusedError
+from operators.core.ledger import Ledger
+from operators.core.rows import VerdictRow
 from operators.core.spec import PredictionSpec
 from operators.core.traffic import RouteState
 from operators.judge.evidence import Evidence, Judgement, Outcome
@@ -73,14 +74,10 @@ def kinds(controller: ReleaseMoves) -> list[str]:
 
 
 def verdict(controller: ReleaseMoves, release_id: str, outcome: Outcome) -> None:
-    controller.record_verdict(
-        release_id,
-        "canary",
-        policy=small_spec().release.judge,
-        evidence=Evidence(),
-        judgement=Judgement(outcome=outcome, reason="because", guards={}),
-        elapsed_s=1.0,
-    )
+    judgement = Judgement(outcome=outcome, reason="because", guards={}).model_dump(mode="json")
+    evidence = Evidence().model_dump(mode="json")
+    row = VerdictRow(step="canary", policy={}, evidence=evidence, judgement=judgement, elapsed_s=1.0)
+    controller.record_verdict(release_id, row)
 
 
 def test_a_release_moves_alias_and_traffic(controller: ReleaseMoves, spec: PredictionSpec, agent: FakeAgent) -> None:

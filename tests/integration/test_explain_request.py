@@ -19,7 +19,7 @@ from operators.registry import client
 from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.assignment import bucket
-from ray_jobs.serve.prediction_log import Asked, PredictionLog
+from ray_jobs.serve.prediction_log import EdgeHeaders, PredictionLog
 from tests.support.postgres import Postgres
 from tests.support.release_world import FakeAgent, FakeRegistry
 from tests.support.specs import small_spec
@@ -61,10 +61,10 @@ def command(*words: str) -> int:
     return int(options.run(options))
 
 
-def answer(tmp_path: Path, version: str, asked: Asked, values: list[float]) -> None:
+def answer(tmp_path: Path, version: str, asked: EdgeHeaders, values: list[float]) -> None:
     """Let a replica answer, and write."""
     spec = small_spec()
-    log = PredictionLog(Storage.from_url((tmp_path / "storage").as_uri()), spec, version)
+    log = PredictionLog(Storage((tmp_path / "storage").as_uri()), spec, version)
     log.add(asked, {name: [None] * len(values) for name in spec.features}, values)
     log.flush()
     log.close()
@@ -72,10 +72,10 @@ def answer(tmp_path: Path, version: str, asked: Asked, values: list[float]) -> N
 
 def test_an_answer_is_explained(to: ReleaseMoves, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = next(name for name in (f"u{n}" for n in range(1000)) if bucket(to.model, name) < 5000)
-    answer(tmp_path, "2", Asked("r-1", mine, "canary", 5000), [0.25, 0.5])
-    answer(tmp_path, "1", Asked("r-2", mine, "fallback", 5000), [0.75])
-    answer(tmp_path, "1", Asked("r-3", None, "stable", None), [0.1])
-    answer(tmp_path, "2", Asked("r-3", None, "shadow", None), [0.9])
+    answer(tmp_path, "2", EdgeHeaders("r-1", mine, "canary", 5000), [0.25, 0.5])
+    answer(tmp_path, "1", EdgeHeaders("r-2", mine, "fallback", 5000), [0.75])
+    answer(tmp_path, "1", EdgeHeaders("r-3", None, "stable", None), [0.1])
+    answer(tmp_path, "2", EdgeHeaders("r-3", None, "shadow", None), [0.9])
 
     assert command("r-1") == 0
     said = capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_an_answer_is_explained(to: ReleaseMoves, tmp_path: Path, capsys: pytest
     for at in (datetime.now(UTC), datetime.now(UTC) - timedelta(hours=20)):
         name = f"{int(at.timestamp() * 1000):012x}"
         name = f"{name[:8]}-{name[8:]}-7cc3-98c4-dc0c0c07398f"
-        answer(tmp_path, "1", Asked(name, None, "stable", None), [0.3])
+        answer(tmp_path, "1", EdgeHeaders(name, None, "stable", None), [0.3])
         assert command(name) == 0
         assert "version 1 (stable)" in capsys.readouterr().out
 

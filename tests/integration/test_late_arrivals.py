@@ -23,9 +23,9 @@ from operators.demo.seed import seed_flights
 from operators.feedback.labels import QueryLabels
 from operators.judge.evidence import Evidence, Outcome, Pairs, Period
 from operators.rollout.delayed.collector import Collector
-from operators.rollout.delayed.source import LateSource, facts_of
-from operators.rollout.delayed.window import Facts, Span, with_late
-from ray_jobs.serve.prediction_log import Asked, PredictionLog
+from operators.rollout.delayed.source import LateSource, window_of
+from operators.rollout.delayed.window import ReleaseWindow, Span, with_late
+from ray_jobs.serve.prediction_log import EdgeHeaders, PredictionLog
 from tests.support.late_world import CANARY, STABLE, answer, keep, look_once, spec_with
 from tests.support.phases import live_phase
 from tests.support.specs import shipped_spec
@@ -46,7 +46,7 @@ def flights(s3_server: Any) -> Any:
             patch.setenv(name, value)
         bucket = f"test-{secrets.token_hex(6)}"
         boto3.client("s3").create_bucket(Bucket=bucket)
-        storage = Storage.from_url(f"s3://{bucket}/some/prefix")
+        storage = Storage(f"s3://{bucket}/some/prefix")
         patch.setenv("TAXIWAY_STORAGE_URL", storage.root)
         seed_flights(storage, months=[1])
         release = spec_with(labels={"within": "18h", "min_pairs": 100}).release
@@ -83,8 +83,8 @@ def _rows(storage: Storage, spec: PredictionSpec) -> list[dict[str, Any]]:
     return pq.read_table(io.BytesIO(storage.get_bytes(data.key))).to_pylist()
 
 
-def of_the_release() -> Facts:
-    return Facts(
+def of_the_release() -> ReleaseWindow:
+    return ReleaseWindow(
         model="flight_delay",
         stable=STABLE,
         canary=CANARY,
@@ -140,12 +140,12 @@ def test_labels_that_come_during_a_step_fail_it(flights: Any) -> None:
         model=spec.name, canary=CANARY, stable=STABLE, weights_bp=(500,), bake_s=1e9, released_at=began, began_at=began
     )
     policies = live.phase.policies(spec.release.judge)
-    facts = facts_of(live, spec)
-    collector = Collector(spec, facts, storage=storage, labels_every_s=0)
+    window = window_of(live, spec)
+    collector = Collector(spec, window, storage=storage, labels_every_s=0)
     try:
         for now in (began + 3600 * hour for hour in count(6, 6)):
             known = Evidence(periods=(Period(weight_bp=500, weight=0.05),))
-            evidence = with_late(known, facts, collector.look(now))
+            evidence = with_late(known, window, collector.look(now))
             judgement = live.phase.judge(policies, evidence, elapsed_s=now - began)
             if judgement.outcome is not Outcome.CONTINUE:
                 break
@@ -179,7 +179,7 @@ def test_what_replicas_write_reaches_a_look(flights: Any, monkeypatch: pytest.Mo
         log = PredictionLog(storage, spec, version)
         for number in range(3):
             headers = {"x-request-id": f"{arm} {number}", "x-taxiway-arm": arm, "x-taxiway-weight": "2500"}
-            log.add(Asked.of(headers, None), row, [value + number / 8])
+            log.add(EdgeHeaders.of(headers, None), row, [value + number / 8])
         log.close()
     live = live_phase(
         model=spec.name, canary="4", stable="3", weights_bp=(500, 2500), released_at=began, began_at=began
@@ -206,6 +206,6 @@ def test_what_replicas_write_reaches_a_look(flights: Any, monkeypatch: pytest.Mo
         (3, 0.375),
         (3, 0.625),
     ]  # fmt: skip
-    facts = Facts(model=spec.name, stable="3", canary="4", begin_s=began, spans=(Span(weight_bp=2500),))
-    once = look_once(spec, facts, time.time(), storage)
+    window = ReleaseWindow(model=spec.name, stable="3", canary="4", begin_s=began, spans=(Span(weight_bp=2500),))
+    once = look_once(spec, window, time.time(), storage)
     assert once.arms[0][0].prediction == found.periods[1].stable.prediction

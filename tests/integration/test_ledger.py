@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from operators.core.errors import RejectedError, ServiceError
-from operators.core.ledger import BusyError, Ledger
+from operators.core.errors import BusyError, RejectedError, ServiceError
+from operators.core.ledger import Ledger
 from operators.core.rows import EdgeRow, GateRow, PromotedRow, ReleaseStartedRow, Row, WeightSetRow
 
 EDGE = EdgeRow(at=1.0, kind="edge_joined")

@@ -79,7 +79,8 @@ def test_a_model_of_32_bits_refuses_what_it_cannot_hold(logged: Any, spec: Predi
     version = Version(spec.to_json(), "1", logged("[0.25] * len(model_input['month'])", narrow, example=False))
     assert ask(version, ROWS)[0] == 200
     status, answer = ask(version, [ROWS[0], {**ROWS[1], "month": 2**31}])
-    assert (status, answer) == (400, {"error": "input 'month', row 1: 2147483648 is out of range"})
+    assert status == 400
+    assert answer["error"].startswith("input 'month', row 1: 2147483648 is out of range")
 
 
 @pytest.mark.parametrize(
@@ -135,5 +136,5 @@ def test_serves_own_way_answers_the_same(logged: Any, spec: PredictionSpec) -> N
     headers = [(b"x-request-id", b"r1"), (b"x-taxiway-arm", b"canary"), (b"x-taxiway-weight", b"500")]
     for body in (json.dumps(write_request(ROWS, FEATURES)).encode(), b"{}", b"\xff"):
         assert post(body, headers) == version.infer(body, headers)[:2]
-    kept = [answered.asked for answered in version._predictions._answered]
+    kept = [answer.headers for answer in version._predictions._buffer]
     assert kept == [("r1", None, "canary", 500)] * 2

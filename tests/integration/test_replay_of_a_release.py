@@ -91,7 +91,7 @@ def released(to: ReleaseMoves, spec: PredictionSpec, version: str) -> tuple[str,
         canary=version,
         stable="1",
         lease_s=release.lease_s,
-        released_at=begun.at.timestamp(),
+        released_at=move.at.timestamp(),
         began_at=move.at.timestamp(),
         before=before.of(version, "1"),
     )

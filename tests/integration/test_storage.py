@@ -28,9 +28,9 @@ def new_bucket() -> str:
 @pytest.fixture(params=["s3", "file"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "file":
-        return Storage.from_url(f"file://{tmp_path}/with space/store")
+        return Storage(f"file://{tmp_path}/with space/store")
     request.getfixturevalue("s3")
-    return Storage.from_url(f"s3://{new_bucket()}/some/prefix/")
+    return Storage(f"s3://{new_bucket()}/some/prefix/")
 
 
 def test_an_object_lives(storage: Storage) -> None:
@@ -87,25 +87,25 @@ def test_files_travel_whole(storage: Storage, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\b", "a\nb"])
 def test_a_key_is_a_relative_path(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a storage key"):
-        Storage.from_url(f"file://{tmp_path}").put_bytes(key, b"")
+        Storage(f"file://{tmp_path}").put_bytes(key, b"")
 
 
 @pytest.mark.parametrize("url", ["", "bucket", "s3://", "file://relative/path", "http://host/bucket"])
 def test_an_address_is_s3_or_a_file(url: str) -> None:
     with pytest.raises(ConfigurationError, match="s3://bucket/prefix or file:///path"):
-        Storage.from_url(url)
+        Storage(url)
 
 
 @pytest.mark.usefixtures("s3")
 def test_a_missing_bucket_and_a_wrong_secret_are_for_a_person_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = Storage.from_url("s3://no-such-bucket")
+    missing = Storage("s3://no-such-bucket")
     for call in (lambda: missing.get_bytes("a"), missing.list, lambda: missing.delete("a")):
         with pytest.raises(ConfigurationError, match="the bucket does not exist"):
             call()
     bucket = new_bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ConfigurationError, match="AWS_SECRET_ACCESS_KEY"):
-        Storage.from_url(f"s3://{bucket}").put_bytes("a", b"")
+        Storage(f"s3://{bucket}").put_bytes("a", b"")
 
 
 @pytest.mark.usefixtures("s3")
@@ -113,12 +113,12 @@ def test_a_server_that_is_away_may_be_retried(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(ServiceError, match="cannot read s3://bucket/a"):
-        Storage.from_url("s3://bucket").get_bytes("a")
+        Storage("s3://bucket").get_bytes("a")
     assert time.monotonic() - began < 60
 
 
 def test_a_forked_child_is_told_instead_of_waiting_for_ever(tmp_path: Path) -> None:
-    storage = Storage.from_url(f"file://{tmp_path}")
+    storage = Storage(f"file://{tmp_path}")
     storage.put_bytes("a", b"1")
     sys.stdout.flush()
     child = os.fork()

@@ -51,7 +51,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run_of(tmp_path: Path, *, workers: int, name: str = "run", checkpoint_every: str = "1ms") -> TrainingRun:
-    storage = Storage.from_url(f"file://{tmp_path}/store")
+    storage = Storage(f"file://{tmp_path}/store")
     if not storage.exists(KEY):
         write(storage, table(20_000), tmp_path)
     model = spec(parameters=PARAMETERS, scaling={"workers": workers}, checkpoint_every=checkpoint_every)
@@ -275,7 +275,7 @@ def test_a_plain_function_is_training_code(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "plain_training.py").write_text(PLAIN)
     (tmp_path / "plain_served.py").write_text(PLAIN_SERVED)
     monkeypatch.syspath_prepend(str(tmp_path))
-    storage = Storage.from_url(f"file://{tmp_path}/store")
+    storage = Storage(f"file://{tmp_path}/store")
     write(storage, table(500), tmp_path)
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
     monkeypatch.chdir(tmp_path)
@@ -305,7 +305,7 @@ def test_a_whole_job_on_s3(cluster: str, s3: Any, tmp_path: Path, monkeypatch: p
 
     bucket = f"train-{secrets.token_hex(4)}"
     boto3.client("s3").create_bucket(Bucket=bucket)
-    storage = Storage.from_url(f"s3://{bucket}/some/prefix")
+    storage = Storage(f"s3://{bucket}/some/prefix")
     write(storage, table(5000), tmp_path)
     monkeypatch.setenv("TAXIWAY_STORAGE_URL", storage.root)
     monkeypatch.setenv("TAXIWAY_CODE_COMMIT", "c0ffee")

@@ -293,7 +293,7 @@ def test_the_suites_of_the_repository_run_on_sql(tmp_path: Path) -> None:
     from operators.core.storage import Storage
     from operators.demo.seed import seed_flights
 
-    seed_flights(Storage.from_url(f"file://{tmp_path}"), months=[1])
+    seed_flights(Storage(f"file://{tmp_path}"), months=[1])
     for table in ("flights", "weather"):
         path = tmp_path / f"raw/{table}/2013-01.parquet"
         objects = implementations(load_suites(INCLUDE / "expectations/flight_delay.yaml").tables[table].expectations)

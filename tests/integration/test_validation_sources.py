@@ -175,7 +175,7 @@ def test_a_dataset_in_s3_and_its_quarantine(tmp_path: Path) -> None:
 
     bucket = f"test-{secrets.token_hex(6)}"
     boto3.client("s3").create_bucket(Bucket=bucket)
-    storage = Storage.from_url(f"s3://{bucket}")
+    storage = Storage(f"s3://{bucket}")
     frame = pd.DataFrame({"id": np.arange(100), "price": np.linspace(0, 10, 100), "country": ["DE", "FR"] * 50})
     for number, part in enumerate(
         (frame.head(50), frame.tail(50).assign(price=lambda f: f["price"].where(f["id"] != 57, -1.0)))

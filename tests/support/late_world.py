@@ -17,7 +17,7 @@ from operators.core.predictions import hour_prefix
 from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
 from operators.rollout.delayed.collector import Collector
-from operators.rollout.delayed.window import Facts, Late, Span
+from operators.rollout.delayed.window import LateEvidence, ReleaseWindow, Span
 from tests.support.specs import small_spec
 
 BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -30,13 +30,13 @@ def spec_with(**judge: Any) -> PredictionSpec:
     return small_spec(name=MODEL, release={"judge": policy, "shadow": {"sample_pct": 50.0, "bake": "1h"}})
 
 
-def facts(*spans: Span) -> Facts:
-    return Facts(model=MODEL, stable=STABLE, canary=CANARY, begin_s=BEGIN, spans=spans)
+def window(*spans: Span) -> ReleaseWindow:
+    return ReleaseWindow(model=MODEL, stable=STABLE, canary=CANARY, begin_s=BEGIN, spans=spans)
 
 
-def look_once(spec: PredictionSpec, facts: Facts, now_s: float, storage: Storage) -> Late:
+def look_once(spec: PredictionSpec, window: ReleaseWindow, now_s: float, storage: Storage) -> LateEvidence:
     """Look as a collector does that has not looked before."""
-    collector = Collector(spec, facts, storage=storage)
+    collector = Collector(spec, window, storage=storage)
     try:
         return collector.look(now_s)
     finally:

@@ -1,4 +1,5 @@
-"""An agent and a registry in memory, and a way to die between two calls: to stop a release at every point there is."""
+"""An agent, for tasks and for triggers, and a registry in memory; and a way to die between two calls: to stop a release
+at every point there is."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from typing import Any
 
 from typing_extensions import override
 
-from operators.core.errors import ServiceRefusedError
-from operators.core.traffic import AppState, JournalEntry, RolledBack, Route, RouteBody, RouteState
+from operators.core.errors import ServiceError, ServiceRefusedError
+from operators.core.traffic import AppState, Counters, JournalEntry, RolledBack, Route, RouteBody, RouteState
 from operators.registry.client import ModelVersion, RegisteredModel, Registry
-from operators.traffic.client import Agent
+from operators.traffic.client import Agent, AsyncAgent
 from ray_jobs.agent import rules
 from ray_jobs.agent.state import HeldRoute
-from ray_jobs.agent.wire import Rollback
+from ray_jobs.agent.wire import Renewal, Rollback
+from tests.support.readings import counted
 
 
 class KilledError(BaseException):
@@ -33,6 +35,11 @@ class FakeAgent(Agent):
         self.deployed = set(running)
         self.held: dict[str, HeldRoute] = {}
         self.entries: list[JournalEntry] = []
+        self.away = False
+
+    @override
+    def counters(self, model: str) -> Counters:
+        return counted()
 
     @override
     def routes(self) -> dict[str, RouteState]:
@@ -48,6 +55,8 @@ class FakeAgent(Agent):
 
     @override
     def set_route(self, route: Route, *, force: bool = False) -> None:
+        if self.away:
+            raise ServiceError("the agent is away")
         body = RouteBody.model_validate(route.model_dump(exclude={"model"}))
         held = self.held.get(route.model)
         for version in body.versions:
@@ -101,6 +110,37 @@ class FakeAgent(Agent):
     @override
     def journal(self, *, after: int = 0) -> list[JournalEntry]:
         return [entry for entry in self.entries if entry.seq > after]
+
+
+class FakeAsyncAgent(AsyncAgent):
+    """What triggers ask the agent for: its leases, and readings of the counters.
+
+    :param readings: each is given out once, the last one for ever; an error is raised
+    """
+
+    def __init__(self, agent: FakeAgent, *readings: Counters | Exception) -> None:
+        self.agent = agent
+        self.readings = list(readings)
+        self.renewals = 0
+
+    @override
+    async def counters(self, model: str) -> Counters:
+        reading = self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+        if isinstance(reading, Exception):
+            raise reading
+        return reading
+
+    @override
+    async def renew(self, model: str, holder: str) -> None:
+        held = self.agent.held.get(model)
+        try:
+            self.agent.held[model] = rules.renewed(held, Renewal(holder=holder), model=model, now=0.0)
+        except (rules.RefusedError, rules.UnknownError) as error:
+            raise ServiceRefusedError(str(error)) from error
+        self.renewals += 1
+
+    @override
+    async def close(self) -> None: ...
 
 
 class FakeRegistry(Registry):

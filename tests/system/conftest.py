@@ -100,7 +100,7 @@ def system() -> Iterator[System]:
     spec_path = include / "models" / "flight_delay.yaml"
     change_yaml(spec_path, SMALLER)
     with running(folder, Path(__file__).parent / "dags") as stack:
-        seed_flights(Storage.from_url(storage_url()), months=[1])
+        seed_flights(Storage(storage_url()), months=[1])
         airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
         view = View(lambda: "")
         play = Play(load_spec(spec_path), airflow, view, os.environ)

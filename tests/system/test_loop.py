@@ -32,7 +32,7 @@ def requests(system: Any) -> list[tuple[str, dict[str, Any]]]:
     from operators.core.dataset import Window, build, snapshot
     from ray_jobs.serve.protocol import write_request
 
-    spec, storage = system.play.spec, Storage.from_url(storage_url())
+    spec, storage = system.play.spec, Storage(storage_url())
     window = Window(start=datetime(2013, 1, 28), end=datetime(2013, 1, 31))
     frozen = snapshot(spec.data.tables, window, storage, "test/snapshots")
     query = (system.include / spec.data.query).read_text()
@@ -265,7 +265,7 @@ def test_the_record_holds(system: Any) -> None:
 
 
 def test_damaged_data_stops_before_training(system: Any) -> None:
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     address = damage(storage, 1, ["renamed_column", "temp_in_kelvin"])
     conf = {"as_of": "2013-01-27T00:00:00", "sources": {"weather": f"{address}/weather"}}
     state, tasks, run_id = system.play.follow(f"{MODEL}.train", conf=conf)
@@ -279,7 +279,7 @@ def test_damaged_data_stops_before_training(system: Any) -> None:
 def test_predictions_are_kept(system: Any) -> None:
     import pyarrow.parquet as pq
 
-    storage = Storage.from_url(storage_url())
+    storage = Storage(storage_url())
     keys = storage.list(f"predictions/{MODEL}")
     table = pq.read_table(storage.download(keys[0], system.stack.home / "predictions.parquet"))
     assert {"request_id", "unit", "version", "prediction", "feature_carrier", "predicted_at"} <= set(table.column_names)

@@ -110,7 +110,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
             token = stack.secrets.agent_token
             open_.enter_context(prometheus.scraping(stack.url("agent"), token, port=port, folder=scratch))
         airflow = Airflow(stack.airflow_url, "admin", stack.secrets.airflow_password)
-        storage = Storage.from_url(storage_url())
+        storage = Storage(storage_url())
         storage.put_bytes(SMOKE_KEY, smoke_body())
         importing.result()
         uris: dict[str, str] = {}

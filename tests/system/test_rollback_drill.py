@@ -35,7 +35,7 @@ def champion(system: Any) -> Any:
 def drilled(system: Any, champion: Any) -> dict[str, Any]:
     """A drill with a bad canary, and what callers of the model itself saw meanwhile."""
     system.play.airflow.wait_for_dag("drill")
-    bodies = single_rows(Storage.from_url(storage_url()).get_bytes(champion.tags["taxiway.smoke_key"]))
+    bodies = single_rows(Storage(storage_url()).get_bytes(champion.tags["taxiway.smoke_key"]))
     requests = [(f"caller-{n}", json.loads(body)) for n, body in enumerate(bodies)]
     traffic = Traffic(f"{system.stack.url('edge')}/v2/models/{MODEL}/infer", requests, rate=20)
     traffic.start()

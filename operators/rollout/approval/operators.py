@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -18,10 +18,8 @@ from operators.judge.phases import canary_phase
 from operators.rollout.approval.text import as_markdown
 from operators.rollout.approval.triggers import ApprovalTrigger
 from operators.rollout.operators import with_retries
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.operators import StepTask
-
-if TYPE_CHECKING:
-    from operators.rollout.release_moves import ReleaseMoves
 
 GO_ON, ROLL_BACK = "Go on", "Roll back"
 Answer = Literal["go_on", "roll_back"]

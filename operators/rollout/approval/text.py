@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from operators.core.rows import VerdictRow
+from operators.judge.units import in_unit, unit_of
 
 _HARMLESS = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
 
@@ -25,18 +26,19 @@ def as_markdown(release: Mapping[str, Any], verdicts: Sequence[VerdictRow]) -> s
     for row in verdicts:
         lines.append(f"| {row.step} | {row.outcome} | {_plain(row.reason)} |")
     if verdicts:
-        lines += ["", *_guards(verdicts[-1].judgement["guards"])]
+        lines += ["", *_guards(verdicts[-1])]
     return "\n".join(lines)
 
 
-def _guards(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    rows = ["| guard | e-value, of | harm lies between | margin | missing |", "|---|---|---|---|---|"]
-    for name, guard in guards.items():
-        interval = guard["interval"]
-        between = f"{interval[0]:.4g} and {interval[1]:.4g}" if interval else "unknown"
-        margin = "–" if guard["margin"] is None else f"{guard['margin']:.4g}"
-        weight = f"{float(guard['e']):.3g} of {float(guard['threshold']):.3g}"
-        rows.append(f"| {name} | {weight} | {between} | {margin} | {_plain(guard['missing']) or 'nothing'} |")
+def _guards(verdict: VerdictRow) -> list[str]:
+    rows = ["| guard | evidence of harm | harm lies between | margin | missing |", "|---|---|---|---|---|"]
+    for name, guard in verdict.judgement["guards"].items():
+        unit = unit_of(name, verdict.policy.get("series", ()))
+        ends = " and ".join(in_unit(end, unit) for end in guard["interval"] or ())
+        between = f"{ends} {unit}".rstrip() if ends else "unknown"
+        margin = "–" if guard["margin"] is None else f"{in_unit(guard['margin'], unit)} {unit}".rstrip()
+        evidence = f"{float(guard['e']):.3g}, fails at {float(guard['threshold']):.3g}"
+        rows.append(f"| {name} | {evidence} | {between} | {margin} | {_plain(guard['missing']) or 'nothing'} |")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Read what a release left in the prediction log: only its versions' hours, each file once, only the columns that count."""
+"""Read a release's answers from the prediction log: only the hours of its versions, each file once, only the columns needed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from operators.core.predictions import ARMS, hours
 from operators.core.storage import Storage
 from operators.feedback.log import log_keys, query_files
 from operators.judge.evidence import Moments
-from operators.rollout.delayed.business import Cell, Value
+from operators.rollout.delayed.business import BusinessNumber, Cell
 from operators.rollout.delayed.pairs import Pair
-from operators.rollout.delayed.window import Facts, Span
+from operators.rollout.delayed.window import ReleaseWindow, Span
 
-# A replica's clock may be off, and a file that was begun in an hour may appear in the next.
+# A replica's clock may be off, and a file that is begun in one hour may appear in the next.
 _SLACK = timedelta(minutes=10)
-# Hashes in place of ids: 8 bytes a row, and two of ten million ids share one with a chance of 1 in 100,000.
+# Hashes in place of ids take 8 bytes a row. The chance that any two of ten million ids share a hash is 1 in 100,000.
 _TABLE = (
     "CREATE TABLE answers (canary BOOLEAN, arm UTINYINT, at_us BIGINT, request UBIGINT, unit UBIGINT, "
     "weight_bp SMALLINT, prediction DOUBLE)"
@@ -26,9 +26,9 @@ _TABLE = (
 _STABLE, _CANARY, _FALLBACK, _SHADOW, _HOLDOUT = map(ARMS.index, ("stable", "canary", "fallback", "shadow", "holdout"))
 _FETCHED = 2048
 Place = tuple[int, int]
-"""Time in microseconds and hash of a request: where it stands in the order of the answers."""
+"""A request's place in the order of the answers: time in microseconds and hash of the id."""
 
-# Of each request the first answer of either: a row may have been written twice, and callers may use an id again.
+# The first answer of each version to a request: a row may have been written twice, and callers may use an id again.
 _FIRSTS = "SELECT DISTINCT ON (request) * FROM answers WHERE {} ORDER BY request, at_us"
 _PAIRED = f"""
     SELECT s.at_us, s.request, s.unit, s.prediction AS stable, c.prediction AS canary
@@ -46,47 +46,41 @@ def to_us(time_s: float) -> int:
 
 
 class AnswerLog:
-    """The answers of one release. The first row of each request counts, so one request is one row here.
+    """The answers of one release, in a table. Only the first row of a request with several rows is in it.
 
-    :param facts: versions and times
-    :param db: DuckDB that may read and write the folder
-    :param folder: for files under way
+    :param db: a DuckDB that may read and write the folder
+    :param folder: for files that are being read
     """
 
-    def __init__(self, storage: Storage, facts: Facts, db: Any, folder: Path) -> None:
+    def __init__(self, storage: Storage, window: ReleaseWindow, db: Any, folder: Path) -> None:
         self._storage = storage
-        self._facts = facts
+        self._window = window
         self._db = db
         self._folder = folder
-        self._next_hour = datetime.fromtimestamp(facts.begin_s, UTC) - _SLACK
+        self._next_hour = datetime.fromtimestamp(window.begin_s, UTC) - _SLACK
         self._seen: set[str] = set()
         self._moments: dict[Cell, Moments] = {}
         self._moments_of: tuple[Span, ...] | None = None
         db.execute(_TABLE)
 
-    def refresh(self, now: datetime) -> int:
-        """Read what has been written since the last time.
+    def refresh(self, now: datetime) -> None:
+        """Read the files that were written since the last call.
 
         :param now: with a time zone
-        :returns: how many files were new
         """
         listed: set[str] = set()
-        fresh = 0
-        for version in (self._facts.stable, self._facts.canary):
+        for version in (self._window.stable, self._window.canary):
             keys = [
                 key
                 for hour in hours(self._next_hour, now)
-                for key in log_keys(self._storage, self._facts.model, version, hour)
+                for key in log_keys(self._storage, self._window.model, version, hour)
             ]
-            new = [key for key in keys if key not in self._seen]
-            if new:
+            if new := [key for key in keys if key not in self._seen]:
                 self._moments_of = None
                 self._insert(new, version)
-            fresh += len(new)
             listed.update(keys)
         self._seen &= listed
         self._next_hour = max(self._next_hour, now - _SLACK)
-        return fresh
 
     def _insert(self, keys: Sequence[str], version: str) -> None:
         arms = ", ".join(f"'{arm}'" for arm in ARMS)
@@ -98,15 +92,15 @@ class AnswerLog:
             f"INSERT INTO answers SELECT ?, list_position([{arms}], arm) - 1, epoch_us(predicted_at), hash(request_id), "  # noqa: S608
             "hash(coalesce(unit, request_id)), weight_bp, prediction FROM {files} "
             "WHERE row = 0 AND arm IS NOT NULL AND epoch_us(predicted_at) >= ?",
-            [version == self._facts.canary, to_us(self._facts.begin_s)],
+            [version == self._window.canary, to_us(self._window.begin_s)],
         )
         for read, _ in batches:
             self._seen.update(read)
 
     def moments(self, spans: tuple[Span, ...]) -> dict[Cell, Moments]:
-        """Return the moments of the predictions by period and arm: of each unit the first in that period.
+        """Return the moments of the predictions by period and arm. A unit counts once in a period, by its first prediction.
 
-        An answer of stable in place of a canary that had failed counts for neither: the guard on failures counts it.
+        A fallback counts for neither arm: the guard on failures counts it.
         """
         if self._moments_of != spans:
             placed = f"SELECT {_span_sql(spans)} AS span, * FROM answers WHERE arm <> {_FALLBACK}"  # noqa: S608
@@ -128,10 +122,10 @@ class AnswerLog:
         return [(span, canary, Moments(count=count, mean=mean, m2=m2)) for span, canary, count, mean, m2 in rows]
 
     def pairs(self, after: Place, until_us: int) -> Iterator[Pair]:
-        """Yield the requests that stable and the shadow both answered, with their labels, in the order of the answers.
+        """Yield the pairs of stable and the shadow with their labels, in the order of the answers.
 
         :param after: place of the last pair that was taken
-        :param until_us: nothing that was answered later: the other's row may not have been written yet
+        :param until_us: no later answers: of some pairs only one row has been written yet
         """
         rows = self._db.execute(
             f"WITH units AS ({_UNITS}) "  # noqa: S608
@@ -143,18 +137,18 @@ class AnswerLog:
         yield from map(Pair._make, _streamed(rows))
 
     def pairs_between(self, after: Place, until_us: int) -> tuple[int, int] | None:
-        """Return when the first and the last pair of `pairs` were answered; None: there is none."""
+        """Return when the first and the last pair of `pairs` were answered, or None if there is none."""
         first, last = self._db.execute(
             f"SELECT min(at_us), max(at_us) FROM ({_UNITS}) WHERE (at_us, request) > (?, ?) AND at_us <= ?",  # noqa: S608
             [*after, until_us],
         ).fetchone()
         return None if first is None else (first, last)
 
-    def values(self, table: str, spans: tuple[Span, ...], after: Place, until_us: int) -> Iterator[Value]:
+    def values(self, table: str, spans: tuple[Span, ...], after: Place, until_us: int) -> Iterator[BusinessNumber]:
         """Yield the first request of each unit in each period, with its business number, in the order of the answers.
 
-        :param table: of `business.Value`s, with ``id``, ``label`` and ``arrived_us``
-        :param after: place of the last one that was taken
+        :param table: an `ArrivalTable` of business numbers
+        :param after: place of the last number that was taken
         """
         rows = self._db.execute(
             f"WITH placed AS (SELECT {_span_sql(spans)} AS span, canary <> (arm = {_FALLBACK}) AS canary, unit, at_us, request "  # noqa: S608
@@ -165,7 +159,7 @@ class AnswerLog:
             "WHERE (at_us, request) > (?, ?) AND at_us <= ? ORDER BY at_us, request",
             [*after, until_us],
         )
-        yield from map(Value._make, _streamed(rows))
+        yield from map(BusinessNumber._make, _streamed(rows))
 
 
 def _streamed(result: Any) -> Iterator[Sequence[Any]]:
@@ -176,8 +170,8 @@ def _streamed(result: Any) -> Iterator[Sequence[Any]]:
 def _span_sql(spans: Sequence[Span]) -> str:
     """Return SQL for the index of the period that an answer belongs to; NULL for none.
 
-    At the edge the new version is the canary, and after the promotion it is stable. This tells the control group apart from a
-    step of the same weight.
+    Before the promotion the new version is the canary at the edge, after it stable. This tells the watch apart from a step of
+    the same weight.
     """
     usual = f"(canary = (arm = {_CANARY}) AND arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}))"
     control = f"(arm IN ({_STABLE}, {_CANARY}, {_FALLBACK}) AND NOT {usual})"

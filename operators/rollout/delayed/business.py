@@ -1,4 +1,4 @@
-"""From business numbers to evidence. Pure: no clock, no I/O. A number counts by the same rule as a label, see `pairs`."""
+"""From business numbers to evidence. Pure: no clock, no I/O. The rule by which a number counts is that of labels: see `pairs`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Cell = tuple[int, bool]
 """A period's index, and whether it is the canary's arm."""
 
 
-class Value(NamedTuple):
+class BusinessNumber(NamedTuple):
     """The first request of a unit in a period, and the number that it waits for.
 
-    A unit belongs to the arm that it was assigned to, even if stable answered because the canary had failed: that is the
-    canary's effect on the business.
+    A unit belongs to the arm that it was assigned to, even if stable answered because the canary had failed: a failing canary
+    has an effect on the business too.
 
     :param at_us: Unix time in microseconds of the answer
-    :param request: tells requests of one moment apart
+    :param request: hash of the request's id, which tells requests of one moment apart
     :param span: index of the period
-    :param value: None: not known
-    :param arrived_us: when it became known; None: it has not
+    :param value: the number; None: not known yet
+    :param arrived_us: when the number became known; None: not yet
     """
 
     at_us: int
@@ -34,30 +34,30 @@ class Value(NamedTuple):
 
 
 class Cohort:
-    """Business numbers that are waited for, taken in the order of the answers. What was taken stays taken.
+    """Takes business numbers in the order of the answers, each once.
 
-    :param within_us: a number that comes later than this after its answer does not count
+    :param within_us: how long after its answer a number may come and still count
     """
 
     def __init__(self, within_us: int) -> None:
         self.after: tuple[int, int] = FIRST
         self._within_us = within_us
 
-    def take(self, rows: Iterable[Value], now_us: int) -> list[Value]:
+    def take(self, rows: Iterable[BusinessNumber], now_us: int) -> list[BusinessNumber]:
         """Return the rows with a number, up to the first row whose number may still come."""
-        labelled = []
+        numbered = []
         for row in rows:
             counts = label_counts(row, now_us=now_us, within_us=self._within_us)
             if counts is None:
                 break
             self.after = (row.at_us, row.request)
             if counts:
-                labelled.append(row)
-        return labelled
+                numbered.append(row)
+        return numbered
 
 
 def moments(
-    values: Iterable[Value], *, lowest: float, highest: float, before: Mapping[Cell, Moments] | None = None
+    values: Iterable[BusinessNumber], *, lowest: float, highest: float, before: Mapping[Cell, Moments] | None = None
 ) -> dict[Cell, Moments]:
     """Return the moments of each arm in each period.
 
@@ -66,7 +66,7 @@ def moments(
 
     :param lowest: a smaller value counts as this
     :param highest: a larger value counts as this
-    :param before: the moments of earlier values
+    :param before: the moments of earlier values, which are included
     """
     sums = {cell: (known.count, known.mean, known.m2) for cell, known in (before or {}).items()}
     for value in values:

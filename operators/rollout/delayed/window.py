@@ -1,23 +1,20 @@
-"""What a reader of late evidence must know, and what it returns. Pure: frozen, JSON both ways."""
+"""Which part of the prediction log belongs to a release, and the late evidence that comes of it. Pure: frozen, JSON both ways."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from operators.core.frozen import Exact
 from operators.core.spec_judge import Judge
-from operators.judge.evidence import Arm, Evidence, Key, Kind, Losses, Moments, Pairs
+from operators.judge.evidence import Evidence, Key, Kind, Losses, Moments, Pairs, Period
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Span(Exact):
+    """One period of a release, as the prediction log shows it.
 
-
-class Span(_Fact):
-    """One period of a release.
-
-    :param kind: watch: after the promotion, when at the edge the new version is stable and the old one keeps this weight;
-        shadow: requests that both answered, at any weight
-    :param weight_bp: at the edge, in basis points
+    :param kind: ``watch``: after the promotion, when the new version is stable at the edge and the old one is the control.
+        ``shadow``: requests that stable and the shadow both answered, at any weight
+    :param weight_bp: the canary's weight at the edge
     """
 
     kind: Kind = "canary"
@@ -25,16 +22,16 @@ class Span(_Fact):
 
     @property
     def key(self) -> Key:
-        """Names the period of the evidence that this is."""
+        """Name the period of the evidence that these answers belong to."""
         return self.kind, self.weight_bp
 
 
-class Facts(_Fact):
-    """What a reader of the prediction log must know of a release.
+class ReleaseWindow(Exact):
+    """The answers in the prediction log that belong to one release.
 
-    :param stable: version that was there before
-    :param canary: version on trial, also while it is a shadow
-    :param begin_s: Unix time in seconds; answers before it do not count
+    :param stable: the version that answered before the release
+    :param canary: the version on trial, also while it is a shadow
+    :param begin_s: Unix time in seconds. Answers before it do not count
     :param spans: one for each period that the evidence may have
     """
 
@@ -45,50 +42,46 @@ class Facts(_Fact):
     spans: tuple[Span, ...] = ()
 
 
-class Numbers(_Fact):
-    """The numbers of one arm in one period; as in `Arm`."""
+class ArmNumbers(Exact):
+    """The late numbers of one arm in one period. `Arm` has the same fields."""
 
     prediction: Moments | None = None
     business: dict[str, Moments] = Field(default_factory=dict)
 
 
-class Late(_Fact):
-    """The late evidence of a release.
+class LateEvidence(Exact):
+    """The evidence of a release that comes after the answers.
 
-    :param arms: stable and canary, for each span
+    :param arms: for each span, the numbers of stable and of the canary
     """
 
-    arms: tuple[tuple[Numbers, Numbers], ...] = ()
+    arms: tuple[tuple[ArmNumbers, ArmNumbers], ...] = ()
     pairs: Pairs | None = None
     losses: Losses | None = None
 
 
-def with_late(evidence: Evidence, facts: Facts, late: Late) -> Evidence:
-    """Return the evidence with the late part in its place.
+def with_late(evidence: Evidence, window: ReleaseWindow, late: LateEvidence) -> Evidence:
+    """Return the evidence with the late evidence added.
 
-    :param facts: what the late part was collected for; a period without a span stays as it is
+    :param window: the window that the late evidence was collected for. A period without a span stays as it is
     """
-    arms = {span.key: both for span, both in zip(facts.spans, late.arms, strict=True)}
-    periods = tuple(
-        period.model_copy(
-            update={
-                "stable": _with_numbers(period.stable, arms[period.key][0]),
-                "canary": _with_numbers(period.canary, arms[period.key][1]),
-            }
+    arms = {span.key: both for span, both in zip(window.spans, late.arms, strict=True)}
+
+    def completed(period: Period) -> Period:
+        if period.key not in arms:
+            return period
+        stable, canary = (
+            arm.model_copy(update=dict(numbers))
+            for arm, numbers in zip((period.stable, period.canary), arms[period.key], strict=True)
         )
-        if period.key in arms
-        else period
-        for period in evidence.periods
-    )
+        return period.model_copy(update={"stable": stable, "canary": canary})
+
+    periods = tuple(map(completed, evidence.periods))
     return evidence.model_copy(update={"periods": periods, "pairs": late.pairs, "losses": late.losses})
 
 
-def _with_numbers(arm: Arm, numbers: Numbers) -> Arm:
-    return arm.model_copy(update={"prediction": numbers.prediction, "business": numbers.business})
-
-
 def needs_late(judge: Judge) -> bool:
-    """Return whether a guard needs the prediction log."""
+    """Say whether a guard needs the prediction log."""
     return bool(judge.prediction or judge.labels or judge.loss or judge.business)
 
 

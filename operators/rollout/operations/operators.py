@@ -15,8 +15,14 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from operators.core.errors import RejectedError, ServiceRefusedError, TaxiwayError
 from operators.core.loader import load_specs
+from operators.core.rows import DrillStartedRow
+from operators.core.settings import Settings
+from operators.core.spec import ModelSpec
+from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.operators import DEPLOY_TIMEOUT_S, manual_moves_of, require_running
+from operators.rollout.reconcile import client
 from operators.rollout.triggers import DeployTrigger
+from operators.traffic.client import Agent
 
 _UNDER_WAY = ["queued", "running"]
 
@@ -66,8 +72,6 @@ class ReturnToOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Deploy the version if it is not deployed any more, and wait for it."""
-        from operators.core.spec import ModelSpec
-
         moves = manual_moves_of(self.model)
         store = context["task_state_store"]
         try:
@@ -86,8 +90,6 @@ class ReturnToOperator(BaseOperator):
 
     def resume(self, context: Any, event: Mapping[str, str], version: str) -> dict[str, Any]:
         """Move the traffic, now that the version runs."""
-        from operators.core.spec import ModelSpec
-
         require_running(version, event)
         actor = getattr(context["dag_run"], "triggering_user_name", None) or "unknown"
         moves = manual_moves_of(self.model)
@@ -148,11 +150,6 @@ class ReconcileOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, list[str]]:
         """Reconcile one model after the other. A failure with one does not stop the rest."""
         from operators.core.ledger import Ledger
-        from operators.core.rows import DrillStartedRow
-        from operators.core.settings import Settings
-        from operators.rollout.model_traffic import ModelTraffic
-        from operators.rollout.reconcile import client
-        from operators.traffic.client import Agent
 
         ledger, agent = Ledger(Settings.load().ledger_url), Agent()
         client.copy_journal(ledger, agent)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING
 
 from operators.core import rows
-from operators.core.errors import ServiceError
-from operators.core.ledger import BusyError, Ledger
+from operators.core.errors import BusyError, ServiceError
+from operators.core.frozen import Frozen
 from operators.core.ledger_entry import Entry
 from operators.registry.client import CHAMPION
 from operators.rollout.manual_moves import ManualMoves
@@ -17,6 +16,9 @@ from operators.rollout.model_traffic import ModelTraffic
 from operators.rollout.reconcile.policy import Action, AgentRollback, ModelFacts, Open, Traffic, decide, problem
 from operators.rollout.release_moves import ReleaseMoves
 from operators.traffic.client import Agent
+
+if TYPE_CHECKING:
+    from operators.core.ledger import Ledger
 
 ALL_MODELS = "*"  # the ledger's name for journal entries that are about no single model
 _MOST_ACTIONS = 20
@@ -29,13 +31,11 @@ _USES = (
 _VERSIONS = ("version", "previous", "stable", "left", "canary", "shadow")
 
 
-class Report(BaseModel):
+class Reconciliation(Frozen):
     """What a reconciliation did.
 
     :param problem: what only a person can solve; empty: nothing
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     actions: tuple[Action, ...]
@@ -84,7 +84,7 @@ class Reconciler:
         self._retires = retires
         self._clock = clock
 
-    def run(self) -> Report:
+    def run(self) -> Reconciliation:
         """Do what is left to do.
 
         :raises ServiceError: a service did not answer, or there was always something left to do
@@ -94,11 +94,11 @@ class Reconciler:
             facts = self.facts()
             action = decide(facts)
             if action is None:
-                return Report(model=self._model, actions=tuple(done), problem=problem(facts))
+                return Reconciliation(model=self._model, actions=tuple(done), problem=problem(facts))
             try:
                 self._do(action, facts)
             except BusyError:  # a release has begun since
-                return Report(model=self._model, actions=tuple(done))
+                return Reconciliation(model=self._model, actions=tuple(done))
             done.append(action)
         actions = ", ".join(action.do for action in done)
         raise ServiceError(f"the reconciliation of {self._model} does not end; so far it did: {actions}")

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from operators.core.frozen import Frozen
 
 PROMOTE, ROLL_BACK = "promote", "rollback"  # names of the steps that the moves write
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Open(_Fact):
+class Open(Frozen):
     """A claim on the model that has not ended.
 
     :param kind: a release; a person's return to a version; a withdrawal; or a reconciliation
@@ -39,7 +35,7 @@ class Open(_Fact):
     reason: str = ""
 
 
-class Traffic(_Fact):
+class Traffic(Frozen):
     """Which versions the edge routes to."""
 
     stable: str | None
@@ -52,7 +48,7 @@ class Traffic(_Fact):
         return frozenset(v for v in (self.stable, self.canary, self.shadow) if v is not None)
 
 
-class AgentRollback(_Fact):
+class AgentRollback(Frozen):
     """A return to the version before that a person made at the agent, without a row in the ledger.
 
     :param key: its id, which never changes
@@ -65,7 +61,7 @@ class AgentRollback(_Fact):
     actor: str
 
 
-class ModelFacts(_Fact):
+class ModelFacts(Frozen):
     """What is known of one model.
 
     :param recorded: the version that has the traffic by the ledger; None: none has
@@ -84,7 +80,7 @@ class ModelFacts(_Fact):
     rollback: AgentRollback | None = None
 
 
-class Action(_Fact):
+class Action(Frozen):
     """One thing to do.
 
     :param do: `finish_promotion`, `end_watch`, `roll_back`, `return`, `withdraw`, `abandon` end what is open; `record_rollback`

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from operators.core.frozen import Frozen
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import CONTROL_BP
 from operators.core.traffic import Counters
@@ -14,7 +15,7 @@ from operators.judge.phases import Phase
 from operators.judge.tally import Tally, added, weight_of
 
 
-class LivePhase(BaseModel):
+class LivePhase(Frozen):
     """One phase under way; travels as JSON in a trigger's arguments.
 
     :param step: name of the task
@@ -26,8 +27,6 @@ class LivePhase(BaseModel):
     :param before: the counters when this try of the phase began
     :param earlier: what this kind of phase had shown by then, in steps before and in earlier tries
     """
-
-    model_config = ConfigDict(frozen=True)
 
     phase: Phase
     model: str

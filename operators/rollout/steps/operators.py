@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -16,15 +16,14 @@ from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Judgement, Kind, Outcome, Period
 from operators.judge.phases import FROZEN, Phase, canary_phase, shadow_phase, watch_phase
 from operators.rollout.freeze import frozen_until
+from operators.rollout.model_traffic import Move
 from operators.rollout.notifiers import tell
 from operators.rollout.operators import ReleaseOperator, release_moves_of
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look
 from operators.rollout.steps.triggers import JudgeTrigger, write_verdict
 from operators.traffic.limits import AnswerLimits, limits_from
-
-if TYPE_CHECKING:
-    from operators.rollout.release_moves import ReleaseMoves
 
 
 class Before(NamedTuple):
@@ -100,6 +99,11 @@ class StepTask:
 class StepOperator(StepTask, ReleaseOperator):
     """Base of the tasks that end with a verdict of the judge."""
 
+    def watch(self, phase: Phase, before: Before, move: Move) -> None:
+        """Watch a phase that this change of the route begins, until the judge has a verdict."""
+        deadline_s = move.route.canary_timeout_ms / 1000
+        self.wait(self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s), then="resume")
+
     def wait(self, live: LivePhase, *, then: str, until: float | None = None) -> None:
         """Watch without a worker slot.
 
@@ -154,10 +158,7 @@ class ShadowOperator(StepOperator):
             version=self.release["version"],
             limits=limits(self.spec, moves, self.release),
         )
-        phase = shadow_phase(self.spec.release)
-        deadline_s = move.route.canary_timeout_ms / 1000
-        live = self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s)
-        self.wait(live, then="resume")
+        self.watch(shadow_phase(self.spec.release), before, move)
 
 
 class CanaryStepOperator(StepOperator):
@@ -192,9 +193,7 @@ class CanaryStepOperator(StepOperator):
             weight_bp=self.spec.release.steps[self.index].weight_bp,
             limits=limits(self.spec, moves, self.release),
         )
-        phase, deadline_s = canary_phase(self.spec.release, self.index), move.route.canary_timeout_ms / 1000
-        live = self.live(phase, before, began_at=move.at.timestamp(), deadline_s=deadline_s)
-        self.wait(live, then="resume")
+        self.watch(canary_phase(self.spec.release, self.index), before, move)
 
     def thaw(self, context: Any, event: Any, watched: str | None = None) -> None:
         """Begin the step, unless the canary has failed at the weight before."""

@@ -6,23 +6,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
 from operators.core.errors import ServiceError, ServiceRefusedError, TaxiwayError
+from operators.core.rows import VerdictRow
 from operators.core.settings import LONGEST_SILENCE_S
 from operators.core.spec import ModelSpec
 from operators.core.spec_judge import Judge
+from operators.judge.digest import judge_digest
 from operators.judge.evidence import Evidence, Judgement, Outcome
+from operators.rollout.model_traffic import ModelTraffic
+from operators.rollout.release_moves import ReleaseMoves
 from operators.rollout.steps.live_phase import LivePhase
 from operators.rollout.steps.looker import Look, Looker
 from operators.rollout.steps.sources import sources_for
 from operators.traffic.client import AsyncAgent
 from operators.triggers import KeptTrigger
-
-if TYPE_CHECKING:
-    from operators.rollout.release_moves import ReleaseMoves
 
 LOOK_EVERY_S = 0.25
 # A task that is resumed before the scheduler has heard of its deferral is taken for one that was killed, and tried again.
@@ -30,23 +31,24 @@ SETTLE_S = 5.0
 
 
 def write_verdict(moves: ReleaseMoves, judge: Judge, live: LivePhase, look: Look) -> None:
-    """Write a verdict down, with all that it rests on; the same verdict twice is one row.
+    """Write a verdict with all that the judge was given: `verify` judges again from this row alone.
 
     :param judge: the spec's
     :raises RejectedError: the release no longer holds the model
     """
-    moves.record_verdict(
-        live.release_id,
-        live.step,
-        policy=live.policy(judge, look.judgement),
-        evidence=look.evidence,
-        judgement=look.judgement,
+    row = VerdictRow(
+        step=live.step,
+        policy=live.policy(judge, look.judgement).model_dump(mode="json", by_alias=True),
+        evidence=look.evidence.model_dump(mode="json"),
         elapsed_s=look.elapsed_s,
         bake_s=live.phase.bake_s,
         min_requests=live.phase.min_requests,
         harm_weight=live.phase.harm_weight,
+        judgement=look.judgement.model_dump(mode="json"),
+        judge=judge_digest(),
         blind=look.blind,
     )
+    moves.record_verdict(live.release_id, row)
 
 
 class LookLoop:
@@ -94,9 +96,6 @@ class LookLoop:
     def _moves(self) -> ReleaseMoves:
         """Return the moves of the release; call it in a thread: it imports SQLAlchemy."""
         if self._release_moves is None:
-            from operators.rollout.model_traffic import ModelTraffic
-            from operators.rollout.release_moves import ReleaseMoves
-
             self._release_moves = ReleaseMoves(ModelTraffic(self.live.model))
         return self._release_moves
 

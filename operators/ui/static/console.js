@@ -27,28 +27,34 @@ function table(rows, head = []) {
 }
 
 const when = (text) => (text ? new Date(text).toLocaleString() : "");
-const number = (value) => (typeof value === "number" ? value.toPrecision(3) : String(value));
+const number = (value) => (typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value));
+// Shares are shown in points or %, as in the judge's sentences.
+const inUnit = (value, unit) => number(unit ? 100 * Number(value) : value);
 
 function traffic(model) {
   if (!model.stable) return "no traffic";
   const parts = [`version ${model.stable} answers`];
   if (model.canary) {
     const share = model.weight_now_pct === model.weight_pct
-      ? `${model.weight_pct} %` : `${model.weight_now_pct} % (set to ${model.weight_pct} %, but its lease has ended)`;
-    parts.push(`${model.control ? "control" : "canary"} ${model.canary} has ${share}`);
+      ? `${model.weight_pct} %` : `${model.weight_now_pct} % instead of ${model.weight_pct} %, because its release no longer renews its lease`;
+    parts.push(model.control
+      ? `version ${model.canary}, the one before, keeps ${share} to compare with`
+      : `canary ${model.canary} has ${share}`);
   }
-  if (model.shadow) parts.push(`shadow ${model.shadow} gets copies of requests`);
+  if (model.shadow) parts.push(`shadow ${model.shadow} gets copies of requests, and no caller sees its answers`);
   return parts.join("; ");
 }
 
 function guards(release) {
   const rows = Object.entries(release.guards).map(([name, reading]) => {
     const failed = Number(reading.e) >= Number(reading.threshold);
-    const interval = reading.interval ? `${number(reading.interval[0])} … ${number(reading.interval[1])}` : "";
-    const state = failed ? "failed" : reading.refuted ? "harm ruled out" : reading.missing || "not decided";
-    return [name, `${number(reading.e)} of ${number(reading.threshold)}`, interval, make("td", state, failed ? "bad" : "")];
+    const ends = (reading.interval || []).map((end) => inUnit(end, reading.unit));
+    const harm = ends.length ? `${ends.join(" and ")} ${reading.unit}`.trim() : "unknown";
+    const state = failed ? "failed" : reading.refuted ? "passed" : reading.missing || "not decided yet";
+    const evidence = `${number(reading.e)}, fails at ${number(reading.threshold)}`;
+    return [name, evidence, harm, make("td", state, failed ? "bad" : "")];
   });
-  return table(rows, ["guard", "e-value", "harm lies between", ""]);
+  return table(rows, ["guard", "evidence of harm", "harm lies between", "result"]);
 }
 
 function card(model) {
@@ -62,9 +68,9 @@ function card(model) {
   }
   element.append(head, make("div", traffic(model)));
   if (model.champion !== model.stable) {
-    element.append(make("div", `the alias champion is ${model.champion ? `version ${model.champion}` : "not set"}; \`reconcile\` will set it to version ${model.stable}`, "bad"));
+    element.append(make("div", `the registry's alias \`champion\` ${model.champion ? `names version ${model.champion}` : "is not set"}; the DAG \`reconcile\` will let it name version ${model.stable || "none"}`, "bad"));
   }
-  if (model.breaker_open) element.append(make("div", "the canary gets no traffic: it failed too often, and the edge's breaker is open", "bad"));
+  if (model.breaker_open) element.append(make("div", "the edge sends the canary no requests, because it failed too often", "bad"));
   if (model.canary) {
     const bar = make("div", "", "bar");
     const share = make("span");
@@ -74,7 +80,7 @@ function card(model) {
   }
   if (model.release) {
     const release = model.release;
-    const look = release.look ? `look ${release.look} at ${when(release.looked_at)}` : "no look yet";
+    const look = release.look ? `the judge's look ${release.look} was at ${when(release.looked_at)}` : "the judge has not looked yet";
     element.append(
       make("h3", `Release of version ${release.version || "?"}`),
       make("div", `${release.step} since ${when(release.since)}; ${look}`),

@@ -71,7 +71,7 @@ class ValidateBatchOperator(Expecting):
             self.configure_batch_definition(engine.context),
             self.checks(engine.context),
             batch_parameters=_batch_parameters(context, self.batch_parameters),
-            storage=Storage.from_url(self.storage_root()) if self.context_type == "ephemeral" else None,
+            storage=Storage(self.storage_root()) if self.context_type == "ephemeral" else None,
             prefix=self.prefix(context),
         )
         return self.finish(context, validated.described, validated.report)

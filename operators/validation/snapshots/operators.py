@@ -83,8 +83,8 @@ class ValidateSnapshotOperator(BaseOperator):
         from operators.validation.snapshots.client import require_passed, validate
         from operators.validation.suites import load_suites
 
-        storage = Storage.from_url(self.storage_root or storage_url())
-        frozen = Snapshot.from_dict(self.snapshot)
+        storage = Storage(self.storage_root or storage_url())
+        frozen = Snapshot.model_validate(self.snapshot)
         as_of = datetime.fromisoformat(self.as_of) if self.as_of else frozen.window.end
 
         def make(tables: Mapping[str, Path]) -> Dataset:
@@ -100,7 +100,7 @@ class ValidateSnapshotOperator(BaseOperator):
             context["ti"].xcom_push(key=REPORT_KEY, value=report.to_xcom())
             for line in report.text().splitlines():
                 self.log.info("%s", line)
-            return require_passed(report).to_dict()
+            return require_passed(report).model_dump(mode="json")
         except (RejectedError, ConfigurationError) as error:
             raise AirflowFailException(str(error)) from error
 
@@ -136,12 +136,12 @@ class SnapshotOperator(BaseOperator):
         data = self.spec.data
         try:
             window = Window.ending(self._end(context), data.window_s)
-            frozen = snapshot(self._tables(), window, Storage.from_url(storage_url()), f"snapshots/{self.spec.name}")
+            frozen = snapshot(self._tables(), window, Storage(storage_url()), f"snapshots/{self.spec.name}")
         except (RejectedError, ConfigurationError) as error:
             raise AirflowFailException(str(error)) from error
         for name, table in frozen.tables.items():
             self.log.info("%s: %d rows from %s to %s", name, table.rows, window.start, window.end)
-        return frozen.to_dict()
+        return frozen.model_dump(mode="json")
 
     def _end(self, context: Any) -> datetime:
         if self.as_of:

@@ -12,7 +12,7 @@ from operators.audit.replay import as_recorded, by_spec, replay, same_policy
 from operators.audit.replay_text import rendered
 from operators.cli.replay import with_judge
 from operators.core.errors import ConfigurationError
-from operators.core.ledger_entry import Entry, Look, json_digest
+from operators.core.ledger_entry import Entry, LookEntry, json_digest
 from operators.core.rows import VerdictRow
 from operators.core.spec_judge import Judge
 from operators.core.spec_release import Release
@@ -40,7 +40,7 @@ class Record:
     """What the ledger would have of a release, in which every look is written down a moment after it was made."""
 
     def __init__(self, spec: Release) -> None:
-        self.spec, self.looks, self.verdicts = spec, list[Look](), list[Entry]()
+        self.spec, self.looks, self.verdicts = spec, list[LookEntry](), list[Entry]()
 
     def step(self, step: str, seen: list[Evidence], *, late: bool = False, blind: bool = False) -> Outcome:
         """Look until there is a verdict."""
@@ -51,7 +51,7 @@ class Record:
             said = judge_parts(parts, one, elapsed_s=elapsed_s, **asked)
             at, shown = _BEGAN + timedelta(seconds=elapsed_s + 0.004), json.loads(one.model_dump_json())
             self.looks.append(
-                Look(
+                LookEntry(
                     model="m", release_id="r", step=step, n=number, at=at, evidence=shown, digest=json_digest(shown)
                 )
             )  # fmt: skip

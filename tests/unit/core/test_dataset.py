@@ -20,7 +20,7 @@ ROWS = "(TIMESTAMP '2013-01-01 00:00:00', 1, 'a'), (TIMESTAMP '2013-02-28 23:59:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage.from_url(f"file://{tmp_path}/store")
+    return Storage(f"file://{tmp_path}/store")
 
 
 def write(storage: Storage, key: str, sql: str) -> None:
@@ -39,7 +39,7 @@ def test_a_snapshot_has_the_window_and_survives_json(storage: Storage) -> None:
     assert frozen.tables["t"].rows == 2
     assert frozen.tables["t"].key == f"snapshots/{frozen.digest}/t.parquet"
     assert storage.exists(frozen.tables["t"].key)
-    assert Snapshot.from_dict(frozen.to_dict()) == frozen
+    assert Snapshot.model_validate(frozen.model_dump(mode="json")) == frozen
 
 
 @given(
@@ -52,7 +52,7 @@ def test_the_digest_ignores_order_and_files(rows: list[tuple[int, str | None]], 
 
     def digest(parts: list[list[tuple[int, str | None]]]) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            storage = Storage.from_url(f"file://{folder}")
+            storage = Storage(f"file://{folder}")
             for number, part in enumerate(parts):
                 values = ", ".join(
                     f"(TIMESTAMP '2013-01-01', {n}, {'NULL' if s is None else repr(s)})" for n, s in part
@@ -146,5 +146,5 @@ def test_a_window_is_ordered_and_has_no_zone() -> None:
     with pytest.raises(ValueError, match="end after its start"):
         Window(start=WINDOW.end, end=WINDOW.start)
     with pytest.raises(ValueError, match="no time zone"):
-        Window.from_dict({"start": "2013-01-01T00:00:00Z", "end": "2013-02-01T00:00:00Z"})
+        Window.model_validate({"start": "2013-01-01T00:00:00Z", "end": "2013-02-01T00:00:00Z"})
     assert Window.ending(WINDOW.end, 3600).hours == 1

@@ -28,7 +28,7 @@ FAR = datetime(2014, 1, 1)
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    storage = Storage.from_url(f"file://{tmp_path_factory.mktemp('store')}")
+    storage = Storage(f"file://{tmp_path_factory.mktemp('store')}")
     seed_flights(storage, months=[3])
     return storage
 

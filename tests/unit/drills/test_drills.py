@@ -172,7 +172,7 @@ def test_only_a_copys_replicas_are_killed(monkeypatch: pytest.MonkeyPatch) -> No
     actors = [actor("ServeReplica:m_drill-2:version", 1), actor("ServeReplica:m_drill-21:version", 2), actor("ServeReplica:m-2:version", 3)]  # fmt: skip
     monkeypatch.setattr(job, "_actors", lambda: actors)
     assert job._replicas("m_drill-2") == [("n", 1)]
-    with pytest.raises(Exception, match="no application of a copy"):
+    with pytest.raises(Exception, match="'m-2' is not an application of a copy"):
         job._replicas("m-2")
     with pytest.raises(Exception, match="cannot do 'reboot'"):
         job.work({"do": "reboot"}, "key")

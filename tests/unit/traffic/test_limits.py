@@ -38,20 +38,20 @@ def test_only_what_stable_answered_is_usual() -> None:
 
 
 def test_the_spec_has_the_last_word() -> None:
-    found = limits_from(release({"slow": {"limit": "30ms"}}, canary_timeout="3s"), answered((10.0, 9)), "1")
-    assert found == AnswerLimits(slow_us=30_000, canary_timeout_ms=3000)
+    limits = limits_from(release({"slow": {"limit": "30ms"}}, canary_timeout="3s"), answered((10.0, 9)), "1")
+    assert limits == AnswerLimits(slow_us=30_000, canary_timeout_ms=3000)
     assert limits_from(release({"slow": None}), answered((10.0, 9)), "1").slow_us is None
 
 
 def test_slow_is_what_stable_does_rarely() -> None:
-    found = limits_from(
+    limits = limits_from(
         release({"slow": {"quantile": 0.95, "ratio": 1.5, "increase": "20ms"}}), answered((100.0, 9)), "1"
     )
-    assert found.slow_us == 150_000
-    found = limits_from(
+    assert limits.slow_us == 150_000
+    limits = limits_from(
         release({"slow": {"quantile": 0.95, "ratio": 1.5, "increase": "20ms"}}), answered((10.0, 9)), "1"
     )
-    assert found.slow_us == 30_000
+    assert limits.slow_us == 30_000
 
 
 def test_quantile_over_all_rows() -> None:

@@ -64,7 +64,7 @@ def test_a_drafted_suite_passes_on_its_reference(tmp_path: Path) -> None:
 
 
 def test_a_window_of_real_data_and_what_a_damaged_month_breaks(tmp_path: Path) -> None:
-    storage = Storage.from_url(f"file://{tmp_path}/store")
+    storage = Storage(f"file://{tmp_path}/store")
     seed_flights(storage, months=[1, 2])
     suite, source = tmp_path / "suite.yaml", tmp_path / "store/raw/weather"
     window = ["--time-column", "observed_at", "--start", "2013-01-01", "--end", "2013-02-01"]

@@ -31,7 +31,7 @@ WINDOW = Window(start=datetime(2013, 1, 1), end=datetime(2013, 3, 1))
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    storage = Storage.from_url(f"file://{tmp_path_factory.mktemp('store')}")
+    storage = Storage(f"file://{tmp_path_factory.mktemp('store')}")
     seed_flights(storage, months=[1, 2])
     return storage
 
@@ -90,7 +90,7 @@ def test_all_damage_is_reported_at_once_and_with_numbers(storage: Storage, suite
 
 
 def test_text_in_a_number_column_is_a_finding(storage: Storage, suites: Suites, tmp_path: Path) -> None:
-    other = Storage.from_url(f"file://{tmp_path}")
+    other = Storage(f"file://{tmp_path}")
     for table, select in (("flights", "*"), ("weather", "* REPLACE (temp || ' F' AS temp)")):
         (tmp_path / f"raw/{table}").mkdir(parents=True)
         source = storage.url(f"raw/{table}/2013-02.parquet").removeprefix("file://")
@@ -256,7 +256,7 @@ def operator(storage: Storage, frozen: Snapshot) -> ValidateSnapshotOperator:
     return ValidateSnapshotOperator(
         task_id="validate",
         model="flight_delay",
-        snapshot=frozen.to_dict(),
+        snapshot=frozen.model_dump(mode="json"),
         suite_path="expectations/flight_delay.yaml",
         query_path="queries/flight_delay.sql",
         run_key="scheduled",
@@ -266,7 +266,7 @@ def operator(storage: Storage, frozen: Snapshot) -> ValidateSnapshotOperator:
 
 def test_the_operator_returns_the_dataset(storage: Storage) -> None:
     ti = _TaskInstance()
-    dataset = Dataset.from_dict(operator(storage, freeze(storage, "raw")).execute({"ti": ti}))
+    dataset = Dataset.model_validate(operator(storage, freeze(storage, "raw")).execute({"ti": ti}))
     assert storage.exists(dataset.key)
     assert ti.pushed["report"]["passed"] is True
 
@@ -288,12 +288,12 @@ if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 import json
 from tests.unit.validation.test_snapshots import SUITES, Snapshot, Storage, load_suites, run
-report = run(Storage.from_url(sys.argv[1]), load_suites(SUITES), Snapshot.from_dict(json.loads(sys.argv[2])))
+report = run(Storage(sys.argv[1]), load_suites(SUITES), Snapshot.model_validate(json.loads(sys.argv[2])))
 os._exit(0 if report.passed else 9)
 """
 
 
 def test_it_runs_in_a_forked_process(storage: Storage) -> None:
-    frozen = json.dumps(freeze(storage, "raw").to_dict())
+    frozen = json.dumps(freeze(storage, "raw").model_dump(mode="json"))
     done = subprocess.run([sys.executable, "-c", FORKED, storage.root, frozen], cwd=PROJECT_ROOT, timeout=300)
     assert done.returncode == 0

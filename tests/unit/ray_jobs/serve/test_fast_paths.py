@@ -163,9 +163,9 @@ def test_json_that_python_does_not_write(before: str, after: str) -> None:
 def test_an_ordinary_request_takes_the_quick_way() -> None:
     row = {"carrier": "AA", "origin": None, "distance": 733, "temp": None, "month": 3, "stops": None, "is_new": True}
     request = {**write_request([{**row, "is_full": False}] * 2, FEATURES), "id": "a", "parameters": {"unit": 7}}
-    found = READER.quick(json.dumps(request).encode())
-    assert found is not None
-    assert (found.id, found.unit, found.rows, list(found.columns)) == ("a", "7", 2, list(FEATURES))
+    read = READER.read_ordinary(json.dumps(request).encode())
+    assert read is not None
+    assert (read.id, read.unit, read.rows, list(read.columns)) == ("a", "7", 2, list(FEATURES))
 
 
 CODES: dict[str, dict[str, int] | None] = {"carrier": {"AA": 0, "UA": 1}, "distance": None, "is_new": None}
@@ -195,10 +195,10 @@ def test_columns_and_a_data_frame_are_encoded_value_by_value(rows: list[tuple[An
     frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
     for encode in (xgboost_served.encode, lightgbm_served.encode):
         for given_ in (columns, frame):
-            found = encode(CODES, given_)
-            assert found.dtype == np.float32
-            assert found.flags.c_contiguous
-            np.testing.assert_array_equal(found, np.array(wanted, dtype=np.float32))
+            matrix = encode(CODES, given_)
+            assert matrix.dtype == np.float32
+            assert matrix.flags.c_contiguous
+            np.testing.assert_array_equal(matrix, np.array(wanted, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def post(body: bytes, path: bytes = b"/m/1/v2/models/m/infer", more: bytes = b""
 CLOSE = b"Connection: close\r\n"
 
 
-def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
+def test_a_prediction_takes_the_fast_path_and_all_else_serves() -> None:
     version = Answers()
     fast_path.answer_by(version.infer)
     (middleware,) = fast_path.middlewares()
@@ -306,8 +306,8 @@ def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
     # Pipelined, in pieces, large.
     large = b"x" * 3_000_000
     whole = post(b"a") + post(b"b") + post(large, more=CLOSE)
-    found = asyncio.run(talk(app, whole[:20], whole[20:400], whole[400:])).split(b"\r\n\r\n")
-    assert [found[1][:3], found[2][:3], found[3]] == [b"<a>", b"<b>", b"<" + large + b">"]
+    answers = asyncio.run(talk(app, whole[:20], whole[20:400], whole[400:])).split(b"\r\n\r\n")
+    assert [answers[1][:3], answers[2][:3], answers[3]] == [b"<a>", b"<b>", b"<" + large + b">"]
     for other in (
         post(b"x", path=b"/m/1/v2/models/m", more=CLOSE),
         b"GET /m/1/v2/models/m/infer HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"\r\n",
@@ -317,7 +317,7 @@ def test_a_prediction_goes_the_short_way_and_all_else_serves() -> None:
     assert b" 418 " in asyncio.run(talk(app, post(b"abc", more=CLOSE)))
 
 
-def test_taxiway_up_asks_serve_for_the_short_way() -> None:
+def test_taxiway_up_asks_serve_for_the_fast_path() -> None:
     assert f'"{fast_path.SETTING}": "{fast_path.PATH}"' in inspect.getsource(environment.ray_head)
     brought = application(small_spec(), "1", "models:/m", {"py_modules": ["x"], "env_vars": {"A": "1"}})
     options = brought._bound_deployment.ray_actor_options
@@ -340,7 +340,7 @@ def test_an_answer_leaves_in_one_piece() -> None:
                 return getattr(transport, name)
 
         send.__self__.transport = Watched()
-        await fast_path.ShortWay(serves, lambda: version.infer)(scope, receive, send)
+        await fast_path.FastPath(serves, lambda: version.infer)(scope, receive, send)
 
     asyncio.run(talk(watched, post(b"abc", more=CLOSE)))
     (piece,) = pieces
@@ -356,4 +356,4 @@ def test_a_caller_that_has_gone_is_not_answered() -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/infer", "headers": []}
     version = Answers()
-    asyncio.run(fast_path.ShortWay(serves, lambda: version.infer)(scope, gone, send))
+    asyncio.run(fast_path.FastPath(serves, lambda: version.infer)(scope, gone, send))

@@ -15,7 +15,7 @@ from operators.core.errors import ServiceError
 from operators.core.predictions import hour_prefix, hours
 from operators.core.spec import PredictionSpec
 from operators.core.storage import Storage
-from ray_jobs.serve.prediction_log import Asked, PredictionLog
+from ray_jobs.serve.prediction_log import EdgeHeaders, PredictionLog
 from tests.support.specs import small_spec
 
 FEATURES = {"carrier": "category", "temp": "number?"}
@@ -57,7 +57,7 @@ def test_a_row_says_who_answered_and_why(spec: PredictionSpec, storage: Flaky) -
     log = PredictionLog(storage, spec, "4")
     headers = {"x-request-id": "r1", "x-taxiway-arm": "canary", "x-taxiway-weight": "500", "x-taxiway-unit": "u1"}
     before = datetime.now(UTC)
-    log.add(Asked.of(headers, "of the body"), COLUMNS, [0.25, 0.75])
+    log.add(EdgeHeaders.of(headers, "of the body"), COLUMNS, [0.25, 0.75])
     log.close()
     (key,) = storage.list("predictions")
     assert re.fullmatch(r"predictions/small/version=4/date=\d{4}-\d\d-\d\d/hour=\d\d/[0-9a-f]{32}\.parquet", key)
@@ -81,7 +81,7 @@ def test_a_row_says_who_answered_and_why(spec: PredictionSpec, storage: Flaky) -
 def test_a_shadows_answer_stands_beside_stables(spec: PredictionSpec, storage: Flaky) -> None:
     for version, arm in (("3", "stable"), ("4", "shadow")):
         log = PredictionLog(storage, spec, version)
-        log.add(Asked.of({"x-request-id": "r1", "x-taxiway-arm": arm}, "u"), COLUMNS, [0.5, 0.5])
+        log.add(EdgeHeaders.of({"x-request-id": "r1", "x-taxiway-arm": arm}, "u"), COLUMNS, [0.5, 0.5])
         log.close()
     rows = [row for row in kept(storage).to_pylist() if row["row"] == 0]
     assert {(row["request_id"], row["arm"], row["version"]) for row in rows} == {
@@ -92,10 +92,10 @@ def test_a_shadows_answer_stands_beside_stables(spec: PredictionSpec, storage: F
 
 @pytest.mark.parametrize("weight", ["", "-1", "10001", "5.0", "٣", "1" * 5000, "x"])
 def test_headers_that_the_edge_did_not_write_are_no_facts(weight: str) -> None:
-    asked = Asked.of({"x-taxiway-arm": "boss", "x-taxiway-weight": weight}, "u")
+    asked = EdgeHeaders.of({"x-taxiway-arm": "boss", "x-taxiway-weight": weight}, "u")
     assert (asked.arm, asked.weight_bp, asked.unit) == (None, None, "u")
     assert len(asked.request_id) == 32
-    assert Asked.of({"x-taxiway-weight": "10000"}, None)[2:] == (None, 10_000)
+    assert EdgeHeaders.of({"x-taxiway-weight": "10000"}, None)[2:] == (None, 10_000)
 
 
 @pytest.mark.parametrize("done_all_the_same", [False, True])
@@ -106,11 +106,13 @@ def test_a_store_that_was_away_loses_no_row(spec: PredictionSpec, storage: Flaky
     log._wake.set()
     log._thread.join()
     for number in range(3):
-        log.add(Asked(f"r{number}", None), {name: values[:1] for name, values in COLUMNS.items()}, [float(number)])
+        log.add(
+            EdgeHeaders(f"r{number}", None), {name: values[:1] for name, values in COLUMNS.items()}, [float(number)]
+        )
         log.flush()
-    found = kept(storage).to_pylist()
-    assert {(row["request_id"], row["prediction"]) for row in found} == {("r0", 0.0), ("r1", 1.0), ("r2", 2.0)}
-    assert len(found) == (4 if done_all_the_same else 3)
+    rows = kept(storage).to_pylist()
+    assert {(row["request_id"], row["prediction"]) for row in rows} == {("r0", 0.0), ("r1", 1.0), ("r2", 2.0)}
+    assert len(rows) == (4 if done_all_the_same else 3)
     assert log.dropped_rows == 0
 
 
@@ -118,17 +120,17 @@ def test_a_store_that_stays_away_fills_no_memory(spec: PredictionSpec, storage: 
     storage.refusals = 10**9
     log = PredictionLog(storage, spec, "4")
     for number in range(100):
-        log.add(Asked(f"r{number}", None), COLUMNS, [0.0, 1.0])
+        log.add(EdgeHeaders(f"r{number}", None), COLUMNS, [0.0, 1.0])
     log.close()
     assert log._rows == 40  # twenty times max_rows
     assert log.dropped_rows == 160
-    assert [answered.asked.request_id for answered in log._answered] == [f"r{number}" for number in range(80, 100)]
+    assert [answer.headers.request_id for answer in log._buffer] == [f"r{number}" for number in range(80, 100)]
 
 
 def test_the_hours_of_a_release() -> None:
     begin = datetime(2026, 12, 31, 22, 59, 59, tzinfo=UTC)
-    found = list(hours(begin, begin + timedelta(hours=2)))
-    assert [hour_prefix("m", "7", hour) for hour in found] == [
+    in_order = list(hours(begin, begin + timedelta(hours=2)))
+    assert [hour_prefix("m", "7", hour) for hour in in_order] == [
         "predictions/m/version=7/date=2026-12-31/hour=22",
         "predictions/m/version=7/date=2026-12-31/hour=23",
         "predictions/m/version=7/date=2027-01-01/hour=00",

@@ -156,11 +156,11 @@ def test_output_is_one_finite_number_for_each_row() -> None:
     for result, reason in (
         ([0.5], "shape"),
         ([[0.5, 0.5]] * 2, "shape"),
-        (["0.5", "1"], "where numbers were expected"),
-        ([True, False], "where numbers were expected"),
-        ([0.5, None], "where numbers were expected"),
-        ([0.5, math.nan], "not finite"),
-        ([0.5, math.inf], "not finite"),
+        (["0.5", "1"], "must return numbers"),
+        ([True, False], "must return numbers"),
+        ([0.5, None], "must return numbers"),
+        ([0.5, math.nan], "must return finite numbers"),
+        ([0.5, math.inf], "must return finite numbers"),
     ):
         with pytest.raises(ValueError, match=reason):
             read_output(result, 2)
@@ -204,11 +204,9 @@ def test_answer() -> None:
         "id": "a",
         "outputs": [{"name": "p", "shape": [2], "datatype": "FP64", "data": [0.25, 0.5]}],
     }
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_answer(model="m", version="3", request_id=None, output="p", values=[math.nan])
 
 
 def test_metadata_names_every_feature() -> None:
-    found = metadata(model="m", version="3", features=FEATURES, output="p")
-    assert [tensor["name"] for tensor in found["inputs"]] == list(FEATURES)
-    assert [tensor["datatype"] for tensor in found["inputs"]] == ["BYTES", "FP64", "INT64", "FP64", "BOOL"]
+    answer = metadata(model="m", version="3", features=FEATURES, output="p")
+    assert [tensor["name"] for tensor in answer["inputs"]] == list(FEATURES)
+    assert [tensor["datatype"] for tensor in answer["inputs"]] == ["BYTES", "FP64", "INT64", "FP64", "BOOL"]

@@ -61,7 +61,7 @@ def test_the_encoder_knows_the_training_rows_alone(tmp_path: Path) -> None:
     carriers = rows["carrier"].to_pylist()
     carriers[-2] = "ZZ"  # in the holdout
     carriers[9] = "YY"  # has no label
-    storage = Storage.from_url(f"file://{tmp_path}/store")
+    storage = Storage(f"file://{tmp_path}/store")
     write(storage, rows.set_column(4, "carrier", pa.array(carriers)), tmp_path)
     run = training_run(storage, spec(), tmp_path)
     encoder = learn_encoder(run.data, run.spec.features)

@@ -51,7 +51,7 @@ class Trial:
             pytest.importorskip("torch")
         self.module = importlib.import_module(f"ray_jobs.trainers.{trainer}")
         self.trainer, self.folder = trainer, folder
-        self.storage = Storage.from_url(f"file://{folder}/store")
+        self.storage = Storage(f"file://{folder}/store")
         write(self.storage, table(2000), folder)
         self.run = training_run(self.storage, spec(), folder)
         self.encoder = learn_encoder(self.run.data, self.run.spec.features)
@@ -123,9 +123,9 @@ def test_it_learns_and_serves_what_it_measured(trial: Trial) -> None:
 def test_null_and_unknown_are_answered(trial: Trial) -> None:
     trial.train("run")
     columns = {"distance": [0.1, None, 0.1, 1], "wind": [None, None, 0.2, 0], "carrier": ["AA", None, "new", "new"]}
-    found = np.asarray(trial.served("run").predict(None, columns))
-    assert found.shape == (4,)
-    assert all(math.isfinite(value) and 0 < value < 1 for value in found)
+    probabilities = np.asarray(trial.served("run").predict(None, columns))
+    assert probabilities.shape == (4,)
+    assert all(math.isfinite(value) and 0 < value < 1 for value in probabilities)
 
 
 @pytest.mark.parametrize("die_after", [1, 4, STEPS])

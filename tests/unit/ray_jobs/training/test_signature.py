@@ -139,7 +139,7 @@ def test_a_signature_that_mlflow_inferred_from_arrays_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("logged", "reason"),
     [
         (None, "without a signature"),
         (ModelSignature(inputs=Schema([ColSpec("double", "distance")])), "without a signature"),
@@ -155,9 +155,9 @@ def test_a_signature_that_mlflow_inferred_from_arrays_fits() -> None:
         (infer_signature(pd.DataFrame({"distance": [[1.0]]}), np.zeros((2, 3))), "not one column of numbers"),
     ],
 )
-def test_a_signature_that_does_not_fit_is_refused(found: Any, reason: str) -> None:
+def test_a_signature_that_does_not_fit_is_refused(logged: Any, reason: str) -> None:
     with pytest.raises(RejectedError) as caught:
-        limits_of(found, spec_of(KINDS))
+        limits_of(logged, spec_of(KINDS))
     assert reason in str(caught.value)
 
 

@@ -21,7 +21,7 @@ BORDER = END - timedelta(days=7)
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage.from_url(f"file://{tmp_path}/store")
+    return Storage(f"file://{tmp_path}/store")
 
 
 def both(storage: Storage, rows: pa.Table, folder: Path, end: datetime = END) -> tuple[TrainingData, TrainingData]:
@@ -81,7 +81,7 @@ def test_the_shards_are_every_nth_row_and_together_all(rows: int, workers: int, 
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        training, _ = both(Storage.from_url(f"file://{folder}/store"), table(rows), Path(folder))
+        training, _ = both(Storage(f"file://{folder}/store"), table(rows), Path(folder))
         whole = training.table()["distance"].to_pylist()
         shards = [
             [value for part in training.shard(rank, workers, batch) for value in part["distance"].to_pylist()]

@@ -108,12 +108,12 @@ def test_steady_steps_are_saved_about_as_often_as_asked_for(
     clock = Clock()
     worker = worker_on(clock, monkeypatch, tmp_path)
     clock.now_s += 5  # loading
-    found = 0
+    due = 0
     for step in range(1, round(1000 / step_s) + 2):
         clock.now_s += step_s
-        found += worker.due(step)
-    assert abs(found - saved) <= max(1, saved // 10)
-    assert worker.talks <= 2 * found + 3
+        due += worker.due(step)
+    assert abs(due - saved) <= max(1, saved // 10)
+    assert worker.talks <= 2 * due + 3
 
 
 def test_the_clock_is_asked_seldom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

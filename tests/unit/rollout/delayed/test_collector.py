@@ -12,7 +12,7 @@ from operators.core.errors import RejectedError
 from operators.core.storage import Storage
 from operators.judge.evidence import Evidence, Moments, Pairs, Period
 from operators.rollout.delayed.collector import Collector
-from operators.rollout.delayed.window import Facts, Late, Span, with_late
+from operators.rollout.delayed.window import LateEvidence, ReleaseWindow, Span, with_late
 from tests.support.late_world import (
     BEGIN,
     CANARY,
@@ -21,11 +21,11 @@ from tests.support.late_world import (
     answer,
     at,
     both,
-    facts,
     keep,
     look_once,
     parquet,
     spec_with,
+    window,
 )
 
 HALF = Span(weight_bp=5000)
@@ -35,14 +35,14 @@ PREDICTION = {"prediction": {"margin": 0.1}}
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage.from_url((tmp_path / "store").as_uri())
+    return Storage((tmp_path / "store").as_uri())
 
 
 @pytest.fixture
 def open_collector(storage: Storage) -> Iterator[Any]:
     opened: list[Collector] = []
 
-    def make(asked: Facts, known: KnownLabels | None = None, **judge: Any) -> Collector:
+    def make(asked: ReleaseWindow, known: KnownLabels | None = None, **judge: Any) -> Collector:
         opened.append(
             Collector(spec_with(**judge), asked, storage=storage, labels=known or KnownLabels(), labels_every_s=0)
         )
@@ -53,13 +53,13 @@ def open_collector(storage: Storage) -> Iterator[Any]:
         collector.close()
 
 
-def look(storage: Storage, *spans: Span, after_s: float = 600.0) -> Late:
-    return look_once(spec_with(**PREDICTION), facts(*spans), BEGIN + after_s, storage)
+def look(storage: Storage, *spans: Span, after_s: float = 600.0) -> LateEvidence:
+    return look_once(spec_with(**PREDICTION), window(*spans), BEGIN + after_s, storage)
 
 
-def numbers(late: Late, span: int = 0) -> list[tuple[int, float] | None]:
-    found = [arm.prediction for arm in late.arms[span]]
-    return [(m.count, round(m.mean, 9)) if m else None for m in found]
+def numbers(late: LateEvidence, span: int = 0) -> list[tuple[int, float] | None]:
+    predictions = [arm.prediction for arm in late.arms[span]]
+    return [(m.count, round(m.mean, 9)) if m else None for m in predictions]
 
 
 def test_a_unit_counts_once_by_its_first_prediction(storage: Storage) -> None:
@@ -136,7 +136,7 @@ def test_a_shadow_is_compared_on_the_requests_that_it_answered(storage: Storage)
 
 
 def test_each_file_is_read_once_and_a_late_one_is_found(storage: Storage, open_collector: Any) -> None:
-    collector = open_collector(facts(HALF), **PREDICTION)
+    collector = open_collector(window(HALF), **PREDICTION)
     read: list[str] = []
     download = storage.download
     storage.download = lambda key, path: read.append(key) or download(key, path)  # type: ignore[method-assign, func-returns-value]
@@ -166,7 +166,7 @@ def test_pairs_wait_for_their_labels_in_their_order(storage: Storage, open_colle
     keep(storage, both("e", 0.9, 0.1, unit="u5", after_s=5))  # never gets a label
     keep(storage, both("g", 0.9, 0.1, unit="u1", after_s=6))
     keep(storage, [answer("f", STABLE, "stable", 0.9, after_s=7)])  # the shadow has not answered
-    collector = open_collector(facts(HALF), labels, **LABELS)
+    collector = open_collector(window(HALF), labels, **LABELS)
     assert collector.look(BEGIN + 250).pairs == Pairs()  # b is known, but a comes before it
     late = collector.look(BEGIN + 400)
     assert late.pairs == Pairs(total=2, stable_only_wrong=1, canary_only_wrong=1, answered=2)
@@ -185,10 +185,10 @@ def test_another_collector_finds_the_same(storage: Storage, open_collector: Any)
     for i in range(200):
         keep(storage, both(f"r{i}", (i % 5) / 4, (i % 4) / 3, after_s=float(i)))
     judge = {**LABELS, "loss": {"margin": 0.1, "largest": 0.5, "within": "20m"}}
-    patient = open_collector(facts(HALF), labels, **judge)
+    patient = open_collector(window(HALF), labels, **judge)
     for after_s in range(0, 4200, 300):
         seen = patient.look(BEGIN + after_s)
-    fresh = open_collector(facts(HALF), labels, **judge).look(BEGIN + 4200)
+    fresh = open_collector(window(HALF), labels, **judge).look(BEGIN + 4200)
     assert fresh.pairs == seen.pairs
     assert fresh.losses == patient.look(BEGIN + 4200).losses
     assert seen.pairs.total == seen.losses.count == 171
@@ -216,7 +216,7 @@ def test_business_numbers_belong_to_the_arm_of_the_assignment(storage: Storage, 
     storage.put_bytes("business/flight_delay/sales/date=2025-01-01/0.parquet", b"from before, never read")
     storage.put_bytes("business/flight_delay/sales/_SUCCESS", b"")
     guard = {"better": "higher", "margin": 1.0, "lowest": 0.0, "highest": 10.0, "within": "1h"}
-    collector = open_collector(facts(HALF), business={"sales": guard})
+    collector = open_collector(window(HALF), business={"sales": guard})
     stable, canary = collector.look(BEGIN + 500).arms[0]
     assert stable.business["sales"] == Moments(count=1, mean=4.0, m2=0.0)
     assert canary.business["sales"] == Moments(count=1, mean=10.0, m2=0.0)
@@ -233,16 +233,16 @@ def test_a_business_file_that_lacks_a_column_is_named(storage: Storage, open_col
     storage.put_bytes("business/flight_delay/sales/1.parquet", parquet([{"request_id": "a", "time": at(0)}]))
     guard = {"better": "higher", "margin": 1.0, "lowest": 0.0, "highest": 10.0, "within": "1h"}
     with pytest.raises(RejectedError, match=r"business/flight_delay/sales cannot be read.*value"):
-        open_collector(facts(HALF), business={"sales": guard}).look(BEGIN + 500)
+        open_collector(window(HALF), business={"sales": guard}).look(BEGIN + 500)
 
 
 def test_late_evidence_finds_its_period() -> None:
-    found = Late.model_validate(
+    late = LateEvidence.model_validate(
         {"arms": [[{"prediction": {"count": 1, "mean": 2, "m2": 0}}, {}]], "pairs": {"total": 3}}
     )
     periods = (Period(kind="shadow", weight_bp=5000, weight=1 / 3), Period(weight_bp=5000, weight=0.5))
     evidence = Evidence(periods=periods)
-    whole = with_late(evidence, facts(HALF), found)
+    whole = with_late(evidence, window(HALF), late)
     assert whole.periods[0] == evidence.periods[0]
     assert whole.periods[1].stable.prediction == Moments(count=1, mean=2.0, m2=0.0)
     assert whole.pairs == Pairs(total=3)

@@ -11,7 +11,7 @@ import pytest
 from operators.core.spec_judge import Judge
 from operators.judge.evidence import Evidence, GuardResult, Losses, LossSums, Moments, Pairs
 from operators.judge.policy import judge
-from operators.rollout.delayed.business import Cohort, Value, moments
+from operators.rollout.delayed.business import BusinessNumber, Cohort, moments
 from operators.rollout.delayed.pairs import ErrorDifference, Pair, PairTally, RightOrWrong, label_counts
 
 
@@ -19,8 +19,8 @@ def pair(at: int, arrived: int | None, *, stable: float = 0.9, canary: float = 0
     return Pair(at, at, stable, canary, None if arrived is None else label, arrived)
 
 
-def value(at: int, arrived: int | None) -> Value:
-    return Value(at, at, 0, False, None if arrived is None else 1.0, arrived)
+def value(at: int, arrived: int | None) -> BusinessNumber:
+    return BusinessNumber(at, at, 0, False, None if arrived is None else 1.0, arrived)
 
 
 def test_numbers_count_up_to_the_first_that_is_awaited() -> None:
@@ -126,9 +126,9 @@ def test_labels_that_never_come_hold_up_nothing() -> None:
     rows = stream(random.Random(3), 4000, never=0.03)
     within, waits = 10_000, []
     for now in range(400, 4000, 200):
-        found = tallied(rows[:now], now, within=within)
-        waits.append(now - found.answered)
-        assert found.open <= 0.12 * (found.open + found.canary_only_wrong + found.stable_only_wrong) + 1
+        pairs = tallied(rows[:now], now, within=within)
+        waits.append(now - pairs.answered)
+        assert pairs.open <= 0.12 * (pairs.open + pairs.canary_only_wrong + pairs.stable_only_wrong) + 1
     assert max(waits) < 300  # by then, all labels that come have come
     held_up = len(settled(rows, now_us=4000, within_us=within))
     assert held_up < 100  # whoever waits for each is held up by the first
@@ -168,10 +168,10 @@ def test_missing_labels_never_say_more_than_they_will(guard: str, block: int | N
             beginning = seen[: looked_at.answered]
             until = now if to_the_end or not beginning else beginning[-1].at_us
             tallies[1].take(beginning, now_us=10_000, until_us=until)
-            said, will_say = (reading(policy, guard, tally.evidence) for tally in tallies)
-            assert said.e <= will_say.e * (1 + 1e-5)
-            if said.interval and will_say.interval:
-                assert said.interval[1] >= will_say.interval[1] - 1e-5
+            now_says, will_say = (reading(policy, guard, tally.evidence) for tally in tallies)
+            assert now_says.e <= will_say.e * (1 + 1e-5)
+            if now_says.interval and will_say.interval:
+                assert now_says.interval[1] >= will_say.interval[1] - 1e-5
             imputed += looked_at.open
     assert imputed > 50
 
@@ -199,7 +199,7 @@ def test_looks_only_ever_go_on() -> None:
 
 
 def test_business_numbers_are_clipped_and_folded() -> None:
-    values = [Value(i, i, span, canary, value, 0) for i, (span, canary, value) in enumerate(
+    values = [BusinessNumber(i, i, span, canary, value, 0) for i, (span, canary, value) in enumerate(
         [(0, False, 1.0), (0, False, 3.0), (0, True, -5.0), (1, True, 99.0), (0, False, 8.0)]
     )]  # fmt: skip
     whole = moments(values, lowest=0.0, highest=8.0)

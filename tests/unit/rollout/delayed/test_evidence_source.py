@@ -14,8 +14,8 @@ from operators.core.spec_release import Shadow
 from operators.core.traffic import Counters
 from operators.judge.evidence import Evidence, Pairs, Period
 from operators.judge.tally import Tally
-from operators.rollout.delayed.source import LateSource, facts_of
-from operators.rollout.delayed.window import Late, Numbers, Span
+from operators.rollout.delayed.source import LateSource, window_of
+from operators.rollout.delayed.window import ArmNumbers, LateEvidence, Span
 from operators.rollout.steps.live_phase import LivePhase
 from tests.support.late_world import BEGIN, spec_with
 from tests.support.phases import live_phase
@@ -39,12 +39,12 @@ class Reader:
         self.looks: list[float] = []
         self.closed = 0
 
-    def look(self, now_s: float) -> Late:
+    def look(self, now_s: float) -> LateEvidence:
         self.looks.append(now_s)
         self.may_end.wait(10)
         if self.failure:
             raise self.failure
-        return Late(arms=((Numbers(), Numbers()),) * 4, pairs=Pairs(total=len(self.looks)))
+        return LateEvidence(arms=((ArmNumbers(), ArmNumbers()),) * 4, pairs=Pairs(total=len(self.looks)))
 
     def close(self) -> None:
         self.closed += 1
@@ -59,8 +59,8 @@ class SlowRead:
         self.made: list[Any] = []
         self.source = LateSource(SPEC, every_s=10, collector=self._make, clock=lambda: self.now)
 
-    def _make(self, spec: Any, facts: Any) -> Any:
-        self.made.append(facts)
+    def _make(self, spec: Any, window: Any) -> Any:
+        self.made.append(window)
         return self.reader
 
     async def add(self, at_s: float) -> Evidence:
@@ -132,9 +132,9 @@ def test_what_cannot_be_read_for_a_minute_is_said(failure: Exception) -> None:
 
 
 def test_the_facts_of_a_step() -> None:
-    found = facts_of(live(pool_bp=8000), SPEC)
-    assert (found.begin_s, found.stable, found.canary) == (BEGIN, "3", "4")
-    assert found.spans == (
+    window = window_of(live(pool_bp=8000), SPEC)
+    assert (window.begin_s, window.stable, window.canary) == (BEGIN, "3", "4")
+    assert window.spans == (
         Span(weight_bp=500),
         Span(weight_bp=2500),
         Span(kind="watch", weight_bp=100),
@@ -146,13 +146,13 @@ def test_a_step_of_half_the_callers_hides_no_shadow_of_all() -> None:
     """Both compare one half with the other."""
     shadow = Shadow.model_validate({"sample_pct": 100.0, "bake": "1h"})
     spec = SPEC.model_copy(update={"release": SPEC.release.model_copy(update={"shadow": shadow})})
-    spans = facts_of(live(weights_bp=(5000,)), spec).spans
+    spans = window_of(live(weights_bp=(5000,)), spec).spans
     assert [span.key for span in spans] == [("canary", 5000), ("watch", 100), ("shadow", 10_000)]
 
 
 @pytest.mark.parametrize(("kind", "weight_bp"), [("shadow", 5000), ("canary", 2500), ("watch", 100)])
-def test_every_period_of_a_phase_has_its_facts(kind: str, weight_bp: int) -> None:
+def test_every_period_of_a_phase_has_its_span(kind: str, weight_bp: int) -> None:
     step = live(kind=kind, pool_bp=9700, weights_bp=(weight_bp,))
     periods = step.periods(Tally.begin(Counters()))
     assert periods
-    assert {period.key for period in periods} <= {span.key for span in facts_of(step, SPEC).spans}
+    assert {period.key for period in periods} <= {span.key for span in window_of(step, SPEC).spans}

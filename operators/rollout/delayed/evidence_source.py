@@ -1,4 +1,4 @@
-"""Late evidence for looks that are made every second: read in a thread now and then, never waited for."""
+"""Late evidence for the judge, which looks every second: a thread reads it now and then, and no look waits for it."""
 
 from __future__ import annotations
 
@@ -13,36 +13,32 @@ from operators.core.settings import LONGEST_SILENCE_S
 from operators.core.spec import ModelSpec
 from operators.core.spec_release import CONTROL_BP
 from operators.judge.evidence import Evidence
-from operators.rollout.delayed.window import Facts, Late, Span, with_late
+from operators.rollout.delayed.window import LateEvidence, ReleaseWindow, Span, with_late
 
 if TYPE_CHECKING:
     from operators.rollout.delayed.collector import Collector
     from operators.rollout.steps.live_phase import LivePhase
 
-_LONGEST_READING_S = 290.0  # the first look reads all that the release has left so far
+_LONGEST_READING_S = 290.0  # after a restart, the first reading takes in the whole release so far
 
 
-def facts_of(live: LivePhase, spec: ModelSpec) -> Facts:
-    """Return what a phase under way asks of the prediction log. Pure."""
+def window_of(live: LivePhase, spec: ModelSpec) -> ReleaseWindow:
+    """Return the window of the release that a phase belongs to. Pure."""
     phase, shadow = live.phase, spec.release.shadow
     spans = [Span(weight_bp=bp) for bp in phase.weights_bp if bp < phase.pool_bp] if phase.kind == "canary" else []
     spans.append(Span(kind="watch", weight_bp=CONTROL_BP))
     if shadow is not None:
         spans.append(Span(kind="shadow", weight_bp=round(shadow.sample_pct * 100)))
-    return Facts(
-        model=live.model,
-        stable=live.stable,
-        canary=live.canary,
-        begin_s=live.released_at,
-        spans=tuple(spans),
+    return ReleaseWindow(
+        model=live.model, stable=live.stable, canary=live.canary, begin_s=live.released_at, spans=tuple(spans)
     )
 
 
 class LateSource:
     """Adds late evidence to a look. A look never waits: it gets the evidence that was read last.
 
-    :param every_s: how often the log is read; default: as often as a replica writes
-    :param collector: makes the reader, in a thread; default: `Collector` with the settings' storage
+    :param every_s: seconds between two readings; default: as often as a replica writes
+    :param collector: makes the collector, in a thread; default: `Collector` with the settings' storage
     :param clock: Unix time in seconds
     """
 
@@ -51,38 +47,38 @@ class LateSource:
         spec: ModelSpec,
         *,
         every_s: float | None = None,
-        collector: Callable[[ModelSpec, Facts], Collector] | None = None,
+        collector: Callable[[ModelSpec, ReleaseWindow], Collector] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._spec = spec
         self._every_s = spec.monitoring.prediction_log.flush_every_s if every_s is None else every_s
-        self._make = collector or _collector
+        self._make = collector
         self._clock = clock
-        self._facts: Facts | None = None
+        self._window: ReleaseWindow | None = None
         self._collector: Collector | None = None
-        self._reading: asyncio.Task[Late] | None = None
+        self._reading: asyncio.Task[LateEvidence] | None = None
         self._began_at = -math.inf
         self._read_at: float | None = None
-        self._late: Late | None = None
+        self._late: LateEvidence | None = None
         self._failure: TaxiwayError | None = None
 
     async def add(self, evidence: Evidence, live: LivePhase) -> Evidence:
-        """Return the evidence with the late part that was read last; start to read again when it is time.
+        """Return the evidence with the late evidence that was read last. Start the next reading when it is due.
 
-        :raises ServiceError: nothing could be read for a minute, or reading takes longer than some minutes
+        :raises ServiceError: nothing could be read for a minute, or a reading takes longer than five minutes
         """
-        facts = self._facts = self._facts or facts_of(live, self._spec)
+        window = self._window = self._window or window_of(live, self._spec)
         now = self._clock()
         if self._read_at is None:
             self._read_at = now
         self._take()
         if self._reading is None and now - self._began_at >= self._every_s:
             self._began_at = now
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read, facts, now))
-        self._complain(now - self._read_at)
-        return with_late(evidence, facts, self._late) if self._late else evidence
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read, window, now))
+        self._check_silence(now - self._read_at)
+        return with_late(evidence, window, self._late) if self._late else evidence
 
-    def _complain(self, silent_s: float) -> None:
+    def _check_silence(self, silent_s: float) -> None:
         what = "predictions, labels or business numbers cannot be read"
         if self._failure and silent_s > LONGEST_SILENCE_S + self._every_s:
             raise ServiceError(f"{what}: {self._failure}")
@@ -90,7 +86,7 @@ class LateSource:
             raise ServiceError(f"{what}: the storage has answered nothing for {silent_s:.0f} s")
 
     async def close(self) -> None:
-        """End the reading and forget what was read."""
+        """Wait for a reading that is under way, then close the collector."""
         if self._reading is not None:
             await asyncio.wait({self._reading})
             self._take()
@@ -98,9 +94,11 @@ class LateSource:
             await asyncio.to_thread(self._collector.close)
             self._collector = None
 
-    def _read(self, facts: Facts, now: float) -> Late:
+    def _read(self, window: ReleaseWindow, now: float) -> LateEvidence:
         if self._collector is None:
-            self._collector = self._make(self._spec, facts)
+            from operators.rollout.delayed.collector import Collector
+
+            self._collector = (self._make or Collector)(self._spec, window)
         return self._collector.look(now)
 
     def _take(self) -> None:
@@ -113,9 +111,3 @@ class LateSource:
             self._failure = error
         else:
             self._failure, self._read_at = None, self._began_at
-
-
-def _collector(spec: ModelSpec, facts: Facts) -> Collector:
-    from operators.rollout.delayed.collector import Collector
-
-    return Collector(spec, facts)
