@@ -1,7 +1,7 @@
-"""Says in Airflow's UI, as an import error of this file, which specs are wrong.
+"""Shows in Airflow's UI, as an import error of this file, which specs are wrong.
 
-A file of its own: Airflow pauses all DAGs of a file that has an import error, and a model must not stop, in the midst of a
-canary perhaps, because somebody mistyped another one's spec.
+It is a file of its own, because Airflow pauses all DAGs of a file that has an import error: a mistake in one model's spec must
+not stop the other models, perhaps during a canary.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from operators.core.loader import load_specs
 
 
 class BrokenSpecs(DAG):
-    """Never a DAG: Airflow asks it to validate itself."""
+    """No real DAG: it fails when Airflow asks it to validate itself."""
 
     def validate(self) -> None:
-        """Say what is wrong.
+        """Report the mistakes.
 
         :raises SpecError: always
         """

@@ -1,7 +1,7 @@
-"""Practise rollback: `drill` by hand, `<model>.drill` on schedule if a spec has `release.drill`.
+"""Practise rollback: `drill` by hand, `<model>.drill` on a schedule if a spec has `release.drill`.
 
-A copy of the model is released under a name and with applications of its own, and one fault is put into that release. Callers
-of the model itself do not notice.
+A copy of the model is released under a name of its own, and one fault is injected into that release. Callers of the model
+itself do not notice.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _MODELS = [spec.name for spec in _SPECS]
 
 
 def drill_tasks(model: str, faults: Any) -> None:
-    """Claim → prepare → drill; then clean up, however they have ended."""
+    """Claim → prepare → drill; then clean up, however these ended."""
     claim = ClaimDrillOperator(task_id="claim", model=model, faults=faults)
     prepare = PrepareDrillOperator(task_id="prepare", claimed=claim.output)
     play = DrillOperator(task_id="drill", cast=prepare.output)
     clean_up = CleanUpDrillOperator(task_id="clean_up", claimed=claim.output)
-    # Both are setups, so that clearing `drill` clears all of it: each try needs a claim and a copy of its own.
+    # Both are setups, so that clearing `drill` clears them, too: each try needs its own claim and copy.
     claim >> prepare.as_setup() >> play >> clean_up.as_teardown(setups=[claim, prepare])
 
 
 def scheduled_drill(spec: ModelSpec, schedule: str, faults: tuple[str, ...]) -> DAG:
-    """Return the DAG of a model's drills on schedule; each run takes one fault, all of them in turn."""
+    """Return the DAG of a model's scheduled drills. Each run injects one fault; the runs take the faults in turn."""
     with DAG(
         dag_id=f"{spec.name}.drill",
         description=f"Practise rollback with a copy of {spec.name}",
@@ -55,7 +55,7 @@ def scheduled_drill(spec: ModelSpec, schedule: str, faults: tuple[str, ...]) -> 
 
 with DAG(
     dag_id="drill",
-    description="Practise rollback: put a fault into the release of a copy of a model",
+    description="Practise rollback: inject a fault into the release of a copy of a model",
     schedule=None,
     catchup=False,
     is_paused_upon_creation=False,
@@ -63,8 +63,14 @@ with DAG(
     default_args=_RETRY,
     tags=["taxiway"],
     params={
-        "model": Param(_MODELS[0] if _MODELS else "", type="string", enum=_MODELS, title="Model"),
-        "fault": Param(FAULTS[0], type="string", enum=list(FAULTS), title="Fault"),
+        "model": Param(
+            _MODELS[0] if _MODELS else "",
+            type="string",
+            enum=_MODELS,
+            title="Model",
+            description="The drill uses a copy of this model.",
+        ),
+        "fault": Param(FAULTS[0], type="string", enum=list(FAULTS), title="Fault", description="What breaks."),
     },
 ) as drill:
     drill_tasks("{{ params.model }}", ["{{ params.fault }}"])

@@ -24,10 +24,11 @@ from operators.rollout.operators import (
     SmokeTestOperator,
 )
 from operators.rollout.steps.operators import CanaryStepOperator, ShadowOperator, WatchOperator
-from operators.validation.snapshots.operators import REPORT_KEY, SnapshotOperator, ValidateSnapshotOperator
+from operators.validation.operators import REPORT_KEY
+from operators.validation.snapshots.operators import SnapshotOperator, ValidateSnapshotOperator
 
 _RETRY = {"retries": 2, "retry_delay": timedelta(seconds=5)}
-# What a release asks of the agent and the ledger outlasts a restart of either: 5 s, 10 s, 20 s, 40 s and a minute.
+# Long enough for a restart of the agent or the ledger: the retries come after 5 s, 10 s, 20 s, 40 s and 60 s.
 _PATIENCE = {
     "retries": 5,
     "retry_delay": timedelta(seconds=5),
@@ -56,16 +57,16 @@ def train_dag(spec: PredictionSpec) -> DAG:
                 type=["null", "string"],
                 format="date-time",
                 title="As of",
-                description="Train on what was known at this time. Empty: the run's logical date.",
+                description="End of the training window: rows and labels that were known by then. Empty: the run's logical date.",
             ),
             "parameters": Param(
-                {}, type="object", title="Parameters", description="Training parameters in place of the spec's."
+                {}, type="object", title="Parameters", description="Training parameters that replace those of the spec."
             ),
             "sources": Param(
                 {},
                 type="object",
                 title="Sources",
-                description="Other sources: {table: address}, in place of the spec's.",
+                description='Sources that replace those of the spec: {"<table>": "<address>"}.',
             ),
         },
     ) as dag:
@@ -112,15 +113,15 @@ def train_dag(spec: PredictionSpec) -> DAG:
 
 
 def release_dag(spec: PredictionSpec) -> DAG:
-    """Begin → deploy → smoke → shadow → one task for each canary step, and for each question → promote → watch, or roll back."""
+    """Begin → deploy → smoke test → shadow → a task for each canary step and each approval → promote → watch, or roll back."""
     with DAG(
         dag_id=f"{spec.name}.release",
         description=f"Release a version of {spec.name} behind {spec.name}'s one endpoint",
-        # Ours, and what somebody else has made the challenger in MLflow.
+        # New challengers: those that passed our gate, and those that a person has set in MLflow.
         schedule=model_asset(spec.name) | challenger_by_hand(spec.name),
         catchup=False,
-        is_paused_upon_creation=False,  # what passed the gate is released
-        # One that waits need not run; one that supersedes must.
+        is_paused_upon_creation=False,  # a version that passed the gate is released without anybody's doing
+        # A release that waits need not run yet; one that supersedes another must run beside it.
         max_active_runs=1 if spec.release.when_busy == "wait" else 16,
         default_args={"owner": spec.owner, **_PATIENCE},
         tags=["taxiway", spec.name],
@@ -129,12 +130,12 @@ def release_dag(spec: PredictionSpec) -> DAG:
                 None,
                 type=["null", "string"],
                 title="Version",
-                description="Version in the registry. Empty: the one with the alias `challenger`.",
+                description="Number of a version in the registry. Empty: the version with the alias `challenger`.",
             )
         },
     ) as dag:
         begin = BeginReleaseOperator(task_id="begin", spec=spec, version="{{ params.version or '' }}")
-        # A first release skips what compares, and each skips by itself: there is no stable yet.
+        # In a first release there is no stable yet: each task that compares skips itself.
         move: dict[str, Any] = {"spec": spec, "release": begin.output, "trigger_rule": TriggerRule.NONE_FAILED}
         moves = [DeployOperator(task_id="deploy", **move), SmokeTestOperator(task_id=SMOKE_TEST, **move)]
         if spec.release.shadow is not None:
@@ -157,7 +158,7 @@ def release_dag(spec: PredictionSpec) -> DAG:
             spec=spec,
             release=begin.output,
             trigger_rule=TriggerRule.ONE_FAILED,
-            # While the agent is away the canary keeps its share; patience here ends that, and so does the agent's lease.
+            # Without the agent the canary keeps its weight until its lease ends. The retries last until the agent is back.
             retries=40,
             retry_delay=timedelta(seconds=15),
             retry_exponential_backoff=0,
@@ -166,7 +167,7 @@ def release_dag(spec: PredictionSpec) -> DAG:
 
 
 def _canary(spec: PredictionSpec, move: dict[str, Any]) -> list[BaseOperator]:
-    """Return the canary's steps, and where the spec asks for it, a question after each, or one before the promotion."""
+    """Return the canary's steps, and the approvals that the spec asks for: after each step, or one before the promotion."""
     tasks: list[BaseOperator] = []
     mode, last = spec.release.approval.mode, len(spec.release.steps) - 1
     for index, step in enumerate(spec.release.steps):
@@ -187,7 +188,7 @@ def _at_midnight(day: Any) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-# What is wrong with the other specs is said by broken_specs.py: an import error here would pause every model.
+# broken_specs.py reports the specs that cannot be read: an import error here would pause every model.
 for model in load_specs()[0]:
     if isinstance(model, PredictionSpec):
         globals()[f"{model.name}_train"] = train_dag(model)

@@ -1,4 +1,4 @@
-"""`rollback`, for a person; `retire`, for versions that releases have replaced; `reconcile`, after crashes."""
+"""`rollback`: for a person. `retire`: for versions that releases have replaced. `reconcile`: after crashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from operators.rollout.operations.operators import (
 
 _COMMON: dict[str, Any] = {
     "catchup": False,
-    "is_paused_upon_creation": False,  # in an emergency nobody should have to find a switch first
+    "is_paused_upon_creation": False,  # in an emergency nobody should have to unpause them first
     "default_args": {"retries": 2, "retry_delay": timedelta(seconds=5)},
     "tags": ["taxiway"],
 }
@@ -36,9 +36,9 @@ with DAG(
             None,
             type=["null", "string"],
             title="Version",
-            description="Where the traffic goes. Empty: the version before the last promotion.",
+            description="Version that gets all traffic. Empty: the one before the last promotion.",
         ),
-        "reason": Param("", type="string", minLength=3, title="Reason", description="Kept in the ledger."),
+        "reason": Param("", type="string", minLength=3, title="Reason", description="Why; the ledger keeps it."),
     },
 ) as rollback:
     result = "ti.xcom_pull(task_ids='return_to')"
@@ -57,14 +57,14 @@ with DAG(
 
 with DAG(
     dag_id="retire",
-    description="Delete a version that has been kept warm long enough; releases start this by themselves",
+    description="Take a version down once it has been kept warm long enough; releases start this by themselves",
     schedule=None,
     max_active_runs=100,
     **_COMMON,
     params={
-        "model": Param("", type="string", title="Model"),
-        "version": Param("", type="string", title="Version"),
-        "after_s": Param(0, type=["number", "string"], title="Wait", description="Seconds to wait first."),
+        "model": Param("", type="string", title="Model", description="Name of the model."),
+        "version": Param("", type="string", title="Version", description="Version to take down."),
+        "after_s": Param(0, type=["number", "string"], title="Wait", description="Seconds to wait before."),
     },
 ) as retire:
     RetireOperator(
@@ -73,7 +73,7 @@ with DAG(
 
 with DAG(
     dag_id="reconcile",
-    description="End releases that a crash has cut short, and remove copies of killed drills; what is under way is left alone",
+    description="End releases that a crash cut short, and remove the copies of killed drills; running ones are left alone",
     schedule=CronTriggerTimetable("*/5 * * * *", timezone="UTC", run_immediately=True),
     start_date=datetime(2020, 1, 1, tzinfo=UTC),
     max_active_runs=1,
@@ -84,7 +84,7 @@ with DAG(
             type="string",
             enum=["", *_MODELS],
             title="Model",
-            description="Empty: all that the ledger or the edge knows.",
+            description="Empty: all models that the ledger or the edge knows.",
         )
     },
 ) as reconcile:

@@ -1,4 +1,4 @@
-"""What Airflow's provider manager reads: connection types, decorators, links. Imported by every Airflow process: keep it so."""
+"""What Airflow's provider manager reads: connection types, decorators, links. Every Airflow process imports it: keep it light."""
 
 from __future__ import annotations
 
@@ -54,17 +54,22 @@ def _field(label: str, description: str, kind: str = "string", **more: Any) -> d
     return {"label": label, "description": description, "schema": {"type": [kind, "null"], **more}}
 
 
+_VERIFY = _field("Verify certificates", "Switch it off for tests only.", "boolean", default=True)
+_CA_FILE = _field("CA file", "Path on workers and triggerers of a file with the certificates to trust.")
 _RAY: dict[str, Any] = {
     "connection-type": "ray",
     "hook-class-name": "operators.compute.hook.RayHook",
     "hook-name": "Ray",
     "conn-fields": {
-        "tls": _field("TLS", "Use https, where the host does not say it.", "boolean", default=False),
-        "verify": _field("Verify certificates", "Off only for a test.", "boolean", default=True),
-        "ca_path": _field("CA file", "File with the certificates to trust, on workers and triggerers."),
-        "token_path": _field("Token file", "File with the cluster's token, in place of the password."),
+        "tls": _field("TLS", "Use https if the host has no scheme.", "boolean", default=False),
+        "verify": _VERIFY,
+        "ca_path": _CA_FILE,
+        "token_path": _field(
+            "Token file",
+            "Path on workers and triggerers of a file with the cluster's token, in place of the token above.",
+        ),
         "dashboard_url": _field(
-            "Dashboard for browsers", "Where people reach the dashboard, if not at the host above.", format="url"
+            "Dashboard for browsers", "Address of the dashboard for people, if it is not the host above.", format="url"
         ),
     },
     "ui-field-behaviour": {
@@ -78,8 +83,8 @@ _MLFLOW: dict[str, Any] = {
     "hook-class-name": "operators.registry.hook.MlflowHook",
     "hook-name": "MLflow",
     "conn-fields": {
-        "tls_verify": _field("Verify certificates", "Off only for a test.", "boolean", default=True),
-        "tls_ca_path": _field("CA file", "File with the certificates to trust, on workers and triggerers."),
+        "tls_verify": _VERIFY,
+        "tls_ca_path": _CA_FILE,
     },
     "ui-field-behaviour": {
         "hidden-fields": ["extra"],

@@ -1,4 +1,4 @@
-"""Ray's job API over HTTP. No `ray` import: the dashboard is all that a DAG needs to reach."""
+"""Ray's job API over HTTP. It needs no `ray`: a DAG reaches the dashboard alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from operators.core.frozen import Frozen
 from operators.core.http import answer, async_client, client, require_success, unreachable
 
 _SERVICE = "Ray's job API"
-_FOLLOW_S = 1.0  # between two looks of Ray into a log that is followed
+_FOLLOW_S = 1.0  # pause between two reads by Ray of a log that is followed
 _PACKAGE_TIMEOUT_S = 300.0
 
 
 class RayJob(Frozen):
-    """What Ray says of one job."""
+    """A job as Ray's API describes it."""
 
     submission_id: str
     status: str
@@ -29,8 +29,6 @@ class RayJob(Frozen):
     error_type: str | None = None
     driver_exit_code: int | None = None
     driver_node_id: str | None = None
-    start_time: int | None = None
-    end_time: int | None = None
 
     @property
     def is_over(self) -> bool:
@@ -60,7 +58,7 @@ class RayJobs:
         memory_bytes: int = 0,
         resources: Mapping[str, float] | None = None,
     ) -> bool:
-        """Submit a job under an id of our choice; return False if Ray has that id already, so that the caller reattaches.
+        """Submit a job under an id of our choice. Return False if Ray has a job of that id already: the caller waits for it.
 
         :raises ServiceRefusedError: Ray refused the request, e.g. a bad runtime_env or token
         :raises ServiceError: the dashboard did not answer
@@ -92,12 +90,15 @@ class RayJobs:
             answer(response, _SERVICE)
 
     def version(self) -> str:
-        """Return Ray's version, if the token is good."""
-        self.get("none")  # Ray tells its version to anybody
+        """Return Ray's version.
+
+        :raises ServiceRefusedError: the token is wrong
+        """
+        self.get("none")  # this needs the token, and the version does not
         return str(answer(self._call("GET", "/api/version"), _SERVICE).get("ray_version", "?"))
 
     def upload(self, uri: str, package: bytes) -> None:
-        """Give the cluster a package, once.
+        """Upload a package, unless the cluster has it.
 
         :param uri: ``gcs://_ray_pkg_<digest of the content>.zip``
         """
@@ -115,7 +116,7 @@ class RayJobs:
 
 
 class AsyncRayJobs:
-    """What waiting for jobs needs, without blocking an event loop. One connection pool serves all waits for a cluster."""
+    """The calls that a wait needs, without blocking the event loop. One connection pool serves all waits for a cluster."""
 
     def __init__(self, address: RayAddress) -> None:
         self.address = address
@@ -142,12 +143,12 @@ class AsyncRayJobs:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open a job's log, from its beginning.
 
-        The job API's own ``/logs`` puts a whole log into one string; the state API sends it in pieces.
+        The job API's own ``/logs`` returns the whole log as one string. The state API sends it in pieces.
 
-        :param follow: go on as the log grows, until closed or silent for too long
-        :param last_lines: only these; -1 for all
-        :param idle_s: how long the log may say nothing
-        :raises ServiceError: the log cannot be read, or not any more
+        :param follow: go on as the log grows, until it is closed or gets no line for too long
+        :param last_lines: number of lines at the end to read; -1: all
+        :param idle_s: seconds for which the log may get no line
+        :raises ServiceError: the log cannot be read, or can no longer be read
         """
         query: dict[str, str | int | float] = {
             "node_id": job.driver_node_id or "",
@@ -183,5 +184,5 @@ def _job(response: httpx.Response) -> RayJob | None:
         return None
     body = answer(response, _SERVICE)
     if not isinstance(body, dict) or "status" not in body:
-        raise ServiceRefusedError(f"{_SERVICE} answered something that is not a job: {json.dumps(body)[:200]}")
+        raise ServiceRefusedError(f"{_SERVICE} sent something else than a job: {json.dumps(body)[:200]}")
     return RayJob.model_validate(body)

@@ -1,4 +1,4 @@
-"""One client for all waits for a cluster in one event loop: one pool of connections, and one look for many jobs."""
+"""One client for all waits for a cluster in one event loop: one pool of connections, and one request for many jobs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from weakref import WeakKeyDictionary
 from operators.compute.address import RayAddress
 from operators.compute.client import AsyncRayJobs, RayJob
 
-# Asked for one by one, a thousand jobs keep Ray's dashboard busy for seconds; the list of them far less.
+# A thousand requests for single jobs keep Ray's dashboard busy for seconds. One request for the list takes far less.
 FEW = 16
-_AT_ONCE = 8  # a pool with a thousand requests in its queue spends its time on the queue
+_AT_ONCE = 8  # with a thousand requests in its queue the pool of connections spends its time on the queue
 _FRESH_S = 1.0
-_SHARE = 5  # a list is used for so many times as long as it took: the dashboard spends a sixth of its time on us
+_SHARE = 5  # a list is used five times as long as it took to get: the dashboard spends a sixth of its time on us
 
 
 class SharedRayJobs(AsyncRayJobs):
-    """Looks at jobs one by one while there are few, and at all of them at once when there are many."""
+    """Asks for jobs one by one while there are few, and for the list of all when there are many."""
 
     def __init__(self, address: RayAddress) -> None:
         super().__init__(address)
@@ -30,7 +30,7 @@ class SharedRayJobs(AsyncRayJobs):
         self._loading: asyncio.Task[None] | None = None
 
     async def get(self, submission_id: str) -> RayJob | None:
-        """Return a job, as it was some seconds ago at most, or None if Ray does not know it."""
+        """Return a job, perhaps as it was a few seconds ago, or None if Ray does not know it."""
         if self.users > FEW:
             if time.monotonic() > self._fresh_until:
                 if self._loading is None:
@@ -45,7 +45,7 @@ class SharedRayJobs(AsyncRayJobs):
     async def log(
         self, job: RayJob, *, follow: bool, last_lines: int = -1, idle_s: float = 60.0
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a job's log; those that are not followed wait for their turn, as when a thousand jobs end at once."""
+        """Open a job's log. A log that is not followed waits for its turn: a thousand jobs may end at once."""
         opened = super().log(job, follow=follow, last_lines=last_lines, idle_s=idle_s)
         async with nullcontext() if follow else self._gate, opened as chunks:
             yield chunks
@@ -65,7 +65,7 @@ _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[RayAddress, SharedRa
 
 @asynccontextmanager
 async def shared(address: RayAddress) -> AsyncIterator[SharedRayJobs]:
-    """Join the waits for a cluster; the last one to leave closes the connections."""
+    """Return the client that all waits for a cluster share. The last wait to end closes the connections."""
     mine = _by_loop.setdefault(asyncio.get_running_loop(), {})
     if address not in mine:
         mine[address] = SharedRayJobs(address)

@@ -57,7 +57,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
         **kwargs: Any,
     ) -> None:
         if refused := {"entrypoint", "result_type"} & set(kwargs):
-            raise ConfigurationError(f"@task.ray takes no {' and no '.join(sorted(refused))}: the function is both")
+            raise ConfigurationError(
+                f"@task.ray takes no {' and no '.join(sorted(refused))}: the function is both command and result"
+            )
         kwargs.setdefault("entrypoint_num_gpus", gpus)
         super().__init__(
             python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, entrypoint="", gpus=gpus, **kwargs
@@ -90,7 +92,10 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJobOperator):
         from operators.compute.packed_call import unpack
 
         if not ending.has_result:
-            raise RayResultError(f"Ray job {job_id} succeeded, but its log has no return value", submission_id=job_id)
+            raise RayResultError(
+                f"Ray job {job_id} succeeded, but its log has no return value; clear the task to run it again",
+                submission_id=job_id,
+            )
         return unpack(ending.result, job_id)
 
     def _call_kwargs(self, context: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a Ray job can end badly. The class says whether another try can help; `JOB_RETRIES` tells Airflow."""
+"""How a Ray job can fail. The class says whether another try can help; `JOB_RETRIES` acts on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RayJobError(TaxiwayError):
 
 
 class RayJobFailedError(RayJobError):
-    """The job's own code failed. Whether a retry can help is for the task's ``retries`` to say."""
+    """The job's own code failed. The task's ``retries`` decides whether it is tried again."""
 
 
 class RayJobTimeoutError(RayJobError):
@@ -32,35 +32,35 @@ class RayJobStoppedError(RayJobError):
 
 
 class TransientRayJobError(RayJobError):
-    """Nothing is wrong with the job itself: another try can help."""
+    """The job itself is not at fault: another try can help."""
 
 
 class RayNodeLostError(TransientRayJobError):
-    """The job's supervisor died or never started, as it does when its node goes away."""
+    """The job's supervisor died or never started, for example because its node was lost."""
 
 
 class RayJobKilledError(TransientRayJobError):
-    """The job was killed from outside: out of memory, most often, or preempted."""
+    """The job was killed from outside, mostly because it ran out of memory or was preempted."""
 
 
 class RayCapacityError(TransientRayJobError):
-    """The cluster had no room for the job in the time that Ray waits."""
+    """The cluster had no room for the job for as long as Ray waits."""
 
 
 class RayJobLostError(TransientRayJobError):
-    """Ray no longer knows the job, as after a restart of the cluster; a retry submits it again."""
+    """Ray no longer knows the job, for example after a restart of the cluster. A retry submits it again."""
 
 
 class RayLogUnreadError(TransientRayJobError):
-    """The job succeeded, but the end of its log, and with it the result, could not be read: a retry reads it again."""
+    """The job succeeded, but the end of its log, where the result is, could not be read. A retry reads it again."""
 
 
 class RayUnreachableError(TransientRayJobError):
-    """The cluster did not answer for too long. The job may be running: a retry finds it."""
+    """The cluster did not answer for too long. The job may still run: a retry finds it."""
 
 
 class FinalRayJobError(RayJobError):
-    """Something that a person wrote is wrong: another try cannot help."""
+    """Something must be corrected by hand: another try cannot help."""
 
 
 class RayEntrypointError(FinalRayJobError):

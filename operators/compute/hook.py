@@ -1,4 +1,4 @@
-"""The Airflow connection type `ray`: where a cluster's dashboard is, and how to be let in."""
+"""The Airflow connection type `ray`: address of a cluster's dashboard, token and TLS."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class RayHook(BaseHook):
             address = RayAddress(self.address.rstrip("/"), address.token, address.verify)
         if astray := redirecting(os.environ, address.url):
             raise ConfigurationError(
-                f"{' and '.join(astray)} would send Ray's clients elsewhere than to {address.url}, where the connection "
-                f"{self.ray_conn_id!r} points. Unset it in the workers' and triggerers' environment"
+                f"{' and '.join(astray)} would send Ray's clients to another cluster than {address.url}, the address of the "
+                f"connection {self.ray_conn_id!r}. Unset it in the environment of workers and triggerers"
             )
         return address
 
@@ -88,13 +88,13 @@ class RayHook(BaseHook):
         host = (connection.host or "").rstrip("/")
         if not host and not self.address:
             raise ConfigurationError(
-                f"the connection {self.ray_conn_id!r} has no host; give the Ray dashboard's, e.g. http://ray-head, port 8265"
+                f"the connection {self.ray_conn_id!r} has no host; write the Ray dashboard's, e.g. http://ray-head, and port 8265"
             )
         parts = urlsplit(host if "://" in host else f"//{host}")
         if parts.scheme not in ("", "http", "https"):
             raise ConfigurationError(
-                f"the connection {self.ray_conn_id!r} has the host {host!r}; its scheme must be http or https: "
-                "the dashboard's address, not the one of Ray's own clients"
+                f"the connection {self.ray_conn_id!r} has the host {host!r}; write the address of the dashboard, with http:// or "
+                "https://, not the address for Ray's own clients"
             )
         scheme = parts.scheme or ("https" if extra.get("tls") else "http")
         port = connection.port or parts.port
@@ -106,10 +106,10 @@ class RayHook(BaseHook):
         return RayAddress(url, token, verify, str(extra.get("dashboard_url") or "").rstrip("/"))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for the jobs, which needs the token, and say which Ray answered."""
+        """Ask for a job, which needs the token, and return Ray's version."""
         try:
             return True, f"Ray {self.get_conn().version()} answers"
-        except Exception as error:  # noqa: BLE001 - whatever is wrong is what the person who asked wants to read
+        except Exception as error:  # noqa: BLE001 - whatever is wrong, the person who pressed the button wants to read it
             return False, str(error)
 
 

@@ -1,4 +1,4 @@
-"""Wait for a Ray job and copy its log: the same code in the triggerer and, without deferral, in the worker."""
+"""Wait for a Ray job and copy its log. Triggerer and worker use the same code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,26 +18,26 @@ from operators.core.frozen import Frozen
 
 # Ray's dashboard serves at most 100 requests of its state API at once, and a followed log is one of them.
 FOLLOWED_AT_ONCE = 32
-_IDLE_S = 60.0  # a log without a new line for this time is opened again: its connection may be dead
+_IDLE_S = 60.0  # after so long without a new line the log is opened again: its connection may be dead
 _TURN_S = 30.0  # how long a job's log is followed while others wait for their turn
-_MOST_CAUGHT_UP_BYTES = 32 * 1024 * 1024  # read at the end of a job to complete the copy
+_MOST_CAUGHT_UP_BYTES = 32 * 1024 * 1024  # read at the end of a job at most, to complete the copy
 _LAST_LINES = 200
 _SAY_AGAIN_S = 60.0
 _EVENT_LINE_CHARS = 500
-_REREAD_BYTES_PER_S = 1_000_000  # opening a log anew reads it from its beginning: rarely, if it is large
-_LOG_READS = 3  # of a job that is over: what it reports is at its log's end
+_REREAD_BYTES_PER_S = 1_000_000  # a log that is opened again is read from its beginning: so do it rarely if it is large
+_LOG_READS = 3  # tries to read the log of a job that is over: its result is at the end
 _MOST_UNKNOWN = 3  # a dashboard that has just come back does not know its jobs yet
 
 
 class Ending(Frozen):
-    """How a wait ended; small enough to be a trigger's event.
+    """How a wait ended. It is small enough for a trigger's event.
 
-    :param status: SUCCEEDED, FAILED or STOPPED; TIMEOUT: stopped at the deadline; UNKNOWN: Ray lost the job;
-        UNREACHABLE: no answer for too long
-    :param reason: the message of Ray, or of the last error
+    :param status: Ray's SUCCEEDED, FAILED or STOPPED; or TIMEOUT: the job was stopped at its deadline; UNKNOWN: Ray does not
+        know the job any more; UNREACHABLE: Ray did not answer for too long
+    :param reason: Ray's message, or the last error
     :param last_lines: the end of the job's log
     :param has_result: whether the job reported a result
-    :param log_is_whole: whether the log was read to its end; if not, there may be a result that is not known
+    :param log_is_whole: whether the log was read to its end; if not, a result may be missing
     """
 
     status: str
@@ -49,43 +50,32 @@ class Ending(Frozen):
     log_is_whole: bool = True
 
 
+@dataclass
 class Watch:
     """Follows one job: its status, its log, its deadline.
 
     :param deadline: Unix time in seconds after which the job is stopped, or None
-    :param poll_s: seconds between two looks at the job, but for the first seconds
-    :param unreachable_s: how long the cluster may be away
-    :param copy: where the copy of the log stands, or None to copy nothing
-    :param say: takes one line for the task's log
-    :param save: takes the copy's offset from time to time, so that another process can go on from there
+    :param poll_s: seconds between two checks of the job; the first checks come faster
+    :param unreachable_s: seconds for which the cluster may be unreachable
+    :param copy: the copy of the log
+    :param follow: copy the log while the job runs; otherwise it is copied at the end
+    :param say: writes one line to the task's log
+    :param save: keeps the copy's offset from time to time, so that another process can go on from there
     """
 
-    def __init__(
-        self,
-        jobs: AsyncRayJobs,
-        submission_id: str,
-        *,
-        deadline: float | None,
-        poll_s: float,
-        unreachable_s: float,
-        copy: LogCopy,
-        follow: bool,
-        say: Callable[[str], None],
-        save: Callable[[int], Awaitable[None]] | None = None,
-    ) -> None:
-        self._jobs = jobs
-        self._id = submission_id
-        self._deadline = deadline
-        self._poll_s = poll_s
-        self._unreachable_s = unreachable_s
-        self._copy = copy
-        self._follow = follow
-        self._say = say
-        self._save = save
-        self._follower: asyncio.Task[None] | None = None
-        self._answered_at = time.monotonic()
-        self._said_at = 0.0
-        self._unknown = 0
+    jobs: AsyncRayJobs
+    submission_id: str
+    deadline: float | None
+    poll_s: float
+    unreachable_s: float
+    copy: LogCopy
+    follow: bool
+    say: Callable[[str], None]
+    save: Callable[[int], Awaitable[None]] | None = None
+    _follower: asyncio.Task[None] | None = None
+    _answered_at: float = field(default_factory=time.monotonic)
+    _said_at: float = 0.0
+    _unknown: int = 0
 
     async def run(self) -> Ending:
         """Return once the job is over, was stopped at its deadline, or cannot be reached."""
@@ -99,14 +89,14 @@ class Watch:
                 if ending is not None:
                     return ending
                 waited_s = time.monotonic() - began
-                # A job that Ray does not know gets its whole time to turn up.
-                await asyncio.sleep(self._poll_s if self._unknown else pause_s(waited_s, self._poll_s))
+                # Ray may have just come back: a job that it does not know gets the full pause to appear.
+                await asyncio.sleep(self.poll_s if self._unknown else pause_s(waited_s, self.poll_s))
         finally:
             await self._stop_following()
 
     async def _look(self) -> Ending | None:
-        """Return how the wait ends, or None to go on."""
-        job = await self._jobs.get(self._id)
+        """Check the job once. Return how the wait ends, or None if it goes on."""
+        job = await self.jobs.get(self.submission_id)
         self._answered_at, self._said_at = time.monotonic(), 0.0
         self._unknown = 0 if job else self._unknown + 1
         if job is None:
@@ -114,28 +104,30 @@ class Watch:
             return Ending(status="UNKNOWN", reason="Ray does not know the job") if lost else None
         if job.is_over:
             return await self._ended(job)
-        if self._deadline is not None and time.time() > self._deadline:
-            await self._jobs.stop(self._id)
+        if self.deadline is not None and time.time() > self.deadline:
+            await self.jobs.stop(self.submission_id)
             await self._stop_following()
             return Ending(status="TIMEOUT", last_lines=self._last_lines())
-        if self._follow and job.driver_node_id and (self._follower is None or self._follower.done()):
-            self._follower = asyncio.create_task(self._follow_log(job), name=f"log of {self._id}")
+        if self.follow and job.driver_node_id and (self._follower is None or self._follower.done()):
+            self._follower = asyncio.create_task(self._follow_log(job), name=f"log of {self.submission_id}")
         return None
 
     def _no_answer(self, error: Exception) -> Ending | None:
         now = time.monotonic()
         away_s = now - self._answered_at
-        if away_s > self._unreachable_s:
+        if away_s > self.unreachable_s:
             return Ending(status="UNREACHABLE", reason=str(error))
         if now - self._said_at > _SAY_AGAIN_S:
             self._said_at = now
-            self._say(f"no answer for {away_s:.0f} s, of {self._unreachable_s:.0f} s allowed: {error}")
+            self.say(
+                f"Ray has not answered for {away_s:.0f} s; the task waits up to {self.unreachable_s:.0f} s: {error}"
+            )
         return None
 
     async def _ended(self, job: RayJob) -> Ending:
         await self._stop_following()
         log_is_whole = await self._complete_or_say(job)
-        copy = self._copy
+        copy = self.copy
         return Ending(
             status=job.status,
             reason=job.message or "",
@@ -148,29 +140,29 @@ class Watch:
         )
 
     def _last_lines(self) -> tuple[str, ...]:
-        return tuple(line[:_EVENT_LINE_CHARS] for line in self._copy.last_lines)
+        return tuple(line[:_EVENT_LINE_CHARS] for line in self.copy.last_lines)
 
     async def _complete_or_say(self, job: RayJob) -> bool:
         for left in reversed(range(_LOG_READS)):
             try:
                 await self._complete(job)
             except ServiceError as error:
-                if not left:  # the driver's node may be gone; how the job ended is known all the same
-                    self._say(f"the log is not complete: {error}")
+                if not left:  # its node may be gone; how the job ended is still known
+                    self.say(f"the end of the job's log could not be read: {error}")
                     return False
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(self.poll_s)
             else:
                 break
         return True
 
     async def _complete(self, job: RayJob) -> None:
-        """Read what the copy lacks; of a very large log only the end, where the result is."""
+        """Read what is missing in the copy. Of a very large log read only the end, where the result is."""
         if not job.driver_node_id:
             return
-        copy = self._copy
+        copy = self.copy
         if copy.offset < _MOST_CAUGHT_UP_BYTES:
             copy.restart()
-            async with self._jobs.log(job, follow=False) as chunks:
+            async with self.jobs.log(job, follow=False) as chunks:
                 async for chunk in chunks:
                     self._say_all(copy.feed(chunk))
                     if copy.position > _MOST_CAUGHT_UP_BYTES:
@@ -180,11 +172,11 @@ class Watch:
                     return
         self._say_all(copy.close())
         end = LogCopy()
-        async with self._jobs.log(job, follow=False, last_lines=_LAST_LINES) as chunks:
+        async with self.jobs.log(job, follow=False, last_lines=_LAST_LINES) as chunks:
             async for chunk in chunks:
                 list(end.feed(chunk))
         list(end.close())
-        self._say("[… the log is long: only its last lines follow; Ray has the whole log]")
+        self.say("[… the log is long: only its last lines follow. Ray's dashboard has the whole log]")
         self._say_all(end.last_lines)
         copy.last_lines = end.last_lines
         if end.has_result:
@@ -197,22 +189,22 @@ class Watch:
                 try:
                     gave_way = await self._one_turn(job, turns)
                 except ServiceError:
-                    return  # silent for long, or the dashboard is away: the wait opens it anew
-            # A log that ended by itself would end again at once.
-            await asyncio.sleep(0 if gave_way else self._poll_s)
+                    return  # no line for long, or no dashboard: the wait opens the log again
+            # A log that ended by itself would end again at once, so pause.
+            await asyncio.sleep(0 if gave_way else self.poll_s)
 
     async def _one_turn(self, job: RayJob, turns: asyncio.Semaphore) -> bool:
-        """Follow the log; return whether it was left to others, rather than ended."""
-        copy = self._copy
+        """Follow the log. Return True if the turn is over because others wait, False if the log ended."""
+        copy = self.copy
         patience_s = copy.offset / _REREAD_BYTES_PER_S
         copy.restart()
         until = time.monotonic() + max(_TURN_S, patience_s)
-        async with self._jobs.log(job, follow=True, idle_s=max(_IDLE_S, patience_s)) as chunks:
+        async with self.jobs.log(job, follow=True, idle_s=max(_IDLE_S, patience_s)) as chunks:
             async for chunk in chunks:
                 for line in copy.feed(chunk):
-                    self._say(line)
-                if self._save:
-                    await self._save(copy.offset)
+                    self.say(line)
+                if self.save:
+                    await self.save(copy.offset)
                 # A large log arrives without a pause: let the other waits have the loop.
                 await asyncio.sleep(0)
                 if time.monotonic() > until and turns.locked():
@@ -227,7 +219,7 @@ class Watch:
 
     def _say_all(self, lines: Any) -> None:
         for line in lines:
-            self._say(line)
+            self.say(line)
 
 
 _turns_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()

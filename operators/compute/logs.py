@@ -1,4 +1,4 @@
-"""From the bytes of a job's log to the lines worth copying into the task's log, in bounded memory."""
+"""Copies a job's log into the task's log, line by line, within limits of rate, size and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from operators.compute import reports
 
 LINES_PER_S = 200
 BYTES_PER_S = 64 * 1024
-BURST_S = 10.0  # what a job may say at once after silence
+BURST_S = 10.0  # after a pause a job may log as much at once as in this time
 LIMIT_BYTES = 20 * 1024 * 1024  # of one job in one task's log
 _LINE_BYTES = 4 * 1024  # shown of one line
 _PENDING_BYTES = 2 * reports.MAX_RESULT_BYTES  # kept of a line that has not ended
@@ -21,12 +21,12 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 def _text(line: bytes | bytearray) -> str:
-    """Return a line as a terminal would leave it: without colours, and what the last carriage return left."""
+    """Return a line as a terminal would show it: without colours, and only what follows the last carriage return."""
     return _ANSI.sub("", line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2])
 
 
 class Budget:
-    """A token bucket over lines and bytes, and a limit over all. Lines beyond it are counted, not copied."""
+    """A token bucket for lines and bytes, and a limit for the whole log. Lines beyond it are counted, not copied."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class Budget:
         return self._lines >= 1 and self._bytes >= _LINE_BYTES and self._left >= _LINE_BYTES
 
     def takes(self, size_bytes: int) -> bool:
-        """Say whether one more line may be copied, and account for it."""
+        """Say whether one more line may be copied; if so, count it."""
         self._refill()
         if self._lines < 1 or self._bytes < size_bytes or self._left < size_bytes:
             return False
@@ -59,9 +59,9 @@ class Budget:
 
 
 class LogCopy:
-    """Where the copy of one job's log stands.
+    """The copy of one job's log, and how far it is.
 
-    :param offset: bytes of the log that an earlier copy has dealt with: read for reports, not copied again
+    :param offset: bytes of the log that an earlier copy has handled. They are read for reports, but not copied again
     :param keep: how many of the last lines are remembered, for the error message
     """
 
@@ -72,20 +72,15 @@ class LogCopy:
         self.last_lines: deque[str] = deque(maxlen=keep)
         self._budget = Budget(clock)
         self._pending = bytearray()
-        self._read = 0  # bytes seen since the log's beginning, whole lines and the pending one
+        self.position = 0  # bytes read since the log's beginning, those of the pending line included
         self._left_out_lines = 0
         self._left_out_bytes = 0
 
     def restart(self) -> None:
-        """Read again from the log's beginning; what was copied is not copied again."""
+        """Start again at the beginning of the log; what was copied is not copied again."""
         self._pending.clear()
         self.last_lines.clear()
-        self._read = 0
-
-    @property
-    def position(self) -> int:
-        """Bytes read since the log's beginning, or since `restart`."""
-        return self._read
+        self.position = 0
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """Take the next bytes of the log; yield the lines to copy."""
@@ -100,12 +95,12 @@ class LogCopy:
 
     def _whole_lines(self, block: bytes) -> Iterator[str]:
         lines = block.split(b"\n")[:-1]
-        known = self._read + len(block) <= self.offset
-        # A gigabyte goes by without a look at each of its lines.
-        if _MARK not in block and (known or (self._read >= self.offset and not self._budget.has_room)):
-            self._read += len(block)
+        known = self.position + len(block) <= self.offset
+        # So a gigabyte can pass without looking at each line.
+        if _MARK not in block and (known or (self.position >= self.offset and not self._budget.has_room)):
+            self.position += len(block)
             if not known:
-                self.offset = self._read
+                self.offset = self.position
                 self._left_out_lines += len(lines)
                 self._left_out_bytes += len(block)
             self.last_lines.extend(_text(line)[:_LINE_BYTES] for line in lines[-(self.last_lines.maxlen or 0) :])
@@ -115,17 +110,17 @@ class LogCopy:
 
     def _end_line(self, end: bytes) -> Iterator[str]:
         self._keep(end)
-        self._read += 1
+        self.position += 1
         yield from self._line()
 
     def close(self) -> Iterator[str]:
-        """Take the log's end: yield the last line, if it lacks its newline, and say what was left out."""
+        """Take the end of the log: yield the last line, if it has no newline, and a line about what was left out."""
         if self._pending:
             yield from self._line()
         yield from self._gap()
 
     def _keep(self, piece: bytes) -> None:
-        self._read += len(piece)
+        self.position += len(piece)
         self._pending += piece[: max(_PENDING_BYTES - len(self._pending), 0)]
 
     def _line(self) -> Iterator[str]:
@@ -138,9 +133,9 @@ class LogCopy:
         else:
             shown = (report.text if report else text)[:_LINE_BYTES]
             self.last_lines.append(shown)
-        if self._read <= self.offset:
+        if self.position <= self.offset:
             return  # copied before
-        self.offset = self._read
+        self.offset = self.position
         if shown is None:
             return
         if self._budget.takes(len(shown)):
@@ -153,7 +148,7 @@ class LogCopy:
     def _gap(self) -> Iterator[str]:
         if self._left_out_lines:
             yield (
-                f"[… {self._left_out_lines:,} lines ({self._left_out_bytes:,} bytes) were not copied: too many at once; "
-                "Ray has the whole log]"
+                f"[… {self._left_out_lines:,} lines ({self._left_out_bytes:,} bytes) were not copied: too many at once. "
+                "Ray's dashboard has the whole log]"
             )
         self._left_out_lines = self._left_out_bytes = 0

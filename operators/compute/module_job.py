@@ -41,7 +41,7 @@ class RayModuleOperator(SubmitRayJobOperator):
         self.payload = payload
 
     def job_arguments(self, context: Any, job_id: str) -> dict[str, Any]:
-        """Write the job's input, and name the job's files."""
+        """Write the job's input, and add the folder of its files to the command."""
         from operators.core.storage import Storage
 
         given = {**self.payload, "spec": self.spec.to_json()}
@@ -62,5 +62,5 @@ def _runtime_env() -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise ConfigurationError(f"TAXIWAY_RAY_RUNTIME_ENV is not JSON: {error}") from None
+        raise ConfigurationError(f"TAXIWAY_RAY_RUNTIME_ENV must be a JSON object: {error}") from None
     return dict(values)

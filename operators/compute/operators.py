@@ -1,4 +1,4 @@
-"""Ray jobs as Airflow tasks: submitted exactly once, waited for without a worker slot, with log, progress and a typed result."""
+"""Ray jobs as Airflow tasks: submitted once, waited for without a worker slot, with log, progress and a typed result."""
 
 from __future__ import annotations
 
@@ -138,11 +138,8 @@ class SubmitRayJobOperator(BaseOperator):
     def _start(self, context: Any) -> Any:
         job_id, attempt, move, cleared = self._choose(context)
         self._running = job_id
-        if move is Move.SUBMIT:
-            fresh = self._jobs.submit(job_id, **self.job_arguments(context, job_id))
-            self.log.info("%s Ray job %s", "submitted" if fresh else "reattached to", job_id)
-        else:
-            self.log.info("reattached to Ray job %s", job_id)
+        fresh = move is Move.SUBMIT and self._jobs.submit(job_id, **self.job_arguments(context, job_id))
+        self.log.info("%s Ray job %s", "submitted" if fresh else "reattached to", job_id)
         page = self._jobs.address.job_page(job_id)
         context["ti"].xcom_push(key=RayJobLink.key, value=page)
         self.log.info("its page: %s", page)
@@ -202,7 +199,7 @@ class SubmitRayJobOperator(BaseOperator):
             if self.result_type is None:
                 return {"submission_id": job_id}
             raise RayResultError(
-                f"Ray job {job_id} succeeded but reported no {self.result_type.__name__}; "
+                f"Ray job {job_id} succeeded, but its log has no result for {self.result_type.__name__}; "
                 "call ray_jobs.progress.result in its driver, or print the line that operators.compute.reports describes",
                 submission_id=job_id,
             )
@@ -214,7 +211,7 @@ class SubmitRayJobOperator(BaseOperator):
             return self.result_type.model_validate(ending.result).model_dump(mode="json")
         except ValidationError as error:
             raise RayResultError(
-                f"Ray job {job_id} succeeded but its result is no {self.result_type.__name__}: "
+                f"Ray job {job_id} succeeded, but its result does not fit {self.result_type.__name__}: "
                 f"{explain(error, self.result_type)}",
                 submission_id=job_id,
             ) from None
@@ -230,16 +227,16 @@ class SubmitRayJobOperator(BaseOperator):
         return jobs
 
     def _choose(self, context: Any) -> tuple[str, Attempt, Move, bool]:
-        """Return the job that this try is about, what to do about it, and whether the task was cleared while it ran.
+        """Return the job of this try, what to do with it, and whether the task was cleared while the job ran.
 
-        The job is remembered first.
+        The job's id is saved before anything is done.
         """
         ti, store = context["ti"], context["task_state_store"]
         first = _remembered(store)
         for epoch in range(first.epoch if first else 0, _MOST_EPOCHS):
             job_id = submission_id(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, epoch)
             job = self._jobs.get(job_id)
-            # Read again after the look: another process of this try remembers a job before it submits it.
+            # Read again after asking Ray: another process of this try saves a job's id before it submits the job.
             attempt = _remembered(store)
             if attempt is not None and attempt.epoch != epoch:
                 attempt = None
@@ -247,10 +244,12 @@ class SubmitRayJobOperator(BaseOperator):
             if move is not Move.RENEW:
                 break
         else:
-            raise ConfigurationError(f"{_MOST_EPOCHS} jobs of this task are over; start a new DAG run")
+            raise ConfigurationError(
+                f"this task has had {_MOST_EPOCHS} jobs in this DAG run, which is the limit; start a new DAG run"
+            )
         cleared = move is Move.REATTACH and attempt is not None and attempt.max_tries != ti.max_tries
         if attempt is None or attempt.max_tries != ti.max_tries or move is Move.SUBMIT:
-            # A job that Ray lost begins anew, and so does its time.
+            # A job that Ray lost is submitted again, and its time starts again.
             deadline = attempt.deadline if attempt and move is not Move.SUBMIT else self._deadline()
             attempt = Attempt(epoch=epoch, deadline=deadline, max_tries=ti.max_tries)
             store.set(_STATE_KEY, attempt.model_dump(), retention=NEVER_EXPIRE)
@@ -266,8 +265,8 @@ class SubmitRayJobOperator(BaseOperator):
     async def _wait(self, job_id: str, attempt: Attempt) -> Ending:
         async with shared(self._jobs.address) as jobs:
             watch = Watch(
-                jobs,
-                job_id,
+                jobs=jobs,
+                submission_id=job_id,
                 deadline=attempt.deadline,
                 poll_s=self.poll_s,
                 unreachable_s=self.unreachable_s,
@@ -281,14 +280,14 @@ class SubmitRayJobOperator(BaseOperator):
         if ending.status == "SUCCEEDED":
             if self.reports_result and not ending.has_result and not ending.log_is_whole:
                 raise RayLogUnreadError(
-                    f"Ray job {job_id} succeeded, but its log could not be read to its end, where the result is; a retry "
+                    f"Ray job {job_id} succeeded, but the end of its log, where the result is, could not be read; a retry "
                     "reads it again",
                     submission_id=job_id,
                 )
             return self.job_result(job_id, ending)
         if ending.status == "STOPPED" and cleared:
-            # Clearing stops the job; that takes Ray some seconds, in which this try found it running.
-            self.log.info("Ray job %s was stopped when the task was cleared; a new one takes its place", job_id)
+            # Clearing stops the job. That takes Ray some seconds, so this try still saw it running.
+            self.log.info("Ray job %s was stopped because the task was cleared; a new one is submitted", job_id)
             return self._start(context)
         raise self._error(job_id, ending)
 
@@ -298,9 +297,9 @@ class SubmitRayJobOperator(BaseOperator):
         if ending.status == "TIMEOUT":
             kind, outcome = RayJobTimeoutError, f"ran longer than {self._limit} and was stopped"
         elif ending.status == "UNKNOWN":
-            kind, outcome = RayJobLostError, "is not known to Ray any more; a retry submits it again"
+            kind, outcome = RayJobLostError, "is no longer known to Ray; a retry submits it again"
         elif ending.status == "UNREACHABLE":
-            kind, outcome = RayUnreachableError, "may be running; a retry finds it"
+            kind, outcome = RayUnreachableError, "may still run, but Ray did not answer for too long; a retry finds it"
         else:
             kind = failure(ending.status, ending.error_type, ending.exit_code, ending.last_lines)
             outcome = f"ended {ending.status}"

@@ -1,4 +1,4 @@
-"""Bring local folders of a runtime environment to the cluster, as Ray's own packages."""
+"""Upload local folders of a runtime environment to the cluster, as Ray's packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from operators.core.errors import ConfigurationError
 from operators.core.explain_error import suggestion
 from operators.core.extras import require
 
-# Ray ignores a name that it does not know: a mistyped `env_vars` would be missing without a word.
+# Ray ignores a field that it does not know: a mistyped `env_vars` would be missing without a word.
 KNOWN_FIELDS = frozenset(
     {
         "_inject_current_ray", "_nsight", "_ray_commit", "_ray_release", "_rocprof_sys", "conda", "config", "container",
@@ -27,8 +27,8 @@ MOST_BYTES = 500 * 1024 * 1024  # Ray's own limit for a package (GCS_STORAGE_MAX
 def upload_local(runtime_env: Mapping[str, Any], jobs: RayJobs) -> dict[str, Any]:
     """Return the runtime environment with each local folder replaced by the URI of its package.
 
-    Ray is imported only if there is one: that takes seconds. Its own client is not used, because the environment can
-    redirect it to another cluster.
+    Ray is imported only if there is a local folder, because the import takes seconds. Ray's own client is not used, because
+    environment variables can redirect it to another cluster.
 
     :raises ConfigurationError: a folder does not exist, or is too large; or Ray has no such field
     """
@@ -51,13 +51,15 @@ def _uri(source: str, jobs: RayJobs, excludes: Any, *, keep_name: bool) -> str:
         return source
     path = Path(source).expanduser().resolve()
     if not path.exists():
-        raise ConfigurationError(f"the runtime environment names {source!r}; there is nothing at {path}")
+        raise ConfigurationError(f"the runtime environment names {source!r}, but {path} does not exist")
     require("ray", "ray", purpose=f"packing {source}")
     from ray._private.runtime_env.packaging import create_package, get_uri_for_directory, get_uri_for_package
 
     if path.is_file():
         if path.suffix not in (".zip", ".whl"):
-            raise ConfigurationError(f"the runtime environment names {source!r}; write a folder, a .zip or a .whl")
+            raise ConfigurationError(
+                f"the runtime environment names the file {source!r}; use a folder, a .zip or a .whl"
+            )
         uri, data = get_uri_for_package(path), path.read_bytes()
     else:
         uri = get_uri_for_directory(str(path), True, excludes=list(excludes or []))
@@ -69,7 +71,7 @@ def _uri(source: str, jobs: RayJobs, excludes: Any, *, keep_name: bool) -> str:
             data = package.read_bytes()
     if len(data) > MOST_BYTES:
         raise ConfigurationError(
-            f"{source!r} packs to {len(data):,} bytes; Ray takes {MOST_BYTES:,}. Name what is not needed in `excludes`, "
+            f"{source!r} is {len(data):,} bytes when packed; Ray takes {MOST_BYTES:,}. List what is not needed in `excludes`, "
             "or put the package into object storage and give its URI"
         )
     jobs.upload(uri, data)

@@ -25,10 +25,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold: equal c
 def pack(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, bytes]:
     """Return the name of a module, and the zip that holds it: ``python -m <name>`` makes the call.
 
-    The function travels by value, with its closure and whatever of its own module it uses; what it imports is imported
-    on the cluster.
+    The function is sent by value, with its closure and what it uses of its own module. What it imports is imported on the
+    cluster.
 
-    :raises ConfigurationError: something of the call cannot be pickled, or it is too large
+    :raises ConfigurationError: the call cannot be pickled, or is too large
     """
     require("ray", "ray", purpose="@task.ray")
     from ray import cloudpickle
@@ -82,7 +82,7 @@ def unpack(reported: Mapping[str, Any], submission_id: str) -> Any:
     """Return what the function returned. The cluster is trusted: a pickle runs code where it is read.
 
     :param reported: the job's result: ``pickle`` (Base64), or ``uri``, ``bytes`` and ``sha256``
-    :raises RayResultError: it is not there, or is not what the job wrote
+    :raises RayResultError: the result has changed since the job wrote it, or needs a module that is missing here
     """
     if "pickle" in reported:
         data = base64.b64decode(reported["pickle"])
@@ -90,11 +90,14 @@ def unpack(reported: Mapping[str, Any], submission_id: str) -> Any:
         folder, _, key = str(reported["uri"]).rpartition("/")
         data = Storage(folder).get_bytes(key)
         if hashlib.sha256(data).hexdigest() != reported["sha256"]:
-            raise RayResultError(f"{reported['uri']} is not what the job wrote", submission_id=submission_id)
+            raise RayResultError(
+                f"{reported['uri']} has changed since the job wrote it; clear the task to run the job again",
+                submission_id=submission_id,
+            )
     try:
         return pickle.loads(data)  # noqa: S301 - from the cluster that we gave our code to
     except ModuleNotFoundError as error:
         raise RayResultError(
-            f"the function returned something of the module {error.name!r}, which this worker lacks; return plain values",
+            f"the function returned an object of the module {error.name!r}, which this worker does not have; return plain values",
             submission_id=submission_id,
         ) from None

@@ -1,4 +1,4 @@
-"""Decisions about Ray jobs, free of I/O: names, attempts, what a failure means, and variables that redirect a client."""
+"""Decisions about Ray jobs, without I/O: ids, attempts, the meaning of a failure, variables that redirect a client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from operators.compute import errors
 from operators.core.frozen import Frozen
 
-FINAL_EXIT_CODE = 3  # of a job that says itself that another try cannot help
+FINAL_EXIT_CODE = 3  # a job ends with it to say that another try cannot help
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 _NOT_FOUND_EXIT_CODES = frozenset({126, 127})  # a shell's: not executable, not found
@@ -45,7 +45,7 @@ def submission_id(dag_id: str, run_id: str, task_id: str, map_index: int, epoch:
 
 
 class Attempt(Frozen):
-    """What is remembered of a task's job, before the job is submitted.
+    """What is saved about a task's job before the job is submitted.
 
     :param epoch: see `submission_id`
     :param deadline: Unix time in seconds at which the job is stopped, or None
@@ -58,7 +58,7 @@ class Attempt(Frozen):
 
 
 class Move(Enum):
-    """What a task does about its job."""
+    """What a task does with its job."""
 
     SUBMIT = "submit"
     REATTACH = "reattach"
@@ -69,8 +69,8 @@ class Move(Enum):
 def next_move(remembered: Attempt | None, status: str | None, *, max_tries: int) -> Move:
     """Decide what to do about the job of the current epoch.
 
-    Nothing is submitted that was not remembered before. So a job that Ray knows and the task does not remember belongs
-    to a life of the task before it was cleared, unless it still runs.
+    The id of a job is saved before the job is submitted. So a job that is over, and whose id is not saved, was submitted
+    before the task was cleared.
 
     :param status: Ray's status of the job, or None where Ray does not know it
     :param max_tries: Airflow's ``max_tries`` of the task now
@@ -109,7 +109,7 @@ def failure(
 
 
 def pause_s(waited_s: float, poll_s: float) -> float:
-    """Return the seconds until the next look at a job: a job that has just begun may start, or end, soon.
+    """Return the seconds until the next check of a job. The first pauses are short, because a new job may start or end soon.
 
     :param waited_s: how long the wait has taken
     :param poll_s: the longest pause
@@ -118,7 +118,7 @@ def pause_s(waited_s: float, poll_s: float) -> float:
 
 
 def brief(reason: str) -> str:
-    """Return what Ray says of a failed job without the log that it appends, and of a long text the two ends."""
+    """Return Ray's message about a failed job without the log in it; of a long text only the beginning and the end."""
     text = reason.partition(", last available logs")[0].strip()
     return text if len(text) <= 2 * _REASON_CHARS else f"{text[:_REASON_CHARS]}\n[…]\n{text[-_REASON_CHARS:]}"
 
@@ -126,8 +126,8 @@ def brief(reason: str) -> str:
 def redirecting(environ: Mapping[str, str], url: str) -> list[str]:
     """Return the variables that would send Ray's own clients to another cluster than ``url``, as ``NAME=value``.
 
-    Ray's clients let these variables override the address that they are given. One that names the same host is harmless:
-    the ports of the dashboard and of the cluster differ.
+    In Ray's clients these variables override the address of the call. A variable that names the same host is harmless;
+    ports are not compared, because those of the dashboard and of the cluster differ.
     """
     return [
         f"{name}={environ[name]}" for name in _REDIRECTING if environ.get(name) and _host(environ[name]) != _host(url)

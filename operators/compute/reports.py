@@ -1,4 +1,4 @@
-"""What a job says in its log for Airflow to read: progress, and its result. One line of JSON after a mark.
+"""Progress and result of a job, written into its log for Airflow to read: one line, a mark followed by JSON.
 
 Any program can write it: ``::taxiway:: {"progress": 0.4, "message": "epoch 4 of 10", "metrics": {"loss": 0.31}}`` or
 ``::taxiway:: {"result": {…}}``. `ray_jobs.progress` does it for Python.
@@ -27,7 +27,7 @@ class Report(Frozen):
 
     @property
     def has_result(self) -> bool:
-        """Whether the line gives a result; null is one, too."""
+        """Whether the line has a result; null is a result, too."""
         return "result" in self.model_fields_set
 
     @property

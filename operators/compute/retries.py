@@ -12,7 +12,7 @@ JOB_RETRIES = ExceptionRetryPolicy(
         RetryRule(
             exception=[errors.TransientRayJobError, ServiceError],
             action=RetryAction.RETRY,
-            reason="nothing is wrong with the job itself",
+            reason="the job itself is not at fault; another try can help",
         ),
         RetryRule(
             exception=[errors.FinalRayJobError, ConfigurationError, RejectedError, ServiceRefusedError],
@@ -23,5 +23,5 @@ JOB_RETRIES = ExceptionRetryPolicy(
 )
 """The default ``retry_policy`` of Ray jobs: it retries where another try can help, and fails the task at once where it cannot.
 
-The task's ``retries`` is still the limit, and alone decides about errors that the policy does not name.
+The task's ``retries`` is still the limit. About errors that the policy does not name it decides alone.
 """

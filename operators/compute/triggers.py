@@ -50,12 +50,12 @@ class RayJobTrigger(KeptTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the job until it is over, then fire its `Ending` as JSON types."""
-        # A triggerer that starts has all its waits at once.
+        # After a restart a triggerer starts all its waits at once; spread them.
         await asyncio.sleep(random.random() * min(self.poll_s, 1.0))  # noqa: S311 - no secret depends on it
         try:
             async with shared(await self._hook.aresolve()) as jobs:
                 ending = await self._wait(jobs)
-        except TaxiwayError as error:  # raised here it would reach the task as a mere name
+        except TaxiwayError as error:  # an exception would reach the task without its message
             ending = Ending(status="UNREACHABLE", reason=str(error))
         yield TriggerEvent(ending.model_dump(mode="json"))
 
@@ -71,8 +71,8 @@ class RayJobTrigger(KeptTrigger):
     async def _wait(self, jobs: SharedRayJobs) -> Ending:
         offset = await _Offset(self.task_instance, self.log).load()
         watch = Watch(
-            jobs,
-            self.submission_id,
+            jobs=jobs,
+            submission_id=self.submission_id,
             deadline=self.deadline,
             poll_s=self.poll_s,
             unreachable_s=self.unreachable_s,
@@ -85,7 +85,7 @@ class RayJobTrigger(KeptTrigger):
 
 
 class _Offset:
-    """Where the copy of the log stands, kept as an XCom of the task: the only store that a trigger may write."""
+    """How far the log has been copied. It is kept as an XCom of the task, the only store that a trigger may write."""
 
     def __init__(self, task_instance: Any, log: Any) -> None:
         self.value = 0
@@ -129,6 +129,8 @@ class _Offset:
                     **more,
                 )
             )
-        except Exception as error:  # noqa: BLE001 - without it some lines are copied twice after a restart; no more
-            self._log.warning("the place in the log is not kept: %s", error)
+        except Exception as error:  # noqa: BLE001 - then some lines are copied twice after a restart, no worse
+            self._log.warning(
+                "how far the log was copied could not be saved; after a restart some lines appear twice: %s", error
+            )
             return None

@@ -60,5 +60,5 @@ class GateOperator(BaseOperator):
         ti = context["ti"]
         ledger.append(self.spec.name, row, key=f"{self.spec.name}/{ti.run_id}/gate/{ti.try_number}")
         if not decision.passed:
-            raise AirflowFailException("the gate is closed: " + "; ".join(decision.reasons))
+            raise AirflowFailException("the gate refuses the candidate: " + "; ".join(decision.reasons))
         return decision.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""May this candidate replace the champion? A pure decision over two rows of numbers."""
+"""May this candidate replace the champion? A pure decision from the metrics of both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operators.core.tasks import HIGHER_IS_BETTER
 
 
 class GateDecision(Frozen):
-    """The answer, and each reason against it; an empty list of reasons is a pass."""
+    """The answer, and every reason against the candidate. It passes if there is none."""
 
     passed: bool
     reasons: tuple[str, ...]

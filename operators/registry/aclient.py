@@ -1,4 +1,4 @@
-"""What triggers need of the registry, without blocking their event loop."""
+"""MLflow's model registry for triggers, which must not block their event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from operators.registry.server import Server, is_missing, newer_than, read, requ
 
 
 class AsyncRegistry:
-    """Look at versions and aliases.
+    """Read models, versions and metrics.
 
     :param server: the tracking server
     """
@@ -25,7 +25,7 @@ class AsyncRegistry:
 
     @classmethod
     async def connect(cls, server: Server) -> Self:
-        """Return a client; reading the certificates takes 20 ms, which the event loop can do without."""
+        """Return a client, made in a thread: reading the certificates would block the event loop for 20 ms."""
         return await asyncio.to_thread(cls, server)
 
     async def model(self, model: str) -> RegisteredModel | None:
@@ -58,7 +58,7 @@ class AsyncRegistry:
         answer = await self._find("runs/get", {"run_id": run_id}) if run_id else None
         return read_metrics(answer["run"]) if answer else {}
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 

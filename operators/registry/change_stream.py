@@ -1,4 +1,4 @@
-"""Poll the registry for a stream of events that Airflow confirms."""
+"""Poll the registry, and yield its changes as events until Airflow has confirmed them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Store(Protocol):
-    """What is used of Airflow's asset state store."""
+    """The two methods of Airflow's asset state store that are used here."""
 
     async def aget(self, key: str) -> Any:
         """Return a value, or None."""
@@ -32,9 +32,9 @@ class Store(Protocol):
 
 
 class Interest(Frozen):
-    """What a watcher reports.
+    """Which changes a watcher reports.
 
-    :param from_start: whether what is there at the first look counts as new
+    :param from_start: whether what the registry holds at the first check counts as new
     """
 
     model: str
@@ -45,7 +45,7 @@ class Interest(Frozen):
 
     @property
     def digest(self) -> str:
-        """Tell watchers of one model apart that are interested in different things."""
+        """A name for these interests: watchers of one model with different interests have different ones."""
         interest = json.dumps([sorted(self.kinds), sorted(self.aliases or ()), self.aliases is None, self.foreign_only])
         return hashlib.sha256(interest.encode()).hexdigest()[:8]
 
@@ -53,7 +53,8 @@ class Interest(Frozen):
 class Watcher:
     """One model's stream of changes.
 
-    :param registry: makes the client; its address and credentials are looked up anew after every failure
+    :param registry: returns the server; it is called again after every failure, because the address or the credentials may
+        have changed
     :param store: keeps the watermark
     :param key: of the watermark in the store
     """
@@ -80,7 +81,7 @@ class Watcher:
             try:
                 outbox = await self._look()
                 if self._failures:
-                    _log.info("the registry of %s can be watched again", self._interest.model)
+                    _log.info("MLflow answers again; the changes of %s are watched", self._interest.model)
                 self._failures = 0
             except Exception as error:  # noqa: BLE001 - a watcher that ends is started again at once, without a pause
                 await self._after_failure(error)
@@ -97,7 +98,7 @@ class Watcher:
                     await asyncio.wait_for(self._wake.wait(), self._poll_s)
 
     async def confirm(self, keys: Collection[str]) -> None:
-        """Take events out of the outbox: Airflow has them. If that cannot be written now, the next look writes it."""
+        """Take confirmed events out of the outbox. If the store cannot be written now, the next check writes it."""
         self._confirmed |= set(keys)
         async with self._lock:
             try:
@@ -109,17 +110,17 @@ class Watcher:
     async def close(self) -> None:
         """Close the connections."""
         if self._registry is not None:
-            await self._registry.close()
+            await self._registry.aclose()
             self._registry = None
 
     async def _look(self) -> Mapping[str, dict[str, Any]]:
-        """Look once, write down what is new, and return all that is not confirmed."""
+        """Check once, save what is new, and return all events that are not confirmed."""
         interest = self._interest
         async with self._lock:
             self._more = True
             if self._mark is None and (kept := await self._store.aget(self._key)):
                 self._mark = Watermark.model_validate(kept)
-                if self._mark.outbox:  # what is known already need not wait for MLflow
+                if self._mark.outbox:  # saved events need not wait for MLflow
                     return self._mark.outbox
             if self._registry is None:
                 self._registry = await AsyncRegistry.connect(await self._connect())
@@ -160,7 +161,7 @@ class Watcher:
         self._mark = mark
 
     async def _payload(self, registry: AsyncRegistry, change: Change) -> dict[str, Any] | None:
-        """Return what the event of a change says, or None if it is of no interest."""
+        """Return the payload of a change's event, or None if nobody is interested in the change."""
         interest = self._interest
         if not wanted(change, kinds=interest.kinds, aliases=interest.aliases, foreign_only=interest.foreign_only):
             return None
@@ -173,12 +174,12 @@ class Watcher:
         return {**event_extra(known, metrics=metrics, aliases=version.aliases, tags=version.tags), **event}
 
     async def _after_failure(self, error: Exception) -> None:
-        """Say the first failure and every doubling, and wait longer each time."""
+        """Log the 1st, 2nd, 4th, 8th … failure in a row, and wait longer after each."""
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:
             expected = isinstance(error, (ServiceError, ServiceRefusedError, ConfigurationError))
             _log.warning(
-                "the registry of %s cannot be watched (failure %d); nothing is missed, it is tried again: %s",
+                "the registry cannot be watched for changes of %s (failure %d in a row); no change is lost: %s",
                 self._interest.model,
                 self._failures,
                 error,

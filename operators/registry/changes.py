@@ -1,8 +1,8 @@
-"""What changed in the registry since the last look, and what of it Airflow has not confirmed yet. No I/O.
+"""What changed in the registry since the last check, and which of the changes Airflow has not confirmed yet. No I/O.
 
-A watermark holds what was seen, and an outbox: the changes that were found and are not confirmed. Both are written at once,
-before anything is reported. So a change is reported again, under the same key, until it is confirmed, and nothing that was seen
-is ever looked for again.
+A watermark holds what the last check saw, and an outbox: the changes that are not confirmed. Both are written together, before
+any change is reported. A change is reported again under the same key until Airflow confirms it. A change that was seen once is
+never looked for again.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from operators.core.frozen import Exact
 from operators.registry.entities import KEY_TAG, NO_VERSION, ModelVersion, RegisteredModel, alias_tag
 
 Kind = Literal["version_created", "alias_set", "alias_removed"]
 KINDS: tuple[Kind, ...] = ("version_created", "alias_set", "alias_removed")
 MOST_AT_ONCE = 20  # a watermark with full outbox stays far below the 64 KB that a state store should hold
-_CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
-class Change(BaseModel):
+class Change(Exact):
     """One change in the registry: a new version, or an alias that was set or removed.
 
     :param version: what was created, what the alias names now or, when it was removed, what it named last
     :param previous: what the alias named before; None if it is new
     :param ours: whether these operators made it
     """
-
-    model_config = _CONFIG
 
     kind: Kind
     version: str
@@ -37,17 +35,15 @@ class Change(BaseModel):
     ours: bool = False
 
 
-class Watermark(BaseModel):
+class Watermark(Exact):
     """Where a watcher stands.
 
-    :param stream: names the first look, so that no key is given out twice
+    :param stream: id of the first check, so that no key is given out twice
     :param created_ms: of the model; another one means that it was deleted and made again
     :param version: highest version seen
-    :param count: changes reported since the first look
+    :param count: changes reported since the first check
     :param outbox: events that are not confirmed, by their keys
     """
-
-    model_config = _CONFIG
 
     stream: str
     created_ms: int = 0
@@ -63,7 +59,7 @@ class Watermark(BaseModel):
     def with_changes(self, changes: Sequence[tuple[Change, Mapping[str, Any] | None]]) -> Watermark:
         """Return the watermark after some changes.
 
-        :param changes: each with what its event says, or None if it is not reported
+        :param changes: each change with the payload of its event, or None if it is not reported
         """
         version, aliases, count, outbox = self.version, dict(self.aliases), self.count, dict(self.outbox)
         for change, payload in changes:
@@ -101,7 +97,7 @@ def first_look(stream: str, model: RegisteredModel | None, newest: int, *, from_
 
 
 def on(mark: Watermark, model: RegisteredModel | None) -> Watermark:
-    """Return the watermark to compare with what is there now: a model that was made again has nothing that was seen."""
+    """Return the watermark to compare with the registry. Of a model that was deleted and made again nothing counts as seen."""
     if model is None or model.created_ms == mark.created_ms:
         return mark
     return mark.model_copy(update={"created_ms": model.created_ms, "version": 0, "aliases": {}})

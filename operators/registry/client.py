@@ -45,9 +45,9 @@ class Registry:
     def register(self, model: str, source: str, run_id: str, *, key: str, tags: Mapping[str, str]) -> ModelVersion:
         """Register a logged model as a new version, once for each ``key``.
 
-        MLflow has no unique tag, so two calls at once may both create. Versions are given out in order, and each looks
-        again after it has created: the lowest version of a key is the one, the others are deleted by who made them, or by
-        the next call if that was killed.
+        MLflow cannot keep a tag unique, so two calls at the same time may both create a version. Each call therefore
+        looks again after it has created one. The lowest version of a key stays; the call that made another deletes it,
+        or the next call does if that one was killed.
 
         :param source: ``models:/<id of a logged model>``, ``models:/<model>/<version>``, ``models:/<model>@<alias>``,
             ``runs:/<run>/<path>``, or where the artifacts are
@@ -86,12 +86,8 @@ class Registry:
 
     def model(self, model: str) -> RegisteredModel | None:
         """Return a model with its aliases and tags, or None if there is none of the name."""
-        try:
-            return read_model(self._call("GET", "registered-models/get", {"name": model})["registered_model"])
-        except ServiceRefusedError as error:
-            if is_missing(error):
-                return None
-            raise
+        answer = self._find("registered-models/get", {"name": model})
+        return read_model(answer["registered_model"]) if answer else None
 
     def versions(self, model: str, *, above: int = 0) -> list[ModelVersion]:
         """Return the versions of a model, the newest first; an empty list if the model is unknown.
@@ -121,13 +117,8 @@ class Registry:
 
     def alias(self, model: str, alias: str) -> ModelVersion | None:
         """Return the version that an alias names, or None."""
-        try:
-            answer = self._call("GET", "registered-models/alias", {"name": model, "alias": alias})
-        except ServiceRefusedError as error:
-            if is_missing(error):
-                return None
-            raise
-        return read_version(answer["model_version"])
+        answer = self._find("registered-models/alias", {"name": model, "alias": alias})
+        return read_version(answer["model_version"]) if answer else None
 
     def find(self, model: str, version: str) -> ModelVersion:
         """Return the version of a number (``7``) or of an alias (``@champion``).
@@ -141,15 +132,12 @@ class Registry:
             raise RejectedError(f"{model} has no version with the alias `{version[1:]}`")
         if not version.isdigit():
             raise ConfigurationError(f"{version!r} is neither a version, e.g. 7, nor an alias, e.g. @champion")
-        try:
-            return self.version(model, version)
-        except ServiceRefusedError as error:
-            if is_missing(error):
-                raise RejectedError(f"{model} has no version {version}") from error
-            raise
+        if (answer := self._find("model-versions/get", {"name": model, "version": version})) is None:
+            raise RejectedError(f"{model} has no version {version}")
+        return read_version(answer["model_version"])
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
-        """Point an alias at a version; a tag of the model tells it from a move by somebody else."""
+        """Point an alias at a version. A tag of the model records it, so that a move by somebody else can be told apart."""
         self._tag_model(model, alias_tag(alias), version)
         self._call("POST", "registered-models/alias", {"name": model, "alias": alias, "version": version})
 
@@ -178,16 +166,14 @@ class Registry:
 
     def run(self, run_id: str) -> tuple[dict[str, float], dict[str, str]]:
         """Return the finite metrics and the tags of a run; nothing if the run is unknown."""
-        try:
-            run = self._call("GET", "runs/get", {"run_id": run_id})["run"]
-        except ServiceRefusedError as error:
-            if is_missing(error):
-                return {}, {}
-            raise
+        answer = self._find("runs/get", {"run_id": run_id})
+        if answer is None:
+            return {}, {}
+        run = answer["run"]
         return read_metrics(run), {tag["key"]: tag.get("value", "") for tag in run["data"].get("tags", [])}
 
     def health(self) -> None:
-        """Ask for something that needs the address, the credentials and the registry to be right."""
+        """Make a small request that fails if the address, the credentials or the registry is wrong."""
         self._call("GET", "registered-models/search", {"max_results": "1"})
 
     def close(self) -> None:
@@ -217,6 +203,15 @@ class Registry:
 
     def _logged_model(self, model_id: str) -> dict[str, Any]:
         return dict(self._call("GET", f"logged-models/{model_id}", {})["model"]["info"])
+
+    def _find(self, path: str, values: Mapping[str, str]) -> Any:
+        """Return an answer, or None if MLflow has no such thing."""
+        try:
+            return self._call("GET", path, values)
+        except ServiceRefusedError as error:
+            if is_missing(error):
+                return None
+            raise
 
     def _call(self, method: str, path: str, values: Mapping[str, Any]) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""What the registry holds, as MLflow's REST API says it."""
+"""Models and versions of the registry, read from the answers of MLflow's REST API."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from operators.core.frozen import Frozen
 
 SERVICE = "MLflow"
 KEY_TAG = "taxiway.key"  # of a version: the registration that made it
-_ALIAS_TAG = "taxiway.alias."  # of a model: the version at which these operators pointed an alias last
 NO_VERSION = "none"
 
 
 def alias_tag(alias: str) -> str:
-    """Return the model's tag that says where these operators pointed an alias last."""
-    return f"{_ALIAS_TAG}{alias}"
+    """Return the name of the model's tag that holds the version at which these operators last pointed an alias."""
+    return f"taxiway.alias.{alias}"
 
 
 class ModelVersion(Frozen):
@@ -31,7 +30,6 @@ class ModelVersion(Frozen):
     run_id: str
     tags: dict[str, str]
     aliases: tuple[str, ...] = ()
-    created_ms: int = 0
 
     @property
     def uri(self) -> str:
@@ -62,7 +60,7 @@ def read_version(row: Mapping[str, Any]) -> ModelVersion:
     :raises ServiceError: it is not one
     """
     if "name" not in row or not str(row.get("version", "")).isdigit():
-        raise ServiceError(f"{SERVICE} answered something that is not a version: {str(row)[:200]}")
+        raise ServiceError(f"{SERVICE} sent no model version where one was expected: {str(row)[:200]}")
     return ModelVersion(
         model=row["name"],
         version=str(row["version"]),
@@ -70,7 +68,6 @@ def read_version(row: Mapping[str, Any]) -> ModelVersion:
         run_id=row.get("run_id", ""),
         tags=_tags(row),
         aliases=tuple(row.get("aliases", ())),
-        created_ms=int(row.get("creation_timestamp", 0)),
     )
 
 

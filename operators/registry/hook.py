@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -71,14 +72,11 @@ class MlflowHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Ask the registry for one model; for the button in Airflow's UI."""
         try:
-            registry = self.get_conn()
-            try:
+            with closing(self.get_conn()) as registry:
                 registry.health()
-            finally:
-                registry.close()
         except TaxiwayError as error:
             return False, str(error)
-        return True, "MLflow answers, and its registry may be read"
+        return True, "MLflow answers, and its registry can be read"
 
 
 def server_of(connection: Any) -> Server:
@@ -89,7 +87,7 @@ def server_of(connection: Any) -> Server:
     host = (connection.host or "").rstrip("/")
     if not host:
         raise ConfigurationError(
-            f"the connection {connection.conn_id} has no host: write the address of the MLflow server"
+            f"the connection {connection.conn_id!r} has no host; write the address of the MLflow server there"
         )
     url = host if "://" in host else f"{connection.schema or 'http'}://{host}"
     scheme, _, rest = url.partition("://")

@@ -1,4 +1,4 @@
-"""What a registry sensor waits for, and one look for it."""
+"""Which version a registry sensor waits for, and one check for it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PAGE_ROWS = 200
 
 
 class Wanted(Exact):
-    """A version that meets all of this.
+    """Conditions that a version must meet, all of them.
 
-    :param alias: the alias must name it
-    :param version: it must be this one
-    :param unlike: it must not be this one
+    :param alias: alias that must name it
+    :param version: the only number that it may have
+    :param unlike: number that it must not have
     :param above: its number must be higher
-    :param tags: it must have these tags
+    :param tags: tags that it must have
     """
 
     model: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -76,15 +77,12 @@ class RegistryOperator(BaseOperator):
         self.version_url = ""
 
     def execute(self, context: Any) -> Any:
-        """Connect, and let `work` do the rest. An error that a retry cannot mend fails the task for good."""
+        """Connect, then call `work`. An error that a retry cannot mend fails the task at once, without retries."""
         from operators.registry.hook import MlflowHook
 
         try:
-            registry = MlflowHook(self.mlflow_conn_id).get_conn()
-            try:
+            with closing(MlflowHook(self.mlflow_conn_id).get_conn()) as registry:
                 return self.work(registry, context)
-            finally:
-                registry.close()
         except (ConfigurationError, RejectedError, ServiceRefusedError) as error:
             raise AirflowFailException(str(error)) from error
 
@@ -370,10 +368,12 @@ class CompareVersionsOperator(RegistryOperator):
             self.log.info("%s", line)
         if self.fail_if_worse and comparison.bad:
             bad = ", ".join(f"{row.metric} is {row.verdict}" for row in comparison.bad)
-            raise RejectedError(f"version {candidate.version} of {self.model} against {comparison.baseline}: {bad}")
+            raise RejectedError(
+                f"version {candidate.version} of {self.model} is not as good as version {comparison.baseline}: {bad}"
+            )
         return comparison.model_dump(mode="json")
 
     def _baseline(self, registry: Registry) -> ModelVersion | None:
-        """Return the baseline. An alias that is not set yet means none; a number that does not exist is a mistake."""
+        """Return the baseline. An alias may not be set yet: then there is none. A number must exist."""
         named = str(self.baseline)
         return registry.alias(self.model, named[1:]) if named.startswith("@") else registry.find(self.model, named)

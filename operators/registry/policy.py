@@ -1,4 +1,4 @@
-"""What to write beside a version, when an alias moves, and which of two versions is better. No I/O."""
+"""Which tags a version gets, when an alias moves, and which of two versions is better. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from operators.core.render import columns
 UNKNOWN = "unknown"
 AS_OF = "taxiway.as_of"  # end of the training window
 Direction = Literal["higher", "lower"]
-_MOST_METRICS = 50
+_MOST_METRICS = 50  # an event is no place for hundreds
 _MOST_TEXT = 500
 
 
@@ -24,7 +24,7 @@ def links(
     dag_run_url: str | None,
     validation: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """Return the tags that tie a version to where it comes from. A value that is not known is `unknown`.
+    """Return the tags that say where a version comes from. A value that is not known is ``unknown``.
 
     :param validation: a validation report as `ValidateOperator` gives it: ``passed``, ``checks``, ``failures``, ``docs_url``
     """
@@ -55,29 +55,24 @@ def _warnings(report: Mapping[str, Any]) -> int | None:
 
 
 def displaces(holder: Mapping[str, str], newcomer: Mapping[str, str]) -> bool:
-    """Say whether a version takes an alias from another, by their tags: one trained on an older window does not.
+    """Say whether a version may take an alias from another, by their tags: not if it was trained on an older window.
 
-    Runs of a backfill end in any order.
+    The runs of a backfill end in any order.
     """
     return holder.get(AS_OF, "") <= newcomer.get(AS_OF, "")
-
-
-def bounded(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return at most fifty metrics, in the order of their names: an event is no place for hundreds."""
-    return {name: metrics[name] for name in sorted(metrics)[:_MOST_METRICS]}
 
 
 def event_extra(
     version: Mapping[str, Any], *, metrics: Mapping[str, float], aliases: tuple[str, ...], tags: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what the event of a `Model` asset says.
+    """Return the facts in the event of a `Model` asset.
 
     :param version: ``model``, ``version``, ``run_id``, ``uri``
     """
     return {
         **version,
         "aliases": list(aliases),
-        "metrics": bounded(metrics),
+        "metrics": {name: metrics[name] for name in sorted(metrics)[:_MOST_METRICS]},
         "data_digest": tags.get("taxiway.data_digest", UNKNOWN)[:_MOST_TEXT],
     }
 
@@ -138,16 +133,10 @@ def compare(
 
     def row(metric: str, direction: Direction) -> Row:
         old, new = before.get(metric), after.get(metric)
-        if old is None or new is None:
-            return Row(
-                metric=metric, direction=direction, baseline=old, candidate=new, difference=None, verdict="unknown"
-            )
-        difference = new - old
-        gain = difference if direction == "higher" else -difference
-        tolerance = tolerances.get(metric, 0.0)
-        verdict: Literal["better", "same", "worse"] = "same"
-        if abs(gain) > tolerance:
-            verdict = "better" if gain > 0 else "worse"
+        difference = None if old is None or new is None else new - old
+        verdict: Literal["better", "same", "worse", "unknown"] = "unknown" if difference is None else "same"
+        if difference is not None and abs(difference) > tolerances.get(metric, 0.0):
+            verdict = "better" if (difference > 0) == (direction == "higher") else "worse"
         return Row(
             metric=metric, direction=direction, baseline=old, candidate=new, difference=difference, verdict=verdict
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing, closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,8 @@ class RegistrySensor(BaseSensorOperator):
         """Return what the wait compares with: what is there at the first check, or what the DAG names."""
 
     @abstractmethod
-    def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for.
+    def wanted(self, baseline: str) -> dict[str, Any]:
+        """Return the conditions of `Wanted` on the version, beside ``model`` and ``tags``.
 
         :param baseline: what `baseline` returned at the first check
         """
@@ -74,21 +75,18 @@ class RegistrySensor(BaseSensorOperator):
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return the version that the trigger waited for."""
-        self.log.info("version %s of %s is there", event["version"], self.model)
+        self.log.info("version %s of %s meets the conditions", event["version"], self.model)
         return dict(event)
 
     def poke(self, context: Any) -> PokeReturnValue:
-        """Check once. MLflow may be away meanwhile; the sensor's ``timeout`` ends the wait."""
+        """Check once. If MLflow does not answer, the wait goes on until the sensor's ``timeout``."""
         from operators.registry.aclient import AsyncRegistry
         from operators.registry.hook import MlflowHook
         from operators.registry.lookup import look
 
         async def once() -> dict[str, Any] | None:
-            registry = AsyncRegistry(server)
-            try:
+            async with aclosing(AsyncRegistry(server)) as registry:
                 return await look(registry, wanted)
-            finally:
-                await registry.close()
 
         try:
             server = MlflowHook(self.mlflow_conn_id).server()
@@ -103,17 +101,15 @@ class RegistrySensor(BaseSensorOperator):
 
     def _wanted(self, context: Any) -> Wanted:
         from operators.registry.hook import MlflowHook
+        from operators.registry.lookup import Wanted
 
         store = context["task_state_store"]
         baseline = store.get("baseline")
         if baseline is None:
-            registry = MlflowHook(self.mlflow_conn_id).get_conn()
-            try:
+            with closing(MlflowHook(self.mlflow_conn_id).get_conn()) as registry:
                 baseline = self.baseline(registry)
-            finally:
-                registry.close()
             store.set("baseline", baseline, retention=NEVER_EXPIRE)
-        return self.wanted(str(baseline))
+        return Wanted(model=self.model, tags=dict(self.tags), **self.wanted(str(baseline)))
 
 
 class ModelVersionSensor(RegistrySensor):
@@ -145,11 +141,9 @@ class ModelVersionSensor(RegistrySensor):
             raise ConfigurationError(f"newer_than is {named!r}; write a version, e.g. 7, or an alias, e.g. @champion")
         return named
 
-    def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for."""
-        from operators.registry.lookup import Wanted
-
-        return Wanted(model=self.model, above=int(baseline), tags=dict(self.tags))
+    def wanted(self, baseline: str) -> dict[str, Any]:
+        """Wait for a higher number."""
+        return {"above": int(baseline)}
 
 
 class ModelAliasSensor(RegistrySensor):
@@ -174,11 +168,7 @@ class ModelAliasSensor(RegistrySensor):
         holder = registry.alias(self.model, self.alias) if self.moved else None
         return holder.version if holder else ""
 
-    def wanted(self, baseline: str) -> Wanted:
-        """Return what to wait for."""
-        from operators.registry.lookup import Wanted
-
+    def wanted(self, baseline: str) -> dict[str, Any]:
+        """Wait for the alias to name the version, or another one than at the first check."""
         version = None if self.version is None else str(self.version)
-        return Wanted(
-            model=self.model, alias=self.alias, version=version, unlike=baseline or None, tags=dict(self.tags)
-        )
+        return {"alias": self.alias, "version": version, "unlike": baseline or None}

@@ -1,4 +1,4 @@
-"""Where the MLflow server is and how it lets one in."""
+"""Address and credentials of an MLflow server."""
 
 from __future__ import annotations
 
@@ -79,20 +79,18 @@ class Server(Frozen):
             return cls(**values)
         except ValidationError as error:
             reasons = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
-            raise ConfigurationError(f"the address or credentials of MLflow are wrong: {reasons}") from None
+            raise ConfigurationError(f"the address or the credentials of MLflow are wrong: {reasons}") from None
 
     def client(self) -> httpx.Client:
         """Return a client for tasks."""
         http = client(self.url, token=self._token(), timeout_s=_TIMEOUT_S, verify=self.verify)
-        if login := self._login():
-            http.auth = login
+        http.auth = self._login()
         return http
 
     def async_client(self) -> httpx.AsyncClient:
         """Return a client for triggers."""
         http = async_client(self.url, token=self._token(), timeout_s=_TIMEOUT_S, verify=self.verify)
-        if login := self._login():
-            http.auth = login
+        http.auth = self._login()
         return http
 
     def page(self, model: str, version: str) -> str:
@@ -102,9 +100,9 @@ class Server(Frozen):
     def _token(self) -> str | None:
         return self.token.get_secret_value() if self.token else None
 
-    def _login(self) -> httpx.BasicAuth | None:
+    def _login(self) -> httpx.Auth:
         if self.token or not self.username:
-            return None
+            return httpx.Auth()  # adds nothing
         return httpx.BasicAuth(self.username, self.password.get_secret_value() if self.password else "")
 
 
@@ -150,9 +148,9 @@ def is_called(model: str) -> str:
 def quoted(text: str) -> str:
     """Return a text as MLflow's search filters write it.
 
-    :raises ConfigurationError: it has both kinds of quotes, and the filters know no escape
+    :raises ConfigurationError: it has both kinds of quotes; the filters have no way to escape one
     """
     if "'" in text and '"' in text:
-        raise ConfigurationError(f"MLflow cannot search for {text!r}: it has both kinds of quotes")
+        raise ConfigurationError(f"MLflow cannot search for {text!r}: it has both kinds of quotes; use another name")
     quote = '"' if "'" in text else "'"
     return f"{quote}{text}{quote}"

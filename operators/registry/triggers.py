@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,17 +71,17 @@ class ModelEventTrigger(KeptTrigger, BaseEventTrigger):
     def __post_init__(self) -> None:
         super().__post_init__()
         if unknown := set(self.kinds) - set(KINDS):
-            raise ConfigurationError(f"unknown kinds {sorted(unknown)}; there are {', '.join(KINDS)}")
+            raise ConfigurationError(f"unknown kinds {sorted(unknown)}; write some of {', '.join(KINDS)}")
         self.kinds = list(self.kinds)
         self.aliases = None if self.aliases is None else list(self.aliases)
 
     def shared_stream_key(self) -> Hashable:
-        """Return a key of this trigger's own: a stream, because only streams learn when an event has been persisted."""
+        """Return a key that no other trigger has. Streams are used because only they learn when an event is in the database."""
         return (type(self).__qualname__, repr(sorted(self.serialize()[1].items())))
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
-        """Return what polls, and hears of Airflow what has been persisted."""
+        """Return the producer that polls, and that Airflow tells which events are in its database."""
         return _Producer(_watcher(kwargs))
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
@@ -89,12 +90,16 @@ class ModelEventTrigger(KeptTrigger, BaseEventTrigger):
             if self.asset_state_store is not None:
                 self.asset_state_store[AssetNameRef(name=self.asset)]
         except KeyError:
-            self.log.error("`asset` is %r, but the watcher belongs to %r", self.asset, self.asset_state_store)
+            self.log.error(
+                "the trigger has asset=%r, but its watcher belongs to %r; name that asset in the trigger",
+                self.asset,
+                self.asset_state_store,
+            )
         async for payload in shared_stream:
             yield TriggerEvent(payload)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield every change to who runs this without a triggerer; one counts as confirmed when the next is asked for."""
+        """Yield every change, without a triggerer. A change counts as confirmed when the next one is asked for."""
         watcher = _watcher(self.serialize()[1])
         try:
             async for payload in watcher.events():
@@ -145,7 +150,7 @@ class _Producer(SharedStreamProducer):
             yield payload, payload["key"]
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
-        """Forget what has been persisted; what has not stays, and is reported again when the trigger is restarted."""
+        """Confirm the events that are in the database. The others are reported again when the trigger is restarted."""
         if keys := [item.broker_payload for item in batch if item.outcome.is_clean]:
             await self._watcher.confirm(keys)
 
@@ -175,8 +180,8 @@ class ModelVersionTrigger(KeptTrigger):
     """Fire once the registry holds what a sensor waits for.
 
     :param wanted: the fields of `operators.registry.lookup.Wanted`
-    :param poll_s: seconds between two looks
-    :param mlflow_conn_id: Airflow connection of the type ``mlflow``
+    :param poll_s: seconds between two checks
+    :param mlflow_conn_id: Airflow connection of type ``mlflow``
     """
 
     wanted: Mapping[str, Any]
@@ -188,14 +193,13 @@ class ModelVersionTrigger(KeptTrigger):
         self.wanted = dict(self.wanted)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until it is there. MLflow may be away meanwhile; the sensor's time-out ends the wait."""
+        """Check until there is such a version. If MLflow does not answer, the wait goes on until the sensor's ``timeout``."""
         from operators.registry.aclient import AsyncRegistry
         from operators.registry.hook import MlflowHook
         from operators.registry.lookup import Wanted, look
 
         wanted = Wanted.model_validate(self.wanted)
-        registry = await AsyncRegistry.connect(await MlflowHook(self.mlflow_conn_id).aserver())
-        try:
+        async with aclosing(await AsyncRegistry.connect(await MlflowHook(self.mlflow_conn_id).aserver())) as registry:
             while True:
                 try:
                     if version := await look(registry, wanted):
@@ -204,5 +208,3 @@ class ModelVersionTrigger(KeptTrigger):
                 except ServiceError as error:
                     self.log.warning("%s", error)
                 await asyncio.sleep(self.poll_s)
-        finally:
-            await registry.close()

@@ -1,6 +1,6 @@
-"""Airflow's database: migrated when the installed Airflow is not the one that migrated it last, and pools imported.
+"""Airflow's database: it is migrated and the pools are imported, if the installed Airflow or the pools have changed.
 
-As a program it does both in one process, because importing Airflow costs seconds.
+As a program this module does both in one process, because importing Airflow takes seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from operators.stack.secret import write_private
 
 _QUERY_TIMEOUT_S = 3
 POOLS = PROJECT_ROOT / "include" / "pools.json"
-# Command, its job type in the metadata database, its options. Logs are read from the shared disk, so none serves them:
-# the log servers would listen on every interface.
+# Command → its job type in the metadata database, and its options. Logs are read from the shared disk. The log servers are
+# off: they would listen on every interface.
 AIRFLOW_COMPONENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "scheduler": ("SchedulerJob", ("--skip-serve-logs",)),
     "dag-processor": ("DagProcessorJob", ()),
@@ -30,7 +29,7 @@ AIRFLOW_COMPONENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def is_migrated(stack: Stack) -> bool:
-    """Say whether the database is as this release of Airflow and these pools left it."""
+    """Say whether the database was last migrated by this release of Airflow and with these pools."""
     try:
         return _mark_path(stack).read_text() == _mark(stack)
     except FileNotFoundError:
@@ -38,13 +37,10 @@ def is_migrated(stack: Stack) -> bool:
 
 
 def component_runs(stack: Stack, job_type: str) -> Callable[[], bool]:
-    """Return a check: has this component written a heartbeat since now? The api-server need not be up for it."""
-    return partial(_has_heartbeat, stack, job_type, datetime.now(UTC))
-
-
-def _has_heartbeat(stack: Stack, job_type: str, since: datetime) -> bool:
+    """Return a check whether this component has started since now. It asks the database, so the api-server may be down."""
+    values = (job_type, datetime.now(UTC))
     query = "SELECT count(*) FROM job WHERE job_type = %s AND state = 'running' AND start_date >= %s"
-    return bool(_ask(stack, query, (job_type, since))[0])
+    return lambda: bool(_ask(stack, query, values)[0])
 
 
 def _ask(stack: Stack, query: str, values: tuple[object, ...] = ()) -> tuple[object, ...]:
@@ -63,7 +59,7 @@ def _mark_path(stack: Stack) -> Path:
 
 
 def _mark(stack: Stack) -> str:
-    """Describe what the database was made by, and where it is."""
+    """Return where the database is, and what it was made with."""
     exists = _ask(stack, "SELECT to_regclass('alembic_version') IS NOT NULL")[0]
     pools = POOLS.read_bytes() if POOLS.exists() else b""
     return json.dumps(

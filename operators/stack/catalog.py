@@ -1,4 +1,4 @@
-"""The services of a stack: each with how it is started and how one knows that it is ready."""
+"""The services of a stack: how each is started, and how one knows that it is ready."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of(stack: Stack) -> dict[str, Service]:
 
 
 def _python(*arguments: str) -> tuple[str, ...]:
-    """Return a command for our own interpreter: a script's first line breaks in a path with spaces."""
+    """Return a command for our own interpreter. Installed scripts do not start from a path with spaces."""
     return (sys.executable, *arguments)
 
 
@@ -54,7 +54,7 @@ def _storage(stack: Stack, env: Mapping[str, str]) -> Service:
             f"-s3.port={port['s3']}", f"-master.port={port['weed_master']}", f"-volume.port={port['weed_volume']}",
             f"-filer.port={port['weed_filer']}", f"-admin.port={port['weed_admin']}",
         ),
-        # Halves what Go keeps: 150 MB idle instead of 560.
+        # Go keeps less memory: 150 MB when idle, instead of 560.
         env={**env, "GOMEMLIMIT": "300MiB", "GOGC": "50"},
         prepare=prepare,
         ready=lambda: probes.bucket_exists(endpoint, BUCKET, secrets.s3_access_key, secrets.s3_secret_key),
@@ -78,7 +78,7 @@ def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
         ray_head.write_haproxy_wrapper(stack.serve_dir / "haproxy")
 
     def ready() -> bool:
-        # Its job API answers seconds before the node has joined, which on a busy machine may even fail.
+        # The job API answers seconds before the node has joined. On a busy machine the node may fail to join.
         nodes = probes.get_json(f"{stack.ray_url}/api/v0/nodes", header) or {"data": {"result": {"result": []}}}
         return any(node["state"] == "ALIVE" for node in nodes["data"]["result"]["result"]) and bool(
             probes.get(f"{stack.ray_url}/api/jobs/", header)[0] == 200
@@ -92,7 +92,7 @@ def _ray(stack: Stack, env: Mapping[str, str]) -> Service:
         ready=ready,
         address=stack.ray_url,
         grace_s=6.0,
-        # It gives its own node 30 s to join; on a machine that others keep busy that is not always enough.
+        # Ray gives its own node 30 s to join. On a busy machine that is not always enough.
         start_retries=1,
     )
 
@@ -108,7 +108,7 @@ def _agent(stack: Stack, env: Mapping[str, str]) -> Service:
         env={**env, **extra},
         needs=("ray",),
         step=True,
-        # Without the address it would connect to any Ray that it finds on this machine.
+        # Without the address the agent would connect to any Ray on this machine.
         skip=lambda: "RAY_ADDRESS" not in extra or find_spec("ray_jobs.agent") is None,
         address=env["TAXIWAY_EDGE_URL"],
     )
@@ -120,7 +120,7 @@ def _mlflow(stack: Stack, env: Mapping[str, str]) -> Service:
     server = {
         "MLFLOW_BACKEND_STORE_URI": stack.database_url("mlflow", "psycopg2"),
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"{stack.storage_url}/mlflow",
-        # Its job queue for LLM judges: five more processes.
+        # The job queue for LLM judges would be five more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,16 +17,16 @@ from operators.core.settings import PROJECT_ROOT
 from operators.stack import ports, secret
 
 HOST = "127.0.0.1"
-# Variable that names the user's own service, and the service that is then not started.
+# Variable with the address of the user's own service → the service that is not started then.
 EXTERNAL: Mapping[str, str] = {
     "TAXIWAY_POSTGRES_URL": "postgres",
     "TAXIWAY_STORAGE_URL": "s3",
     "TAXIWAY_RAY_URL": "ray",
     "MLFLOW_TRACKING_URI": "mlflow",
 }
-# On the user's own cluster the agent, the edge and Serve are where the user put them. RAY_ADDRESS lets us install the agent.
+# Where the agent, the edge and Serve are on the user's own cluster. RAY_ADDRESS is needed to install the agent there.
 ON_EXTERNAL_RAY = ("TAXIWAY_SERVE_URL", "TAXIWAY_EDGE_URL", "TAXIWAY_AGENT_URL", "TAXIWAY_AGENT_TOKEN", "RAY_ADDRESS")
-# Set in every environment that we make: the variables of EXTERNAL that are ours there, not the user's.
+# Set in every environment that we make: names those variables of EXTERNAL that mean our own services there.
 MANAGED = "TAXIWAY_MANAGED"
 DATABASES = ("airflow", "mlflow", "taxiway")
 DATABASE_USER = "taxiway"
@@ -35,7 +36,7 @@ AIRFLOW_USER = "admin"
 
 @dataclass(frozen=True)
 class Stack:
-    """What ``up`` was told. Written to ``run/stack.json``, so that later commands mean the same stack."""
+    """The settings of a stack. ``up`` writes them to ``run/stack.json``, so that later commands mean the same stack."""
 
     home: Path
     ports: Mapping[str, int]
@@ -72,7 +73,7 @@ class Stack:
 
     @classmethod
     def running(cls, environ: Mapping[str, str] | None = None) -> Stack:
-        """Return the stack as it was last started, else as the environment says now."""
+        """Return the stack as it was last started, or as the environment describes it now if it never was."""
         now = cls.load(environ)
         try:
             kept = json.loads((now.run_dir / "stack.json").read_text())
@@ -95,7 +96,7 @@ class Stack:
 
     @property
     def run_dir(self) -> Path:
-        """What is true only while the stack runs: state, process ids."""
+        """What holds only while the stack runs: its state and its processes."""
         return self.home / "run"
 
     @property
@@ -115,28 +116,36 @@ class Stack:
 
     @property
     def short_dir(self) -> Path:
-        """Where Unix sockets go: a socket's path has at most 107 bytes, and ``home`` may be long."""
+        """Folder of the Unix sockets: the path of a socket has at most 107 bytes, and ``home`` may be long."""
         digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
         return Path(tempfile.gettempdir()) / f"tw-{digest}"
 
     def make_folders(self) -> None:
-        """Create the folders.
+        """Create the folders, before anything is started.
 
-        :raises ConfigurationError: somebody else owns the one in the shared temporary folder
+        :raises ConfigurationError: the folder in the shared temporary folder belongs to somebody else
         """
         for folder in (self.run_dir, self.log_dir, self.airflow_home, self.home / "edge"):
             folder.mkdir(parents=True, exist_ok=True)
         # Others may pass through the top (PostgreSQL may run as another user) but list nothing.
         self.short_dir.mkdir(mode=0o711, exist_ok=True)
         if self.short_dir.is_symlink() or self.short_dir.stat().st_uid != os.geteuid():
-            raise ConfigurationError(f"{self.short_dir} belongs to somebody else; remove it or set TMPDIR")
-        for folder in (self.ray_dir, self.serve_dir):
+            raise ConfigurationError(
+                f"{self.short_dir} belongs to another user; remove it, or set TMPDIR to another folder"
+            )
+        shutil.rmtree(self.tmp_dir, ignore_errors=True)
+        for folder in (self.ray_dir, self.serve_dir, self.tmp_dir):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def ray_dir(self) -> Path:
         """Ray's sessions."""
         return self.short_dir / "r"
+
+    @property
+    def tmp_dir(self) -> Path:
+        """Temporary files of Ray's and Airflow's processes. What killed ones leave is deleted when the stack starts again."""
+        return self.short_dir / "t"
 
     @property
     def serve_dir(self) -> Path:
@@ -184,5 +193,5 @@ class Stack:
 def _count(environ: Mapping[str, str], variable: str, default: int) -> int:
     text = environ.get(variable, "") or str(default)
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigurationError(f"{variable}={text!r} must be a whole number above 0")
+        raise ConfigurationError(f"{variable} is {text!r}; it must be a whole number above 0")
     return int(text)

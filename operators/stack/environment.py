@@ -1,4 +1,4 @@
-"""The environment of every process of the stack. Nothing of the user's own Ray, Airflow or MLflow leaks into it."""
+"""The environment of every process of the stack. The user's own settings of Ray, Airflow and MLflow are kept out of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from operators.core.settings import PROJECT_ROOT
 from operators.stack.config import AIRFLOW_USER, EXTERNAL, MANAGED, Stack
 
-# Carried by every process of a stack and by nothing else, so that `down` can prove what it kills. Never exported to
-# a user's shell: what one starts there would be killed too.
+# Every process of a stack carries it and no other process does, so that `down` ends only what belongs to the stack. It is
+# never exported to a user's shell: what the user starts there would be ended, too.
 MARKER = "TAXIWAY_STACK_ID"
 
 _DROPPED_PREFIXES = ("AIRFLOW__", "RAY_", "MLFLOW_", "TAXIWAY_PORT_", "PG", "WEED_")
@@ -29,10 +29,10 @@ _DROPPED = {
 
 
 def inherited(stack: Stack, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what may pass from the user's environment.
+    """Return what the processes inherit of the user's environment.
 
-    ``AIRFLOW_CONN_*`` and ``AIRFLOW_VAR_*`` may: a project's own connections. Ray's and AWS's only where the service is
-    the user's.
+    ``AIRFLOW_CONN_*`` and ``AIRFLOW_VAR_*`` pass: they are a project's own connections and variables. Ray's and AWS's
+    variables pass only where the service is the user's.
     """
     dropped = tuple(prefix for prefix in _DROPPED_PREFIXES if stack.owns("ray") or prefix != "RAY_")
     if stack.owns("s3"):
@@ -40,7 +40,7 @@ def inherited(stack: Stack, environ: Mapping[str, str]) -> dict[str, str]:
     kept = {k: v for k, v in environ.items() if k not in _DROPPED and not k.startswith(dropped)}
     if not stack.owns("mlflow"):
         kept.update({k: v for k, v in environ.items() if k.startswith("MLFLOW_TRACKING_")})
-    # It silently redirects Ray's clients; the one step that needs it is given it.
+    # It redirects Ray's clients without a word. The one step that needs it gets it in `catalog`.
     kept.pop("RAY_ADDRESS", None)
     return kept
 
@@ -71,15 +71,14 @@ def services(stack: Stack) -> dict[str, str]:
             "AWS_ACCESS_KEY_ID": stack.secrets.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": stack.secrets.s3_secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
-            # Otherwise boto3 without a credential hit asks the cloud's metadata address, and waits.
+            # Otherwise boto3, where it has no credentials, asks the cloud's metadata address and waits.
             "AWS_EC2_METADATA_DISABLED": "true",
         }
     if stack.owns("ray"):
         env |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(stack.ray_token_path),
-            # Ray replaces 127.0.0.1 by the address of the network card, and listens everywhere; not with this, which
-            # is its default on other systems than Linux.
+            # Otherwise Ray replaces 127.0.0.1 by the address of the network card and listens on every interface.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
     return env
@@ -95,7 +94,7 @@ def base(stack: Stack, environ: Mapping[str, str] | None = None) -> dict[str, st
     env["PYTHONUNBUFFERED"] = "1"
     # setproctitle would write over the environment that /proc shows, and with it over the marker.
     env["SPT_NOENV"] = "1"
-    # Two arenas instead of eight a core: a fifth less memory for threaded Python servers.
+    # Two arenas instead of eight per core: threaded Python servers take a fifth less memory.
     env["MALLOC_ARENA_MAX"] = "2"
     env["DO_NOT_TRACK"] = "true"
     env["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -125,7 +124,7 @@ def airflow(stack: Stack) -> dict[str, str]:
         "DATABASE": {
             "SQL_ALCHEMY_CONN": stack.database_url("airflow", "psycopg2"),
             "SQL_ALCHEMY_CONN_ASYNC": stack.database_url("airflow", "asyncpg"),
-            "CHECK_MIGRATIONS": "False",  # the step before checks it, once instead of in every component
+            "CHECK_MIGRATIONS": "False",  # `airflow_setup` has migrated it; otherwise every component would check again
         },
         "API": {
             "HOST": "127.0.0.1",
@@ -151,13 +150,14 @@ def airflow(stack: Stack) -> dict[str, str]:
             "DAG_BUNDLE_STORAGE_PATH": str(stack.airflow_home / "bundles"),
             "PRINT_STATS_INTERVAL": 0,
         },
-        # What waited in a triggerer that died goes on in its successor after this time.
+        # After this time another triggerer takes over the waits of one that died.
         "TRIGGERER": {"JOB_HEARTBEAT_SEC": 2, "TRIGGERER_HEALTH_CHECK_THRESHOLD": 10},
         "OPERATORS": {"DEFAULT_DEFERRABLE": "True"},
         "LOGGING": {"BASE_LOG_FOLDER": str(stack.airflow_home / "logs"), "COLORED_CONSOLE_LOG": "False"},
     }
     env = {f"AIRFLOW__{s}__{k}": str(v) for s, options in sections.items() for k, v in options.items()}
     env["AIRFLOW_HOME"] = str(stack.airflow_home)
+    env["TMPDIR"] = str(stack.tmp_dir)
     env["OMP_NUM_THREADS"] = env["OPENBLAS_NUM_THREADS"] = "1"
     return env
 
@@ -174,25 +174,26 @@ def _bundles() -> list[dict[str, Any]]:
 
 
 def airflow_passwords(stack: Stack) -> str:
-    """Return the content of SimpleAuthManager's password file: one user, and no password that ships with anything."""
+    """Return the content of SimpleAuthManager's password file: one user with a generated password."""
     return json.dumps({AIRFLOW_USER: stack.secrets.airflow_password}) + "\n"
 
 
 def ray_head(stack: Stack) -> dict[str, str]:
     """Return what only the Ray head and its workers get: how Ray Serve's data plane is built."""
     return {
+        "TMPDIR": str(stack.tmp_dir),
         "RAY_START_HOOK": "operators.stack.ray_head.configure",
-        # On `down` everything goes; nobody is left to drain for.
+        # On `down` everything stops, so there is nothing to drain for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # Ray gives its workers niceness 15: on a busy machine replicas would come after everything else.
+        # Ray gives its workers niceness 15: on a busy machine every other process would go before the replicas.
         "RAY_worker_niceness": "0",
         "RAY_COLOR_PREFIX": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-        # Requests for predictions go from a replica's HTTP server to the model without a detour; `ray_jobs.serve.fast_path`.
+        # A replica's HTTP server hands requests for predictions straight to the model; see `ray_jobs.serve.fast_path`.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_jobs.serve.fast_path:middlewares",
-        # The edge counts requests itself; these would parse one datagram for each request in Python.
+        # The edge counts requests itself. These metrics would cost the parsing of a datagram per request in Python.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(stack.serve_dir / "haproxy"),

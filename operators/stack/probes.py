@@ -1,4 +1,4 @@
-"""Is a service ready? Small checks with short time-outs and no heavy imports."""
+"""Checks whether a service is ready, with short time-outs and without heavy imports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connects(url: str, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
 def get(
     url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", timeout_s: float = CHECK_TIMEOUT_S
 ) -> tuple[int, bytes]:
-    """Return status and body; (0, b"") if nobody answered. No proxy is asked."""
+    """Return status and body; (0, b"") if nobody answered. No proxy is used."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

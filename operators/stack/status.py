@@ -1,4 +1,4 @@
-"""`taxiway status`: what the supervisor says, checked against the kernel and the network."""
+"""`taxiway status`: the state that the supervisor published, compared with the processes and ports that there are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import psutil
 
 from operators.core import processes
+from operators.core.render import columns
 from operators.stack import probes, state, supervisor
 from operators.stack.config import AIRFLOW_USER, Stack
+
+_SILENT = "does not answer at its address"
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,13 @@ class Report:
 
     up: bool
     rows: tuple[Row, ...]
-    others: Row | None
     pss_bytes: int
     login: str
     log_dir: Path
 
 
 def collect(stack: Stack) -> Report:
-    """Look at the stack."""
+    """Return the state of the stack."""
     files = supervisor.Files(stack.run_dir)
     current = state.read(files.state) or state.StackState(state=state.STOPPED)
     alive = state.locked(files.lock)
@@ -48,12 +50,12 @@ def collect(stack: Stack) -> Report:
         rows.append(row)
         seen |= below
     every = processes.descendants([current.supervisor]) if alive else set()
-    rest = every - seen
-    others = Row("supervisor, orphans", state.READY, len(rest), current.supervisor, processes.rss_bytes(rest), "", "")
+    if rest := every - seen:
+        used = processes.rss_bytes(rest)
+        rows.append(Row("supervisor, orphans", state.READY, len(rest), current.supervisor, used, "", ""))
     return Report(
         up=alive and current.state == state.READY and all(row.state == state.READY for row in rows),
         rows=tuple(rows),
-        others=others if rest else None,
         pss_bytes=processes.pss_bytes(every),
         login=f"user {AIRFLOW_USER}, password {stack.secrets.airflow_password}" if alive else "",
         log_dir=stack.log_dir,
@@ -65,9 +67,9 @@ def _row(name: str, service: state.ServiceState, alive: bool) -> tuple[Row, set[
     process = processes.find(service.pid, service.start)
     below = processes.descendants([process.pid]) if process else set()
     if not alive and shown in (state.READY, state.STARTING, state.PENDING):
-        shown, note = "lost", "the supervisor was killed; run `taxiway down`"
+        shown, note = "lost", "the supervisor was killed; run `taxiway down`, then `taxiway up`"
     elif shown == state.READY and service.address.startswith("http") and not probes.connects(service.address):
-        shown, note = state.FAILED, "does not answer"
+        shown, note = state.FAILED, _SILENT
     if service.restarts:
         note = f"{note} (restarts: {service.restarts})".strip()
     return Row(name, shown, len(below), service.pid, processes.rss_bytes(below), service.address, note), below
@@ -76,16 +78,17 @@ def _row(name: str, service: state.ServiceState, alive: bool) -> tuple[Row, set[
 def render(report: Report) -> str:
     """Return the table as text."""
     if not report.rows:
-        return "not up; `taxiway up` starts everything"
-    lines = [f"{'SERVICE':<22}{'STATE':<10}{'PID':>8}{'PROCS':>7}{'RSS MB':>8}  ADDRESS"]
-    for row in (*report.rows, *([report.others] if report.others else [])):
+        return "nothing runs; `taxiway up` starts everything"
+    cells = [("SERVICE", "STATE", f"{'PID':>7}", "PROCS", "RSS MB", "ADDRESS")]
+    for row in report.rows:
         pid = str(row.pid) if row.pid and row.pids else "-"
         tail = "  ".join(filter(None, [row.address, row.note]))
-        lines.append(f"{row.name:<22}{row.state:<10}{pid:>8}{row.pids:>7}{row.rss_bytes / 1e6:>8.0f}  {tail}".rstrip())
-    total = sum(row.rss_bytes for row in report.rows) + (report.others.rss_bytes if report.others else 0)
-    lines.append(f"{'total':<47}{total / 1e6:>8.0f}  ({report.pss_bytes / 1e6:.0f} MB with shared pages counted once)")
+        cells.append((row.name, row.state, f"{pid:>7}", f"{row.pids:>5}", f"{row.rss_bytes / 1e6:>6.0f}", tail))
+    total = f"{sum(row.rss_bytes for row in report.rows) / 1e6:>6.0f}"
+    cells.append(("total", "", "", "", total, f"({report.pss_bytes / 1e6:.0f} MB if shared pages are counted once)"))
+    lines = columns(cells)
     for row in report.rows:
-        if row.state == state.FAILED and row.note != "does not answer":
+        if row.state == state.FAILED and row.note != _SILENT:
             lines.append(f"\n{row.name}: {supervisor.tail(report.log_dir / f'{row.name}.log')}")
     if report.login:
         lines.append(f"\nAirflow UI: {report.login}")

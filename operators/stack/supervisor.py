@@ -1,7 +1,7 @@
-"""The background process that owns the stack, and the API to start, find and stop it.
+"""The background process that runs the stack, and the functions that start, find and stop it.
 
-The supervisor has a session of its own and adopts every orphan below it, so nothing escapes. If it is itself killed,
-``down`` finds what it left by its records and by the marker in each process's environment.
+The supervisor has a session of its own and becomes the parent of every orphan below it, so it knows every process of the
+stack. If it is killed, ``down`` finds its processes by its records and by the marker in their environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -34,34 +33,22 @@ _POLL_S = 0.1
 _LAST_LINES = 20
 
 
-@dataclass(frozen=True)
 class Files:
-    """Where a stack's supervisor keeps what others read."""
+    """The files in which a supervisor keeps what others read: a lock that it holds while it lives, the state of every
+    service, and every process with its start time.
+    """
 
-    run_dir: Path
-
-    @property
-    def lock(self) -> Path:
-        """Held while the supervisor lives."""
-        return self.run_dir / "supervisor.lock"
-
-    @property
-    def state(self) -> Path:
-        """State of every service."""
-        return self.run_dir / "state.json"
-
-    @property
-    def processes(self) -> Path:
-        """Every process and its start time."""
-        return self.run_dir / "processes.json"
+    def __init__(self, run_dir: Path) -> None:
+        self.lock = run_dir / "supervisor.lock"
+        self.state = run_dir / "state.json"
+        self.processes = run_dir / "processes.json"
 
 
-def _silent(_: str) -> None:
-    """Report to nobody."""
+def _silent(_: str) -> None: ...
 
 
 def is_up(stack: Stack | None = None) -> bool:
-    """Say whether the stack runs and everything in it is ready."""
+    """Say whether the stack runs and all its services are ready."""
     stack = stack or Stack.running()
     files = Files(stack.run_dir)
     current = state.read(files.state)
@@ -69,10 +56,10 @@ def is_up(stack: Stack | None = None) -> bool:
 
 
 def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> dict[str, str]:
-    """Start the stack if it is not up; once everything is ready, return where: the variables of `taxiway env`.
+    """Start the stack if it is not up, wait until everything is ready, and return the variables of `taxiway env`.
 
     :param progress: called with one line for each service that becomes ready
-    :raises ConfigurationError: something must be mended first; nothing was started
+    :raises ConfigurationError: a check before the start failed; nothing was started
     :raises ServiceError: a service did not come up; everything was stopped again
     """
     wanted = stack or Stack.load()
@@ -81,7 +68,7 @@ def ensure_up(stack: Stack | None = None, *, progress: Progress = _silent) -> di
         wanted = stack or Stack.running()
         current = state.read(files.state)
         if current and current.state == state.READY and current.failed:
-            progress(f"{', '.join(current.failed)} failed since; starting everything again")
+            progress(f"{', '.join(current.failed)} failed after the start; everything is started again")
             down(wanted, progress=progress)
             return ensure_up(stack, progress=progress)
         _follow(wanted, progress)
@@ -94,7 +81,7 @@ def _start(stack: Stack, progress: Progress) -> None:
     """Check, start the supervisor, and follow it."""
     files = Files(stack.run_dir)
     if leftovers(stack):
-        progress("cleaning up after a supervisor that was killed")
+        progress("an earlier supervisor was killed; ending the processes that it left")
         down(stack)
     preflight.check(stack)
     stack.make_folders()
@@ -129,9 +116,10 @@ def _follow(stack: Stack, progress: Progress, child: subprocess.Popen[bytes] | N
             return
         if current and current.state in (state.FAILED, state.STOPPED) and (ended or not state.locked(files.lock)):
             raise ServiceError(_explain(stack, current))
-        # If it ended because another `up` was faster, that one is followed.
+        # It may have ended because another `up` was faster; then that one is followed.
         if ended and not state.locked(files.lock):
-            raise ServiceError(f"the supervisor ended:\n{tail(stack.log_dir / 'supervisor.log')}")
+            log = stack.log_dir / "supervisor.log"
+            raise ServiceError(f"the supervisor ended. Last lines of {log}:\n{tail(log)}")
         time.sleep(_POLL_S)
 
 
@@ -140,7 +128,7 @@ def _explain(stack: Stack, current: state.StackState) -> str:
         return "the stack was stopped while it started"
     name = current.failed[0]
     log = stack.log_dir / f"{name}.log"
-    return f"{name} failed ({current.services[name].note}); everything was stopped. Last lines of {log}:\n{tail(log)}"
+    return f"{name} failed: {current.services[name].note}. Everything was stopped. Last lines of {log}:\n{tail(log)}"
 
 
 def tail(path: Path, lines: int = _LAST_LINES) -> str:
@@ -152,7 +140,7 @@ def tail(path: Path, lines: int = _LAST_LINES) -> str:
 
 
 def leftovers(stack: Stack) -> set[psutil.Process]:
-    """Return the processes that are proven to be this stack's: marked, recorded, in its folders, or below one that is."""
+    """Return the processes that belong to this stack: marked, recorded, in its folders, or below one of these."""
     proven = {process.pid for process in processes.marked(environment.MARKER, stack.secrets.stack_id)}
     folders = (stack.home / "edge", stack.home / "postgres")
     proven |= {process.pid for process in processes.inside(folders, ("haproxy", "postgres"))}
@@ -184,9 +172,9 @@ def down(stack: Stack | None = None, *, progress: Progress = _silent) -> None:
     if not (stack.home / "secrets.json").exists():
         return
     if remaining := leftovers(stack):
-        progress(f"ending {len(remaining)} processes that were left behind")
+        progress(f"ending {len(remaining)} processes that are left")
         if stuck := processes.end_all(lambda: leftovers(stack), grace_s=3.0):
-            raise ServiceError(f"these processes cannot be ended: {', '.join(map(str, sorted(stuck)))}")
+            raise ServiceError(f"these processes do not end, even by SIGKILL: {', '.join(map(str, sorted(stuck)))}")
     files.processes.unlink(missing_ok=True)
 
 
@@ -197,7 +185,7 @@ def supervise(services: Mapping[str, Service], *, run_dir: Path, log_dir: Path, 
     """
     held = state.lock(Files(run_dir).lock)
     if held is None:
-        raise ServiceError(f"another supervisor holds {Files(run_dir).lock}")
+        raise ServiceError(f"another supervisor of this stack runs; it holds {Files(run_dir).lock}")
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: asked.append(number))

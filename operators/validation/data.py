@@ -1,4 +1,4 @@
-"""The data of one validation: a view in DuckDB that reads files or a data frame in place, and columns for pandas on demand."""
+"""The data of one validation: a DuckDB view that reads files or a data frame in place, and columns for pandas on demand."""
 
 # ruff: noqa: S608 - every name and path in this SQL is quoted
 
@@ -21,14 +21,14 @@ _FLOATS = ("FLOAT", "DOUBLE")
 class Data:
     """A table to validate.
 
-    pandas knows one kind of missing number; so in the view NaN is NULL. What is copied on comes from the source as it is.
+    pandas has one kind of missing number, so NaN is NULL in the view. Rows that are copied come from the source unchanged.
 
     :param db: an open DuckDB
-    :param name: of the view
-    :param source_sql: what stands after FROM
-    :param numbered_sql: the same with a column `ROW`, the number of the row
-    :param frame: returns some of the columns, or all, as a data frame; default: read through DuckDB
-    :param unwritable: a column that is no column of Parquet, if there is one
+    :param name: name of the view
+    :param source_sql: SQL after FROM
+    :param numbered_sql: the same with one more column, `ROW`: the number of the row
+    :param frame: returns some of the columns, or all, as a data frame. Default: read through DuckDB
+    :param unwritable: name of a column that Parquet cannot hold, if there is one
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Data:
             f"nullif({name_sql(c)}, 'nan'::{t}) AS {name_sql(c)}" if t in _FLOATS else name_sql(c)
             for c, t in self.types.items()
         ]
-        # Parquet's minimum and maximum leave NaN out: DuckDB would conclude that there is none.
+        # Parquet's minimum and maximum leave NaN out. From them DuckDB would conclude that there is no NaN.
         db.execute("SET disabled_optimizers = 'statistics_propagation'")
         db.execute(f"CREATE OR REPLACE VIEW {name_sql(name)} AS SELECT {', '.join(shown)} FROM {source_sql}")
 
@@ -72,7 +72,7 @@ class Data:
         return int(self.db.rows(f"SELECT count(*) FROM {name_sql(self.name)}")[0][0])
 
     def _read(self, columns: Sequence[str] | None) -> Any:
-        # One column at least: an expectation may only ask for the number of rows.
+        # At least one column, because an expectation may need nothing but the number of rows.
         names = list(columns) if columns else list(self.types) if columns is None else list(self.types)[:1]
         selected = ", ".join(name_sql(column) for column in names)
         query = f"SELECT {selected} FROM {self.source_sql}"
@@ -82,23 +82,25 @@ class Data:
 def open_files(db: InterruptibleDuckDB, name: str, paths: Sequence[Path]) -> Data:
     """Open Parquet files as one table, by the names of their columns.
 
-    :raises ConfigurationError: they cannot be read as one
+    :raises ConfigurationError: they cannot be read as one table
     """
     import duckdb
 
     try:
         files = f"[{', '.join(map(text_sql, paths))}]"
-        # The number of a row depends on nothing but its file: the file's place in the list, and the row's in the file.
+        # A row's number depends only on the place of its file in the list, and on its own place in the file.
         number = f"(list_position({files}, filename) - 1) * {_FILE_ROWS} + file_row_number AS {ROW}"
         scan = f"read_parquet({files}, union_by_name = true, filename = true, file_row_number = true)"
         numbered = f"(SELECT * EXCLUDE (filename, file_row_number), {number} FROM {scan})"
         return Data(db, name, f"read_parquet({files}, union_by_name = true)", numbered)
     except duckdb.Error as error:
-        raise ConfigurationError(f"{paths[0]} cannot be read as Parquet: {error}") from error
+        raise ConfigurationError(
+            f"the files cannot be read as one Parquet table ({paths[0]} is the first): {error}"
+        ) from error
 
 
 def convert_csv(db: InterruptibleDuckDB, paths: Sequence[Path], out: Path) -> Path:
-    """Turn CSV files with a header into one Parquet file: types are found in all rows, and the text is parsed once.
+    """Convert CSV files with a header into one Parquet file. The types of the columns follow from all rows.
 
     :raises ConfigurationError: they are not CSV, or do not fit together
     """
@@ -111,20 +113,22 @@ def convert_csv(db: InterruptibleDuckDB, paths: Sequence[Path], out: Path) -> Pa
             f"TO {text_sql(out)} (FORMAT parquet)"
         )
     except duckdb.Error as error:
-        raise ConfigurationError(f"{paths[0]} cannot be read as CSV with a header: {error}") from error
+        raise ConfigurationError(
+            f"the files cannot be read as CSV with a header ({paths[0]} is the first): {error}"
+        ) from error
     return out
 
 
 def open_frame(db: InterruptibleDuckDB, name: str, frame: Any) -> Data:
     """Open a pandas data frame without a copy of its numbers. Its index is no part of it.
 
-    A column whose values are of no one type is known to DuckDB only by what is missing in it; pandas checks the rest.
+    Of a column with values of several types DuckDB sees only which are missing; pandas checks the rest.
     """
     import numpy as np
     import pyarrow as pa
 
     if not all(isinstance(column, str) for column in frame.columns):
-        raise ConfigurationError("the data frame has columns whose names are not text; rename them")
+        raise ConfigurationError("the data frame has columns whose names are not text; rename them to text")
     arrays, unwritable = {}, ""
     for column in frame.columns:
         try:

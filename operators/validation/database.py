@@ -1,4 +1,4 @@
-"""A table or a query in a database, read only and with time-outs."""
+"""A table or a query in a database. It is only read, and with time-outs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _BATCH_ROWS = 50_000
 
 @dataclass(frozen=True)
 class Database:
-    """Where a table or a query is.
+    """A table or a query, and its database.
 
-    :param engine: SQLAlchemy's
+    :param engine: SQLAlchemy engine
     :param query: a SELECT, in place of the table
     """
 
@@ -33,7 +33,7 @@ class Database:
         object.__setattr__(self, "query", self.query.strip().rstrip("; \n"))
 
     def rows_from(self) -> Any:
-        """Return what stands after FROM."""
+        """Return the SQL after FROM."""
         return sa.text(self.query).columns().subquery("q") if self.query else sa.table(self.table, schema=self.schema)
 
     def columns(self) -> list[str]:
@@ -60,7 +60,7 @@ class Database:
 
 @contextmanager
 def reading(database: Database) -> Iterator[None]:
-    """Turn what the database says into our errors; the parameters of a connection are no part of them.
+    """Turn the database's errors into ours, without the parameters of the connection.
 
     :raises ConfigurationError: there is no such table, or the query is wrong
     :raises ServiceError: the database cannot be reached, or took too long
@@ -71,14 +71,14 @@ def reading(database: Database) -> Iterator[None]:
         what = database.query or ".".join(part for part in (database.schema, database.table) if part)
         first = str(error.orig).strip().splitlines()[0][:300]
         if isinstance(error, sa.exc.OperationalError):
-            raise ServiceError(f"the database does not answer for {what}: {first}") from None
-        raise ConfigurationError(f"{what} cannot be read: {first}") from None
+            raise ServiceError(f"the database did not answer for {what}: {first}") from None
+        raise ConfigurationError(f"{what} cannot be read from the database: {first}") from None
 
 
 def open_engine(url: sa.URL, *, statement_timeout_s: float) -> sa.Engine:
-    """Return an engine whose connections only read and do not wait for ever.
+    """Return an engine whose connections only read and have time-outs.
 
-    PostgreSQL ends a statement after the time-out, and one whose client is gone.
+    PostgreSQL ends a statement after the time-out, or if its client is gone.
     """
     arguments: Mapping[str, Any] = {}
     if url.get_backend_name() == "postgresql":
@@ -93,7 +93,7 @@ def open_engine(url: sa.URL, *, statement_timeout_s: float) -> sa.Engine:
 
 
 def export(database: Database, path: Path) -> Path:
-    """Copy the rows to a Parquet file, some at a time. A value that Parquet has no type for becomes text."""
+    """Copy the rows to a Parquet file in batches. A value that no Parquet type fits becomes text."""
     import pyarrow as pa
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
@@ -109,7 +109,7 @@ def export(database: Database, path: Path) -> Path:
             batch = pa.table({name: _array([row[i] for row in rows]) for i, name in enumerate(names)})
             schemas.append(batch.schema)
             pq.write_table(batch, parts / f"{number:08}.parquet")
-    # A batch knows the types of its own values: a column that is all NULL there may be a number elsewhere.
+    # Types differ between batches: a column that is all NULL in one may be a number in another.
     merged = (
         pa.unify_schemas(schemas, promote_options="permissive")
         if schemas

@@ -1,7 +1,7 @@
-"""Great Expectations' SQL on DuckDB: PostgreSQL's dialect of SQLAlchemy, spoken to a DuckDB connection that is already open.
+"""Great Expectations' SQL on DuckDB: SQLAlchemy's dialect of PostgreSQL, over a DuckDB connection that is already open.
 
-Great Expectations chooses its SQL by the name of the dialect and knows no DuckDB. DuckDB understands PostgreSQL's SQL but for
-the regular expression operators, which match a whole value there and any part of it in PostgreSQL and pandas.
+Great Expectations chooses its SQL by the dialect, and has none for DuckDB. DuckDB understands PostgreSQL's SQL except for the
+operators of regular expressions: in DuckDB they match the whole value, in PostgreSQL and pandas any part of it.
 """
 
 from __future__ import annotations
@@ -108,18 +108,18 @@ class DuckDBDialect(PGDialect):
 
     @classmethod
     def import_dbapi(cls) -> Any:
-        """Return DuckDB's module: it has the exceptions that SQLAlchemy looks for."""
+        """Return DuckDB's module, which has the exceptions that SQLAlchemy needs."""
         import duckdb
 
         return duckdb
 
     def initialize(self, connection: Any) -> None:
-        """Ask nothing: PostgreSQL's own questions have no answer here."""
+        """Set what SQLAlchemy would ask of PostgreSQL; DuckDB could not answer."""
         self.server_version_info = (16, 0)
         self.default_schema_name = "main"
 
     def do_ping(self, dbapi_connection: Any) -> bool:
-        """Say that it is alive: it is in this process."""
+        """Return True: DuckDB runs in this process."""
         return True
 
     def get_schema_names(self, connection: Any, **_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sketch the suite that a reference suggests, with some room around what was seen. Pure."""
+"""Draft a suite from a reference: data that is known to be good, with some room around its values. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from operators.core.frozen import Frozen
-from operators.validation.policy import Expectation
+from operators.validation.policy import Expectation, Severity
 from operators.validation.sql_or_pandas import Kind
 
 FEW_VALUES = 20
-# What a text may look like; the first that fits all values is proposed. Without a quote: they stand in SQL as they are.
+# Shapes of texts; the first that fits all values is proposed. They have no quotes, because they are written into SQL as they are.
 SHAPES = (
     "^[0-9]+$",
     "^[A-Z]+$",
@@ -28,9 +28,9 @@ _VALUES = "expect_column_values_to_"
 
 
 class Column(Frozen):
-    """What was seen in a column.
+    """Measured facts of a column.
 
-    ``low`` and ``high`` are of the numbers, or of the lengths of a text.
+    ``low`` and ``high`` are the bounds of its numbers, or of the lengths of its texts.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Column(Frozen):
 
 
 class Table(Frozen):
-    """What was seen in a table."""
+    """Measured facts of a table."""
 
     rows: int
     hours: float | None = None
@@ -55,27 +55,23 @@ class Table(Frozen):
 
 
 def sketch(table: Table, *, margin_pct: float) -> tuple[Expectation, ...]:
-    """Return the expectations that a reference suggests. It passes them itself.
+    """Return the expectations that a reference suggests. The reference itself meets them.
 
-    What was never missing and never double is critical; ranges, sets and shapes begin as warnings.
+    That a column has no missing and no double values is critical. Ranges, sets and shapes are warnings.
 
-    :param margin_pct: room around what was seen, in percent of the range
+    :param margin_pct: room around the measured range, in percent of the range
     """
     margin = margin_pct / 100
-    expectations = [_columns(table), _row_count(table)]
-    for column in table.columns:
-        expectations += [*_presence(column, table.rows, margin), *_content(column, table.rows, margin)]
-    return tuple(expectations)
-
-
-def _columns(table: Table) -> Expectation:
-    names = [column.name for column in table.columns]
-    return Expectation(
+    known = Expectation(
         type="expect_table_columns_to_match_set",
-        kwargs={"column_set": names},
+        kwargs={"column_set": [column.name for column in table.columns]},
         severity="warning",
         notes="the columns are the known ones",
     )
+    expectations = [known, _row_count(table)]
+    for column in table.columns:
+        expectations += [*_presence(column, table.rows, margin), *_content(column, table.rows, margin)]
+    return tuple(expectations)
 
 
 def _row_count(table: Table) -> Expectation:
@@ -96,20 +92,17 @@ def _row_count(table: Table) -> Expectation:
 def _presence(column: Column, rows: int, margin: float) -> Iterator[Expectation]:
     share = column.nulls / rows
     if not column.nulls:
-        yield Expectation(
-            type=f"{_VALUES}not_be_null", kwargs={"column": column.name}, notes=f"{column.name} is always known"
-        )
+        yield _expect(column, f"{_VALUES}not_be_null", f"{column.name} is always known", severity="critical")
     elif (mostly := floor(100 * (1 - share * (1 + margin) - 0.01)) / 100) > 0:
-        yield Expectation(
-            type=f"{_VALUES}not_be_null",
-            kwargs={"column": column.name, "mostly": mostly},
-            severity="warning",
-            notes=f"{column.name} is known in {mostly:.0%} of the rows; it was in {1 - share:.1%}",
-        )
+        notes = f"{column.name} is known in {mostly:.0%} of the rows; it was in {1 - share:.1%}"
+        yield _expect(column, f"{_VALUES}not_be_null", notes, mostly=mostly)
     if _is_key(column, rows):
-        yield Expectation(
-            type=f"{_VALUES}be_unique", kwargs={"column": column.name}, notes=f"no two rows have one {column.name}"
-        )
+        notes = f"no two rows have the same {column.name}"
+        yield _expect(column, f"{_VALUES}be_unique", notes, severity="critical")
+
+
+def _expect(column: Column, type_name: str, notes: str, severity: Severity = "warning", **kwargs: Any) -> Expectation:
+    return Expectation(type=type_name, kwargs={"column": column.name, **kwargs}, severity=severity, notes=notes)
 
 
 def _is_key(column: Column, rows: int) -> bool:
@@ -120,16 +113,12 @@ def _content(column: Column, rows: int, margin: float) -> Iterator[Expectation]:
     if column.low is None or column.high is None:
         return
     if column.kind == "number" and _is_key(column, rows):
-        return  # the next window has other numbers
+        return  # other rows have other numbers
     if column.kind == "number":
         yield from _numbers(column, column.low, column.high, margin)
     elif column.values and rows >= _ROWS_PER_VALUE * len(column.values):
-        yield Expectation(
-            type=f"{_VALUES}be_in_set",
-            kwargs={"column": column.name, "value_set": list(column.values)},
-            severity="warning",
-            notes=f"{column.name} is one of the {len(column.values)} known values",
-        )
+        notes = f"{column.name} is one of the {len(column.values)} known values"
+        yield _expect(column, f"{_VALUES}be_in_set", notes, value_set=list(column.values))
     else:
         yield from _texts(column, int(column.low), int(column.high), margin)
 
@@ -143,21 +132,13 @@ def _numbers(column: Column, low: float, high: float, margin: float) -> Iterator
         bottom, top = floor(bottom), ceil(top)
     if low >= 0:
         bottom = max(bottom, 0)
-    yield Expectation(
-        type=f"{_VALUES}be_between",
-        kwargs={"column": column.name, "min_value": bottom, "max_value": top},
-        severity="warning",
-        notes=f"{column.name} is {bottom:,} to {top:,}; it was {low:,.6g} to {high:,.6g}",
-    )
+    notes = f"{column.name} is {bottom:,} to {top:,}; it was {low:,.6g} to {high:,.6g}"
+    yield _expect(column, f"{_VALUES}be_between", notes, min_value=bottom, max_value=top)
     if column.mean is None or not column.deviation:
         return
     bottom, top = (rounded(column.mean + sign * column.deviation / 2, up=sign > 0) for sign in (-1, 1))
-    yield Expectation(
-        type="expect_column_mean_to_be_between",
-        kwargs={"column": column.name, "min_value": bottom, "max_value": top},
-        severity="warning",
-        notes=f"the mean of {column.name} was {column.mean:,.4g}; half a standard deviation to either side",
-    )
+    notes = f"the mean of {column.name} was {column.mean:,.4g}; half a standard deviation to either side"
+    yield _expect(column, "expect_column_mean_to_be_between", notes, min_value=bottom, max_value=top)
 
 
 def _texts(column: Column, low: int, high: int, margin: float) -> Iterator[Expectation]:
@@ -165,25 +146,17 @@ def _texts(column: Column, low: int, high: int, margin: float) -> Iterator[Expec
         shape = (
             column.shape.replace("+$", f"{{{low}}}$") if low == high and column.shape.count("+") == 1 else column.shape
         )
-        yield Expectation(
-            type=f"{_VALUES}match_regex",
-            kwargs={"column": column.name, "regex": shape},
-            severity="warning",
-            notes=f"{column.name} looks like {shape}",
-        )
+        yield _expect(column, f"{_VALUES}match_regex", f"{column.name} looks like {shape}", regex=shape)
         if shape != column.shape:
             return
     room = ceil((high - low) * margin)
-    yield Expectation(
-        type="expect_column_value_lengths_to_be_between",
-        kwargs={"column": column.name, "min_value": max(low - room, 0), "max_value": high + room},
-        severity="warning",
-        notes=f"{column.name} has {max(low - room, 0):,} to {high + room:,} characters",
-    )
+    bottom, top = max(low - room, 0), high + room
+    notes = f"{column.name} has {bottom:,} to {top:,} characters"
+    yield _expect(column, "expect_column_value_lengths_to_be_between", notes, min_value=bottom, max_value=top)
 
 
 def rounded(value: float, *, up: bool) -> float | int:
-    """Round to three digits that matter, away from what was seen."""
+    """Round to three significant digits, away from the measured values."""
     digits = Context(prec=3, rounding=ROUND_CEILING if up else ROUND_FLOOR).create_decimal(Decimal(value))
     return int(digits) if digits == digits.to_integral_value() else float(digits)
 
@@ -191,8 +164,8 @@ def rounded(value: float, *, up: bool) -> float | int:
 def suite_text(name: str, expectations: Sequence[Expectation], table: Table, *, source: str) -> str:
     """Write a suite as YAML."""
     lines = [
-        f"# Drafted from {table.rows:,} rows of {source}. Read every line: what was so is not what must be so.",
-        "# `critical` stops the run, `warning` is only listed. `mostly` is the share of rows that must comply.",
+        f"# Drafted from {table.rows:,} rows of {source}. Read every line: it says how this data was, not how data must be.",
+        "# `critical` stops the run, `warning` is only listed. `mostly` is the share of rows that must meet it.",
         "# To set bad rows aside, give the suite a limit: `quarantine: {max_rows_pct: 1}`.",
         f"{_flow(name)}:",
         "  expectations:",

@@ -1,4 +1,4 @@
-"""Run an expectation suite: Great Expectations' own SQL on DuckDB where it means the same as on pandas, pandas for the rest."""
+"""Run an expectation suite: on DuckDB where Great Expectations' SQL gives the same answer as pandas, on pandas otherwise."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _SITE = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What Great Expectations found in one table.
+    """Great Expectations' result for one table.
 
-    :param result: its `ExpectationSuiteValidationResult`, with the results in the order of the expectations
-    :param on_pandas: number of the expectation → why it was checked by pandas
+    :param result: an `ExpectationSuiteValidationResult`, with the results in the order of the expectations
+    :param on_pandas: number of the expectation → why pandas checked it
     """
 
     result: Any
@@ -51,9 +51,9 @@ class Outcome:
 
 
 class Engine:
-    """One context of Great Expectations in memory. It leaves nothing behind but the Data Docs that `write_docs` writes.
+    """A context of Great Expectations in memory. Only `write_docs` writes files.
 
-    :param context: another one, for what does not need the engine
+    :param context: another context to use
     """
 
     def __init__(self, context: Any = None) -> None:
@@ -70,7 +70,7 @@ class Engine:
 
     @property
     def context(self) -> Any:
-        """The context, for those who make their expectations with it."""
+        """Great Expectations' context, for callers that make their expectations with it."""
         return self._context
 
     def check(
@@ -91,7 +91,7 @@ class Engine:
         """
         numbered = [_numbered(e, number) for number, e in enumerate(expectations)]
         rows = data.rows()
-        wanted = dict.fromkeys(range(len(numbered)), "it was asked for")
+        wanted = dict.fromkeys(range(len(numbered)), "the caller asked for pandas")
         reasons = wanted if on_pandas else self._on_pandas_because(data, numbered, rows)
         on_sql = [e for n, e in enumerate(numbered) if n not in reasons]
         results: dict[int, Any] = {}
@@ -110,11 +110,11 @@ class Engine:
         return Outcome(self._merged(first, suite_name, numbered, results), rows, reasons)
 
     def keep_page(self, outcome: Outcome, expectations: Sequence[Any]) -> None:
-        """Give the outcome a page in the Data Docs."""
+        """Add a page for the outcome to the Data Docs."""
         self._pages.append((outcome.result, [e.copy(update={"id": None}) for e in expectations]))
 
     def write_docs(self, folder: Path) -> None:
-        """Write the Data Docs of the pages that were kept."""
+        """Write the Data Docs with the pages of `keep_page`."""
         from datetime import UTC, datetime
 
         from great_expectations import ExpectationSuite
@@ -139,7 +139,7 @@ class Engine:
         self._context.build_data_docs()
 
     def _on_pandas_because(self, data: Data, expectations: Sequence[Any], rows: int) -> dict[int, str]:
-        """Return which expectations pandas must check, and why. What depends on the data is asked in one scan."""
+        """Return which expectations pandas must check, and why. One scan answers what depends on the data."""
         reasons: dict[int, str] = {}
         doubts: list[tuple[int, str, str]] = []
         for number, expectation in enumerate(expectations):
@@ -178,7 +178,7 @@ class Engine:
         result_format: Any = "SUMMARY",
         parameters: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Check a table or a query where it is, in its database; nothing is copied."""
+        """Check a table or a query in its database; nothing is copied."""
         numbered = [_numbered(e, number) for number, e in enumerate(expectations)]
         result = self._on_database(database, numbered, suite_name, result_format, parameters)
         results = {r.expectation_config.meta[_NUMBER]: r for r in result.results}
@@ -206,7 +206,7 @@ class Engine:
         return check_batch(batch, expectations, name, result_format, parameters, {"dataframe": frame})
 
     def _merged(self, result: Any, name: str, expectations: Sequence[Any], results: Mapping[int, Any]) -> Any:
-        """Return one result for the suite, whoever answered."""
+        """Return one result for the suite, made of the results of DuckDB and pandas."""
         from great_expectations.validator.validator import calc_validation_statistics
 
         result.results = [results[number] for number in range(len(expectations))]
@@ -219,17 +219,20 @@ class Engine:
 
 
 def _doubts(data: Data, type_name: str, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what must not be true of the data, as an aggregate in SQL, and why."""
+    """Yield conditions on the data under which SQL and pandas differ, as SQL aggregates, each with the reason."""
     names = [name_sql(c) for c in columns_of(kwargs) if c in data.types]
     full = [name_sql(c) for c in columns_without_nulls(type_name, kwargs) if c in data.types]
     if full:
         nulls = " OR ".join(f"count({name}) < count(*)" for name in full)
-        yield nulls, "pandas says that NULL equals NULL, SQL that nothing does, and there are NULLs"
+        yield nulls, "there are NULLs: in pandas NULL equals NULL, in SQL it equals nothing"
     if type_name in SUMS:
-        yield f"count({names[0]}) = 0", "the sum of no values is 0 in pandas, and unknown in SQL"
+        yield f"count({names[0]}) = 0", "there are no values: their sum is 0 in pandas and NULL in SQL"
     for pattern in patterns_of(kwargs) if names else ():
         if differs := text_that_differs(pattern, names[0]):
-            yield f"bool_or({differs})", f"DuckDB may read {pattern!r} otherwise than Python on this column's text"
+            yield (
+                f"bool_or({differs})",
+                f"on this column's text {pattern!r} may mean something else to DuckDB than to Python",
+            )
 
 
 def check_batch(
@@ -242,7 +245,7 @@ def check_batch(
 ) -> Any:
     """Run expectations on a batch definition, and return Great Expectations' result.
 
-    Not by a ValidationDefinition: it stores its result at once, and fails on those that have NumPy's bool.
+    Without a ValidationDefinition, because that stores its result at once and fails if there is a NumPy bool in it.
     """
     from great_expectations import ExpectationSuite
     from great_expectations.validator.v1_validator import Validator
@@ -259,7 +262,7 @@ def check_batch(
 
 @contextmanager
 def _configurations_kept() -> Iterator[None]:
-    """Let Great Expectations make each configuration once: it asks for it a hundred times, a fifth of a second a suite."""
+    """Let Great Expectations make each configuration once. It makes it a hundred times, which takes 0.2 s for a suite."""
     from great_expectations.expectations.expectation import Expectation
 
     made: dict[int, tuple[Any, Any]] = {}
@@ -267,7 +270,7 @@ def _configurations_kept() -> Iterator[None]:
 
     def kept(self: Any) -> Any:
         if id(self) not in made:
-            made[id(self)] = self, original.fget(self)  # with the expectation itself, so that its id stays its own
+            made[id(self)] = self, original.fget(self)  # holding the expectation keeps its id from being used again
         again = copy(made[id(self)][1])
         again._kwargs = dict(again._kwargs)
         return again
@@ -280,12 +283,12 @@ def _configurations_kept() -> Iterator[None]:
 
 
 def _numbered(expectation: Any, number: int) -> Any:
-    """Return a copy that belongs to no suite, and whose result can be told from the others: their order is lost."""
+    """Return a copy that belongs to no suite, with its number: Great Expectations does not keep the order of the results."""
     return expectation.copy(update={"id": None, "meta": {**(expectation.meta or {}), _NUMBER: number}})
 
 
 def _arguments(expectation: Any) -> dict[str, Any]:
-    """Return the arguments, a condition on rows as a dict."""
+    """Return the arguments, with the condition on rows as a dict."""
     kwargs = dict(expectation.configuration.kwargs)
     condition: Any = getattr(expectation, "row_condition", None)
     return {**kwargs, "row_condition": condition.dict() if hasattr(condition, "dict") else condition}

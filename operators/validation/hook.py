@@ -1,4 +1,4 @@
-"""What Airflow's connections say about databases and about GX Cloud."""
+"""Airflow's connections to databases and to GX Cloud."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow.sdk import BaseHook
 
 from operators.core.errors import ConfigurationError
 
-# psycopg 3: a Python signal, such as that of a time-out, interrupts its waits; psycopg2's it does not.
+# psycopg 3, because a Python signal, e.g. of a time-out, interrupts its waits; those of psycopg2 it does not.
 _POSTGRES, _SQLITE = "postgresql+psycopg", "sqlite"
 _POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "application_name")
 
@@ -17,10 +17,10 @@ _POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "application
 def database_url(conn_id: str, database: str | None = None) -> sa.URL:
     """Return SQLAlchemy's URL of a connection. Its ``repr`` and ``str`` hide the password.
 
-    PostgreSQL and SQLite need no provider package; others need theirs, for the hook that knows their URL.
+    PostgreSQL and SQLite need no provider package. Other databases need theirs, because its hook knows the URL.
 
-    :param database: in place of the connection's own
-    :raises ConfigurationError: the connection is of another type
+    :param database: database in place of the connection's
+    :raises ConfigurationError: the type of the connection is no database, or its provider is missing
     """
     connection = BaseHook.get_connection(conn_id)
     if connection.conn_type in ("postgres", "postgresql"):
@@ -44,8 +44,8 @@ def _provider_url(conn_id: str, connection: Any) -> sa.URL:
         url = connection.get_hook().sqlalchemy_url
     except Exception as error:  # noqa: BLE001 - a provider may be missing, or know no URL, and says so in its own way
         raise ConfigurationError(
-            f"the connection {conn_id!r} of type {connection.conn_type!r} is no database that SQLAlchemy can reach: install "
-            f"its provider, or use a connection of type postgres or sqlite ({type(error).__name__})"
+            f"the connection {conn_id!r} of type {connection.conn_type!r} gives no database URL ({type(error).__name__}): "
+            "install the provider of this type, or use a connection of type postgres or sqlite"
         ) from None
     return sa.make_url(url)
 

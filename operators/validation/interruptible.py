@@ -1,4 +1,4 @@
-"""A DuckDB connection whose work a time-out or a kill can end."""
+"""A DuckDB connection whose query a time-out or a kill can end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class QueryInterrupted(BaseException):
-    """Somebody interrupted the connection. No Exception: Great Expectations catches those, and would go on."""
+    """The connection was interrupted. It is no Exception, because Great Expectations catches those and goes on."""
 
 
 class InterruptibleDuckDB:
-    """Do DuckDB's work in a thread, so that the main thread is free for signals.
+    """Run DuckDB's queries in a thread, so that the main thread is free for signals.
 
-    DuckDB lets Python see a signal while a query runs, but what a handler raises it takes for an error of the query, and ends the
-    query only when it is done. Here it goes to the caller as it is, and the query is interrupted.
+    If a signal handler raises while DuckDB runs a query in the main thread, DuckDB takes it for an error of the query and still
+    finishes the query. Here the exception reaches the caller, and the query is interrupted.
 
     :param db: an open connection
     """

@@ -10,8 +10,8 @@ from operators.links import XComLink
 class DataDocsLink(XComLink):
     """The first page of the Data Docs of one validation.
 
-    A browser opens it where ``docs_base_url`` says under which http(s) address the storage is served, or where the storage is
-    a folder of the browser's own machine. An ``s3://`` address is shown as it is, for the tools that know it.
+    A browser can open it if ``docs_base_url`` names the http(s) address under which the storage is served, or if the storage is
+    a folder on the browser's own machine. Otherwise the link is the ``s3://`` address, for tools that can read it.
     """
 
     name = "Data Docs"
@@ -21,7 +21,7 @@ class DataDocsLink(XComLink):
 def docs_link(docs_url: str | None, storage_root: str, docs_base_url: str | None) -> str | None:
     """Return the address of the Data Docs for a browser.
 
-    :param docs_url: where they are in storage
+    :param docs_url: their address in storage
     :param docs_base_url: http(s) address under which the storage is served
     """
     if docs_url and docs_base_url and docs_url.startswith(storage_root):

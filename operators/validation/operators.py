@@ -1,4 +1,4 @@
-"""Great Expectations as Airflow tasks: bad data fails the task, with a table of reasons; bad rows can be set aside."""
+"""Great Expectations as Airflow tasks: bad data fails the task with a table of reasons, or bad rows are set aside."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from operators.validation.links import DataDocsLink, docs_link
 from operators.validation.policy import FailOn
 
 if TYPE_CHECKING:
+    from operators.validation.report import TableReport
     from operators.validation.validation import Checks, Validated, Validation
 
 ResultFormat = Literal["BOOLEAN_ONLY", "BASIC", "SUMMARY", "COMPLETE"]
@@ -31,7 +32,7 @@ class GXValidationFailed(AirflowFailException):
 
 
 class Validating(BaseOperator):
-    """Base of the operators: where the result goes, and when it fails the task."""
+    """Base of the operators that validate: where the result is kept, and when it fails the task."""
 
     operator_extra_links = (DataDocsLink(),)
     ui_color = "#fdf1e3"
@@ -62,43 +63,36 @@ class Validating(BaseOperator):
         except (ConfigurationError, RejectedError) as error:
             raise AirflowFailException(str(error)) from error
         except QueryInterrupted as error:
-            raise AirflowException("the task was stopped") from error
+            raise AirflowException("the validation was interrupted, because the task was stopped") from error
         finally:
-            self.stop()
+            self.on_kill()
 
     @abstractmethod
     def validate(self, context: Any) -> dict[str, Any]:
         """Validate, and return the task's XCom."""
 
     def on_kill(self) -> None:
-        """End the queries and remove the files."""
-        self.stop()
-
-    def stop(self) -> None:
         """End the queries that run, and remove temporary files."""
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()
 
-    def finish(self, context: Any, described: dict[str, Any], report: Mapping[str, Any], text: str) -> dict[str, Any]:
-        """Push and link the result, put it on the assets' events, and fail the task if the data is bad.
+    def finish(self, context: Any, described: dict[str, Any], report: TableReport) -> dict[str, Any]:
+        """Push and link the result, add it to the assets' events, and fail the task if the data is bad.
 
         :param described: Great Expectations' own description of the result
-        :param report: the result in short
-        :param text: the result as a table for the log
         """
-        ti = context["ti"]
+        ti, text = context["ti"], report.text()
         for line in text.splitlines():
             self.log.info("%s", line)
-        ti.xcom_push(key=REPORT_KEY, value=dict(report))
-        if link := docs_link(report["docs_url"], self.storage_root(), self.docs_base_url):
+        ti.xcom_push(key=REPORT_KEY, value=report.to_xcom())
+        if link := docs_link(report.docs_url, self.storage_root(), self.docs_base_url):
             ti.xcom_push(key=DataDocsLink.key, value=link)
-        facts = {key: value for key, value in report.items() if key not in ("failures", "text")}
         for asset in (outlet for outlet in self.outlets if isinstance(outlet, Asset)):
-            context["outlet_events"][asset].extra = facts
-        if not report["passed"]:
+            context["outlet_events"][asset].extra = report.summary()
+        if not report.passed:
             ti.xcom_push(key="return_value", value=described)
-            raise GXValidationFailed(f"{text}\nData Docs: {report['docs_url']}")
+            raise GXValidationFailed(f"{text}\nData Docs: {report.docs_url}")
         return described
 
     def storage_root(self) -> str:
@@ -109,13 +103,13 @@ class Validating(BaseOperator):
         return (home / "validation").resolve().as_uri()
 
     def prefix(self, context: Any) -> str:
-        """Return where this run is below the storage."""
+        """Return the folder of this run below the storage."""
         index = getattr(context["ti"], "map_index", -1)
         return self.run_key if index is None or index < 0 else f"{self.run_key}/{index}"
 
 
 class Expecting(Validating):
-    """Base of the operators that are given expectations."""
+    """Base of the operators that take expectations."""
 
     template_fields: Sequence[str] = (*Validating.template_fields, "suite", "suite_name", "suite_parameters")
 
@@ -140,18 +134,17 @@ class Expecting(Validating):
         self.result_format = result_format
 
     def checks(self, engine_context: Any, quarantine: Mapping[str, Any] | None = None) -> Checks:
-        """Return what is to be checked."""
-        from operators.validation.validation import expected
+        """Return the suite, and how to check it."""
+        from operators.validation.validation import Checks, expected
 
-        return expected(
+        name, wanted, objects = expected(
             self.task_id,
             suite=(INCLUDE / self.suite, self.suite_name) if self.suite else None,
             objects=None if self.suite else self._given(engine_context),
             quarantine=quarantine,
-            parameters=self.suite_parameters,
-            result_format=self.result_format or "SUMMARY",
-            fail_on=self.fail_on,
         )
+        parameters = self.suite_parameters or {}
+        return Checks(name, wanted, objects, parameters, self.result_format or "SUMMARY", self.fail_on)
 
     def _given(self, engine_context: Any) -> Any:
         return self.configure_expectations(engine_context) if self.configure_expectations else self.expect
@@ -208,14 +201,7 @@ class ValidateOperator(Expecting):
     :raises AirflowFailException: the expectations or the source are wrong; a retry cannot help
     """
 
-    template_fields: Sequence[str] = (
-        *Expecting.template_fields,
-        "source",
-        "table",
-        "query",
-        "schema",
-        "conn_id",
-    )
+    template_fields: Sequence[str] = (*Expecting.template_fields, "source", "table", "query", "schema", "conn_id")
 
     def __init__(
         self,
@@ -235,9 +221,13 @@ class ValidateOperator(Expecting):
         super().__init__(**kwargs)
         _exactly_one(self, source=source, configure_dataframe=configure_dataframe, table=table, query=query)
         if (table or query) and not conn_id:
-            raise ValueError(f"{self.task_id}: a table or a query needs conn_id, the connection of its database")
+            raise ValueError(
+                f"{self.task_id}: a table or a query needs conn_id, the Airflow connection of its database"
+            )
         if context_type != "ephemeral":
-            raise ValueError(f"{self.task_id}: context_type {context_type!r} is for ValidateBatchOperator")
+            raise ValueError(
+                f"{self.task_id}: context_type {context_type!r} is not possible here; use ValidateBatchOperator"
+            )
         self.source = source
         self.file_format = file_format
         self.configure_dataframe = configure_dataframe
@@ -260,7 +250,7 @@ class ValidateOperator(Expecting):
         self._stop = work.stop
         validated = self._validated(work, checks)
         described = {**validated.described, "dataset_uri": validated.report.dataset_uri}
-        return self.finish(context, described, validated.report.to_xcom(), validated.report.text())
+        return self.finish(context, described, validated.report)
 
     def _validated(self, work: Validation, checks: Checks) -> Validated:
         if self.source:

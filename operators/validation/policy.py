@@ -1,4 +1,4 @@
-"""What is expected of a table, and what was found: one line for each expectation. Pure: no I/O, no Great Expectations."""
+"""Expectations of a table, and a finding for each. Pure: no I/O, no Great Expectations."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ _COLUMN_LIST_KEYS = ("column_list", "column_set")
 
 
 class QuarantineLimit(Exact):
-    """How many rows may be set aside. More of them are no outliers: the data is refused."""
+    """How many rows may be set aside. If there are more bad rows, the data is refused."""
 
-    max_rows_pct: float = Field(gt=0, le=100, description="of the rows of the table")
-    max_rows: int = Field(100_000, gt=0, description="whatever the share; their numbers are held in memory")
+    max_rows_pct: float = Field(gt=0, le=100, description="share of the table's rows that may be set aside, in percent")
+    max_rows: int = Field(
+        100_000,
+        gt=0,
+        description="most rows that may be set aside, whatever their share: their numbers are held in memory",
+    )
 
     def excess(self, rows: int, of: int) -> str:
-        """Say that this is too many rows; empty: it is not.
+        """Say that these are too many rows. Empty: they are not.
 
-        :param rows: that would be set aside
-        :param of: the table's rows
+        :param rows: rows that would be set aside
+        :param of: rows of the table
         """
         if rows > self.max_rows:
             return f"{rows:,} rows; at most {self.max_rows:,} may be set aside"
@@ -44,9 +48,10 @@ class Expectation(Exact):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     severity: Severity = "critical"
     notes: str = ""
-    line: int = Field(0, description="where it stands in the file")
+    line: int = Field(0, description="line of the file")
     quarantine: QuarantineLimit | Literal[False] | None = Field(
-        None, description="its own limit; false: its rows are never set aside; default: the suite's limit"
+        None,
+        description="limit for this expectation; false: its rows are never set aside; default: the limit of the suite",
     )
 
     @property
@@ -57,7 +62,7 @@ class Expectation(Exact):
 
     @property
     def is_column_list(self) -> bool:
-        """Whether it is about which columns the table has."""
+        """Whether it is about the list of the table's columns."""
         return self.type.startswith("expect_table_columns")
 
     @property
@@ -82,7 +87,7 @@ class Finding(Exact):
     rows: int | None = None
     sample: tuple[str, ...] = ()
     detail: str = ""
-    set_aside: bool = Field(False, description="its rows are in quarantine, and the others passed")
+    set_aside: bool = Field(False, description="its rows are in quarantine, and the other rows passed")
 
     @property
     def stops(self) -> bool:
@@ -90,7 +95,7 @@ class Finding(Exact):
         return self.fails("critical")
 
     def fails(self, level: FailOn) -> bool:
-        """Whether it is bad enough for a level: ``warning`` takes warnings and what is critical."""
+        """Whether it is bad enough for a level. ``warning`` includes critical findings."""
         return not self.ok and not self.set_aside and _RANKS[self.severity] >= _RANKS[level]
 
 
@@ -98,10 +103,10 @@ class Suite(Exact):
     """The expectations of one table."""
 
     expectations: tuple[Expectation, ...]
-    quarantine: QuarantineLimit | None = Field(None, description="for its critical expectations about rows")
+    quarantine: QuarantineLimit | None = Field(None, description="limit for its critical expectations about rows")
 
     def limit(self, expectation: Expectation) -> QuarantineLimit | None:
-        """Return how many rows may be set aside because of an expectation; None: none."""
+        """Return how many rows an expectation may set aside; None: none."""
         if expectation.quarantine is None:
             return self.quarantine if expectation.severity == "critical" else None
         return expectation.quarantine or None
@@ -114,7 +119,7 @@ def missing_columns(expectations: Sequence[Expectation], columns: Iterable[str])
 
 
 def runnable(expectations: Sequence[Expectation], columns: Iterable[str]) -> list[Expectation]:
-    """Return the expectations whose columns exist. Great Expectations answers the others with a stack trace."""
+    """Return the expectations whose columns exist. For the others Great Expectations would give a stack trace."""
     missing = set(missing_columns(expectations, columns))
     return [e for e in expectations if e.is_column_list or not missing & set(e.columns)]
 
@@ -125,7 +130,7 @@ def column_findings(
     columns: Sequence[str],
     gaps: Mapping[str, Sequence[str]],
 ) -> list[Finding]:
-    """Report the columns that are missing, from the table or from some of its source files, and likely new names.
+    """Report the columns that are missing in the table or in some of its source files, with their likely new names.
 
     :param columns: of the table, in its order
     :param gaps: column → source files that lack it while others have it
@@ -145,7 +150,7 @@ def column_findings(
 
 def _missing(table: str, column: str, text: str, new: Sequence[str], *, only: bool) -> Finding:
     close = get_close_matches(column, new, n=1, cutoff=0.5) or (list(new) if only else [])
-    hint = f"; {close[0]} looks like it was renamed" if close else ""
+    hint = f"; perhaps it is now called {close[0]}" if close else ""
     return Finding(
         table=table, column=column, expectation="the column exists", severity="critical", ok=False, detail=text + hint
     )
@@ -163,7 +168,7 @@ def finding(
 
     :param result: as `to_json_dict` gives it: ``success``, ``result`` and ``exception_info``
     :param rows: of the table
-    :param type_name: of the column, for the message when the expectation could not be evaluated
+    :param type_name: type of the column, for the message if the expectation could not be checked
     """
     ok, facts = bool(result["success"]), result.get("result") or {}
     count = facts.get("unexpected_count")
@@ -196,7 +201,7 @@ def _sample(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _observed(expectation: Expectation, kwargs: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """Say what was found, for an expectation about a whole table or column."""
+    """Return the observed value in words, for an expectation about a whole table or column."""
     value = facts.get("observed_value")
     if value is None or "unexpected_count" in facts:
         return ""
@@ -215,7 +220,7 @@ def _number(value: Any) -> str:
 
 
 def _exception(info: Mapping[str, Any]) -> str:
-    """Return the last line of an exception; Great Expectations nests the info under a metric's id or not at all."""
+    """Return the last line of an exception. Great Expectations may nest the info under the id of a metric."""
     candidates = [info, *(value for value in info.values() if isinstance(value, Mapping))]
     for candidate in candidates:
         if candidate.get("raised_exception") and candidate.get("exception_message"):

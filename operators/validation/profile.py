@@ -1,4 +1,4 @@
-"""Measure a reference: what the columns of good data hold."""
+"""Measure the columns of a reference: data that is known to be good."""
 
 # ruff: noqa: S608 - every name in this SQL is quoted
 
@@ -23,7 +23,7 @@ _VIEW = "reference"
 class Reference:
     """Which rows are the reference: ``start <= time < end``.
 
-    :param time_column: default: every row is
+    :param time_column: column with the time; None: all rows are the reference
     """
 
     time_column: str | None = None
@@ -39,10 +39,10 @@ def measure(db: InterruptibleDuckDB, paths: Sequence[Path], reference: Reference
     data = open_files(db, "everything", paths)
     column = reference.time_column
     if (reference.start or reference.end) and not column:
-        raise ConfigurationError("a window needs the column that says when a row happened: --time-column")
+        raise ConfigurationError("--start and --end need --time-column: the column with the time of each row")
     if column and not data.types.get(column, "").startswith(("TIMESTAMP", "DATE")):
         raise ConfigurationError(
-            f"the time column {column} is {data.types.get(column, 'missing')}; it must be a TIMESTAMP"
+            f"the time column {column} is {data.types.get(column, 'missing')}; it must be a TIMESTAMP or a DATE"
         )
     bounds = [
         f"{name_sql(column or '')} {sign} TIMESTAMP '{bound.isoformat(' ')}'"
@@ -53,7 +53,7 @@ def measure(db: InterruptibleDuckDB, paths: Sequence[Path], reference: Reference
     db.execute(f"CREATE OR REPLACE VIEW {_VIEW} AS FROM everything{where}")
     rows, hours = _extent(db, reference)
     if not rows:
-        raise ConfigurationError("there is no row in the window; mend --start and --end")
+        raise ConfigurationError("there is no row between --start and --end; choose other times")
     columns = tuple(_column(db, name, type_name, data.kinds[name]) for name, type_name in data.types.items())
     return Table(rows=rows, hours=hours, columns=columns)
 

@@ -1,4 +1,4 @@
-"""Set bad rows aside: the rows that break an expectation go to one Parquet file with the reasons, the others to another."""
+"""Set bad rows aside: rows that break an expectation go to one Parquet file, with the reasons; the others go to another."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def bad_rows(
 ) -> Any:
     """Return which rows break which expectations, as an Arrow table of ``row`` and ``reason``.
 
-    Great Expectations says which: its full result, with the number of the row as the index.
+    Great Expectations names them in its full result, with the number of the row as the index.
 
-    :param at_most: no expectation is broken by more rows
+    :param at_most: largest number of rows that break one expectation
     """
     import pyarrow as pa
 
@@ -42,7 +42,7 @@ def bad_rows(
     rows: list[int] = []
     reason_of_row: list[str] = []
     for expectation, reason in zip(expectations, reasons, strict=True):
-        for on_pandas in (False, True):  # in SQL it names no rows for some expectations about several columns
+        for on_pandas in (False, True):  # with SQL it names no rows for some expectations about several columns
             outcome = engine.check(
                 numbered,
                 [expectation],
@@ -62,7 +62,10 @@ def bad_rows(
             if len(bad) == result.get("unexpected_count"):
                 break
         else:
-            raise RejectedError(f"{reason}: Great Expectations names {len(bad)} of the rows; none can be set aside")
+            raise RejectedError(
+                f'Great Expectations names only {len(bad)} of the rows that break "{reason}", so none can be set aside; '
+                "set `quarantine: false` for this expectation, and mend the data"
+            )
         rows += bad
         reason_of_row += [reason] * len(bad)
     return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(reason_of_row, pa.string())})
@@ -89,7 +92,7 @@ def split(data: Data, bad: Any, folder: Path) -> Split:
     if data.unwritable:
         raise ConfigurationError(
             f"no rows of {data.name} can be set aside: the column {data.unwritable} has values of several types, "
-            "which Parquet cannot hold; convert it first"
+            "which Parquet cannot hold; convert them to one type"
         )
     if REASONS in data.types:
         raise ConfigurationError(f"{data.name} already has a column {REASONS}; rename it")

@@ -1,4 +1,4 @@
-"""The report of a validation: a verdict, a short table of what is not as expected, and where the rest is. Pure."""
+"""The report of a validation: a verdict, a short table of what is not as expected, and addresses of the rest. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _XCOM_ROWS = 50
 
 
 class Quarantined(Exact):
-    """Rows that were set aside, so that the others could go on."""
+    """Rows that were set aside, so that the others can be used."""
 
     uri: str = Field(description="Parquet: the rows as they were, and a list `quarantine_reasons`")
     rows: int
@@ -24,7 +24,7 @@ class Quarantined(Exact):
 
 
 class ValidationReport(Exact):
-    """What was checked, what was found, and the dataset if the data may be used."""
+    """The report of a snapshot: all findings, and the dataset if the data may be used."""
 
     passed: bool
     findings: tuple[Finding, ...]
@@ -58,12 +58,14 @@ class ValidationReport(Exact):
 
 
 class TableReport(Exact):
-    """What was found in one table, and where what goes on is."""
+    """The report of one table: all findings, and the address of the rows that may be used."""
 
     passed: bool
     findings: tuple[Finding, ...]
-    rows: int = Field(description="of the table as it came")
-    dataset_uri: str | None = Field(description="what goes on: the source, or its good rows; null: no file")
+    rows: int = Field(description="rows of the table as it came")
+    dataset_uri: str | None = Field(
+        description="address of the rows that may be used: the source, or its good rows; null: none"
+    )
     quarantined: Quarantined | None = None
     docs_url: str | None = Field(None, description="of the Data Docs, in storage")
 
@@ -75,9 +77,9 @@ class TableReport(Exact):
         return tuple(sorted(bad, key=lambda finding: (finding.set_aside, ranks.index(finding.severity))))
 
     def summary(self) -> dict[str, Any]:
-        """Return the few facts for an asset event.
+        """Return the facts for an asset event.
 
-        ``success``: all that goes on is as expected, warnings too; ``passed``: the task does not fail because of it.
+        ``success``: no expectation failed, not even with a warning. ``passed``: the task does not fail because of it.
         """
         failed = [f for f in self.findings if not f.ok and not f.set_aside]
         return {
@@ -112,15 +114,9 @@ def report_text(passed: bool, findings: Sequence[Finding], quarantined: Mapping[
         f"{warnings} warning{'' if warnings == 1 else 's'}"
     )
     aside = [f"{q.rows:,} of {q.of_rows:,} rows of {name} were set aside: {q.uri}" for name, q in quarantined.items()]
-    return "\n".join([head, *aside, *table_text(failures)])
-
-
-def table_text(failures: Sequence[Finding]) -> list[str]:
-    """Return the lines of a table of what is not as expected."""
-    if not failures:
-        return []
     names = ("", "table", "column", "expectation", "unexpected", "found")
-    return columns([names, *(_cells(finding) for finding in failures)])
+    lines = columns([names, *(_cells(finding) for finding in failures)]) if failures else []
+    return "\n".join([head, *aside, *lines])
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -135,6 +131,6 @@ def _cells(finding: Finding) -> tuple[str, ...]:
 def verdict(findings: Iterable[Finding], *, complete: bool) -> bool:
     """Say whether the data may be used.
 
-    :param complete: every table was checked. What was not checked is not accepted.
+    :param complete: whether every table was checked; otherwise the data may not be used
     """
     return complete and not any(finding.stops for finding in findings)

@@ -1,4 +1,4 @@
-"""Where a dataset is: Parquet or CSV, one file, a folder or a pattern, on this machine or in S3."""
+"""The files of a dataset: Parquet or CSV; one file, a folder or a pattern; on this machine or in S3."""
 
 from __future__ import annotations
 
@@ -47,10 +47,14 @@ def local_files(source: str, file_format: FileFormat | None, folder: Path) -> Fi
         storage = Storage(Path(source).as_uri() if source.startswith("/") else source.rstrip("/"))
         names = [name for name in storage.list() if file_format or _format(name)]
     if not names:
-        raise ConfigurationError(f"there are no Parquet or CSV files at {source}")
+        raise ConfigurationError(
+            f"there are no Parquet or CSV files at {source}; names must end in .parquet, .csv or .csv.gz, or set file_format"
+        )
     formats = {file_format or _format(name) for name in names}
     if len(formats) > 1 or None in formats:
-        raise ConfigurationError(f"{source} has files of several or unknown formats; set file_format, or a pattern")
+        raise ConfigurationError(
+            f"{source} has files of several or unknown formats; set file_format, or write a pattern such as *.parquet"
+        )
     paths = _local(storage, names, folder)
     return Files(paths, next(f for f in formats if f))
 

@@ -1,4 +1,4 @@
-"""Great Expectations' SQL engine, in an order that reads the data as seldom as possible. Imported on the worker only."""
+"""Great Expectations' SQL engine, with few scans of the data. Imported on the worker only."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from great_expectations.expectations.registry import get_metric_provider  # noqa
 
 _PARTIAL = tuple(f".{suffix.value}" for suffix in MetricPartialFunctionTypeSuffixes)
 _COUNT = ".unexpected_count"
-# What Great Expectations shows of the rows that break an expectation. There is nothing to ask for where none does.
+# Metrics about the rows that break an expectation. They are not computed if no row does.
 _SAMPLES = (".unexpected_values", ".unexpected_rows", ".unexpected_value_counts", ".unexpected_index_list")
 
 _engines: dict[str, tuple[sa.Engine, str | None]] = {}
 
 
 class FewScansExecutionEngine(SqlAlchemyExecutionEngine):
-    """Build all expressions first, then compute every aggregate in one scan, then the rest, and samples last.
+    """Build all expressions first, then compute all aggregates in one scan, then the rest, and samples last.
 
-    Great Expectations computes what is ready, level by level: it asks for samples before it knows whether there are any,
-    and scans once a level. What one call leaves unresolved, it asks for again.
+    Great Expectations itself computes whatever is ready, with one scan for each level, and samples before it knows whether there
+    are any. It asks again for the metrics that a call did not resolve.
     """
 
     def __init__(self, *arguments: Any, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ class FewScansExecutionEngine(SqlAlchemyExecutionEngine):
     def resolve_metrics(
         self, metrics_to_resolve: Iterable[Any], metrics: Any = None, runtime_configuration: Any = None
     ) -> Any:
-        """Resolve the cheapest kind of metric that is ready."""
+        """Resolve the metrics of the cheapest kind that is ready."""
         asked = list(metrics_to_resolve)
         if not asked:
             return metrics or {}
@@ -63,7 +63,7 @@ class FewScansExecutionEngine(SqlAlchemyExecutionEngine):
             if len(wanted) == 1:
                 raise
             good = {}
-            for metric in wanted:  # one that fails must not make the others fail, or run three times
+            for metric in wanted:  # one that fails must not make the others fail, or be tried three times
                 try:
                     good.update(super().resolve_metrics([metric], metrics, runtime_configuration))
                 except MetricResolutionError:
@@ -89,7 +89,7 @@ def _key(metric: Any) -> tuple[str, str, str]:
 
 
 class EngineDatasource(SQLDatasource):
-    """A data source for an engine that is open already: Great Expectations never sees how to connect, nor a password."""
+    """A data source for an engine that is open already, so that Great Expectations never sees a password."""
 
     type: Literal["taxiway_engine"] = "taxiway_engine"
 
@@ -117,7 +117,7 @@ class EngineDatasource(SQLDatasource):
 
 @contextmanager
 def data_source(context: Any, name: str, engine: sa.Engine, schema: str | None = None) -> Iterator[Any]:
-    """Add a data source for an engine to a context, as long as this block lasts."""
+    """Add a data source for an engine to a context, for the time of this block."""
     address = f"taxiway://{secrets.token_hex(8)}"
     _engines[address] = engine, schema
     try:

@@ -1,4 +1,4 @@
-"""Which expectations DuckDB may answer so that the answer is the one of Great Expectations on pandas. Pure."""
+"""Which expectations may be checked on DuckDB, because the answer is the same as on pandas. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _KEYS = frozenset({"number", "text", "time"})
 _ORDERED = frozenset({"number", "time"})
 _NUMBER = frozenset({"number"})
 _TEXT = frozenset({"text"})
-# Expectation → the kinds of columns on which both engines mean the same. What is not here is left to pandas: types have
-# other names in SQL, quantiles are other ranks, an order of rows is not SQL's to know, and so on.
+# Expectation → the kinds of columns on which both engines give the same answer. pandas checks every other expectation: SQL has
+# other names for types, other ranks for quantiles, no order of rows, and so on.
 _ANSWERS: dict[str, frozenset[str]] = {
     "expect_column_values_to_be_null": _EVERY,
     "expect_column_values_to_not_be_null": _EVERY,
@@ -80,12 +80,12 @@ _WITHOUT_NULLS = frozenset(
         "expect_column_pair_values_a_to_be_greater_than_b",
     }
 )
-# They name several columns, and compare none with another.
+# They name several columns, but do not compare their values.
 _APART = frozenset({"expect_compound_columns_to_be_unique", "expect_table_columns_to_match_ordered_list"})
 SQL_ONLY = frozenset(name for name in _ANSWERS if "like_pattern" in name or name == "unexpected_rows_expectation")
 # The sum of nothing is 0 in pandas and NULL in SQL.
 SUMS = frozenset({"expect_column_sum_to_be_between"})
-# Their values are compared with those of the column; the others' are counts, lengths and shares.
+# Their arguments are compared with values of the column. Those of the others are counts, lengths and shares.
 _COMPARED = frozenset(
     name
     for name in _ANSWERS
@@ -93,12 +93,12 @@ _COMPARED = frozenset(
 )
 _VALUES = ("min_value", "max_value", "value_set")
 _COLUMNS = ("column", "column_A", "column_B", "column_list")
-# Python knows more white space than RE2, and more letters and digits; its $ also stands before a last line break.
+# Python knows more white space, letters and digits than RE2. In Python $ also matches before a last line break.
 _SPACE, _LETTERS, _END = ("\\s", "\\S"), ("\\w", "\\W", "\\d", "\\D", "\\b", "\\B"), "$"
 
 
 def kind(duckdb_type: str) -> Kind:
-    """Return what sort of values a column of DuckDB has."""
+    """Return the kind of values of a DuckDB type."""
     return _KINDS.get(duckdb_type, "other")
 
 
@@ -122,10 +122,10 @@ def why_pandas(type_name: str, kwargs: Mapping[str, Any], kinds: Mapping[str, Ki
     """
     allowed = _ANSWERS.get(type_name)
     if allowed is None:
-        return "SQL has no such expectation, or measures something else"
+        return "SQL does not have this expectation, or measures something else"
     read = columns_of(kwargs)
     if wrong := [c for c in read if c in kinds and kinds[c] not in allowed]:
-        return f"the column {wrong[0]} is of a kind that SQL treats otherwise"
+        return f"SQL treats values such as those of the column {wrong[0]} otherwise than pandas"
     if type_name not in _APART and len({kinds[c] for c in read if c in kinds}) > 1:
         return "it compares columns of different kinds"
     own = kinds.get(read[0]) if len(read) == 1 else None
@@ -137,7 +137,7 @@ def why_pandas(type_name: str, kwargs: Mapping[str, Any], kinds: Mapping[str, Ki
 
 
 def columns_without_nulls(type_name: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the columns that must have no NULL for both engines to agree: pandas says that NULL equals NULL, or is not 3."""
+    """Return the columns that must have no NULL if both engines are to agree: in pandas NULL equals NULL, and NULL != 3."""
     own = columns_of(kwargs) if type_name in _WITHOUT_NULLS else ()
     return (*own, *_unequal(kwargs.get("row_condition")))
 
@@ -189,7 +189,7 @@ def _why_condition(condition: Any, kinds: Mapping[str, Kind]) -> str:
 
 
 def condition_columns(condition: Any) -> tuple[str, ...] | None:
-    """Return the columns that a condition on rows reads; None: it does not say."""
+    """Return the columns that a condition on rows reads; None: this cannot be known."""
     if not condition:
         return ()
     if not isinstance(condition, Mapping) or condition.get("type") == "pass_through":
@@ -201,13 +201,13 @@ def condition_columns(condition: Any) -> tuple[str, ...] | None:
 
 
 def ends(pattern: str) -> bool:
-    """Say whether a regular expression ends with a ``$`` that stands for the end."""
+    """Say whether a regular expression ends with a ``$`` that means the end of the text."""
     before = pattern[:-1]
     return pattern.endswith(_END) and (len(before) - len(before.rstrip("\\"))) % 2 == 0
 
 
 def re2_pattern(pattern: str) -> str:
-    """Write a regular expression so that RE2 finds the end where Python does: before a last line break, too."""
+    """Rewrite a regular expression so that its ``$`` matches in RE2 where it does in Python: before a last line break, too."""
     return f"{pattern[:-1]}\\n?$" if ends(pattern) else pattern
 
 

@@ -1,4 +1,4 @@
-"""Read expectation suites from YAML, and say what is wrong with them before any data is read."""
+"""Read expectation suites from YAML, and report mistakes in them before any data is read."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def implementations(expectations: Sequence[Expectation]) -> list[Any]:
 
 
 def described(objects: Sequence[Any]) -> tuple[Expectation, ...]:
-    """Return our words for Great Expectations' objects."""
+    """Return Great Expectations' objects as our own type."""
     return tuple(
         Expectation(
             type=o.expectation_type,
@@ -131,7 +131,7 @@ def _checked(path: Path, node: yaml.Node, model: type[BaseModel], build: Callabl
 def _pairs(path: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[str, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
         line = node.start_mark.line + 1 if node else 1
-        raise ConfigurationError(f"{path}:{line}: {what} must be a mapping")
+        raise ConfigurationError(f"{path}:{line}: {what} must be a mapping (`key: value`)")
     for key, value in node.value:
         yield str(key.value), value
 
@@ -180,12 +180,12 @@ def _problems(expectation: Expectation) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 - pydantic v1 raises several kinds, all of them about what was written
         yield f"{expectation.type}: {' '.join(str(error).split())[:300]}"
     if expectation.quarantine and not is_about_rows(expectation.type):
-        yield f"{expectation.type} judges no single row, so it has none to set aside; remove `quarantine`"
+        yield f"{expectation.type} is not about single rows, so no rows can be set aside for it; remove `quarantine`"
 
 
 @cache
 def import_gx() -> Any:
-    """Import Great Expectations: 6 to 8 s of CPU, so only where it is used, and with its usage statistics off.
+    """Import Great Expectations with its usage statistics off. The import takes 6 to 8 s of CPU, so only users of it do this.
 
     :raises ConfigurationError: it is not installed
     """
@@ -194,8 +194,8 @@ def import_gx() -> Any:
     import great_expectations as gx
 
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    # The import leaves a million objects that stay. The garbage collector would look through them again and again, for a sixth
-    # of the time of a validation.
+    # The import creates a million objects that stay. Without this the garbage collector would scan them again and again, which
+    # takes a sixth of the time of a validation.
     gc.collect()
     gc.freeze()
     return gx

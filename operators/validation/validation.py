@@ -1,4 +1,4 @@
-"""Validate one table, wherever it is: the work behind `ValidateOperator`. No Airflow."""
+"""Validate files, a data frame, or a table in a database: the work behind `ValidateOperator`. No Airflow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHORT = ("unexpected_list", "unexpected_index_list", "partial_unexpected_list",
 
 @dataclass(frozen=True)
 class Checks:
-    """A suite that is ready to be checked.
+    """A suite, and how to check it.
 
     :param objects: Great Expectations' own objects of the suite, in its order
     """
@@ -46,20 +46,17 @@ class Checks:
 
 
 def expected(
-    task_id: str,
+    default_name: str,
     *,
     suite: tuple[Path, str] | None,
     objects: Any,
     quarantine: Mapping[str, Any] | None,
-    parameters: Mapping[str, Any] | None,
-    result_format: Any,
-    fail_on: FailOn,
-) -> Checks:
-    """Return what is to be checked.
+) -> tuple[str, Suite, tuple[Any, ...]]:
+    """Return the name of a suite, the suite, and Great Expectations' own objects of it.
 
-    :param suite: YAML file and the name of one of its suites
-    :param objects: in place of it: an expectation of Great Expectations, a list of them, or its suite
-    :param quarantine: see `QuarantineLimit`; in place of the file's
+    :param suite: YAML file, and the name of one of its suites
+    :param objects: in place of ``suite``: Great Expectations' own expectation, list of expectations, or suite
+    :param quarantine: fields of `QuarantineLimit`, in place of those in the file
     :raises ConfigurationError: one of them is wrong
     """
     if suite:
@@ -67,14 +64,14 @@ def expected(
         made = implementations(wanted.expectations)
     else:
         import_gx()
-        name, made = getattr(objects, "name", None) or task_id, _listed(objects)
+        name, made = getattr(objects, "name", None) or default_name, _listed(objects)
         wanted = Suite(expectations=described(made))
     if quarantine is not None:
         try:
             wanted = wanted.model_copy(update={"quarantine": QuarantineLimit.model_validate(dict(quarantine))})
         except ValidationError as error:
             raise ConfigurationError(f"quarantine: {explain(error, QuarantineLimit)}") from None
-    return Checks(name, wanted, tuple(made), parameters or {}, result_format, fail_on)
+    return name, wanted, tuple(made)
 
 
 def _listed(objects: Any) -> list[Any]:
@@ -83,7 +80,7 @@ def _listed(objects: Any) -> list[Any]:
     listed = getattr(objects, "expectations", None) or (objects if isinstance(objects, list | tuple) else [objects])
     if not listed or not all(isinstance(one, Expectation) for one in listed):
         raise ConfigurationError(
-            f"the expectations are {type(objects).__name__}; give an expectation of Great Expectations, a list, or a suite"
+            f"the expectations are a {type(objects).__name__}; give an expectation of Great Expectations, a list, or a suite"
         )
     return list(listed)
 
@@ -92,7 +89,7 @@ def _listed(objects: Any) -> list[Any]:
 class Validated:
     """The result of a validation.
 
-    :param described: Great Expectations' own description of it, as JSON types, with short lists
+    :param described: Great Expectations' own description of it, as JSON types and with short lists
     """
 
     report: TableReport
@@ -102,7 +99,7 @@ class Validated:
 class Validation:
     """One validation: its engine, its files, and a way to stop it.
 
-    :param storage: keeps Data Docs, the full result and the rows of a quarantine below ``prefix``
+    :param storage: where Data Docs, the full result and quarantined rows are kept, below ``prefix``
     """
 
     def __init__(self, engine: Engine, storage: Storage, prefix: str) -> None:
@@ -112,7 +109,7 @@ class Validation:
         self._db: InterruptibleDuckDB | None = None
 
     def stop(self) -> None:
-        """End what runs in DuckDB and remove the files. May be called from a signal handler, and more than once."""
+        """End DuckDB's query and remove the files. It may be called from a signal handler, and more than once."""
         if self._db is not None:
             self._db.interrupt()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -138,7 +135,7 @@ class Validation:
         return self._examined(checks, lambda db: open_frame(db, checks.name, frame), source=None)
 
     def table(self, checks: Checks, database: Database) -> Validated:
-        """Validate a table or query where it is, in its database. It is copied only if rows of it are to be set aside."""
+        """Validate a table or query in its database. Its rows are copied only if some may be set aside."""
 
         def run(objects: Sequence[Any]) -> Outcome:
             return self.engine.check_sql(
@@ -155,7 +152,7 @@ class Validation:
             path = export(database, self._folder / "table.parquet")
             return self._examined(checks, lambda db: open_files(db, checks.name, [path]), source=None)
         self.engine.keep_page(checked.outcome, checked.objects)
-        return self._finished(checks, Examined(checked.findings, checked.outcome.rows, checked.outcome), source=None)
+        return self._finished(checks, Examined(checked.findings, checked.outcome), source=None)
 
     def _examined(
         self, checks: Checks, opened: Callable[[InterruptibleDuckDB], Data], *folders: Path, source: str | None
@@ -170,19 +167,21 @@ class Validation:
         return self._finished(checks, examined, source=source)
 
     def _finished(self, checks: Checks, examined: Examined, *, source: str | None) -> Validated:
-        """Keep what was found, and what goes on."""
+        """Upload the results and, if rows were set aside, both files. Return the report."""
         quarantined, good = None, source
         if examined.split:
             bad = f"{self._prefix}/quarantine.parquet"
             self._storage.upload(examined.split.bad, bad)
             self._storage.upload(examined.split.good, f"{self._prefix}/good.parquet")
             good = self._storage.url(f"{self._prefix}/good.parquet")
-            quarantined = Quarantined(uri=self._storage.url(bad), rows=examined.split.rows, of_rows=examined.rows)
+            quarantined = Quarantined(
+                uri=self._storage.url(bad), rows=examined.split.rows, of_rows=examined.outcome.rows
+            )
         passed = not any(f.fails(checks.fail_on) for f in examined.findings)
         report = TableReport(
             passed=passed,
             findings=examined.findings,
-            rows=examined.rows,
+            rows=examined.outcome.rows,
             dataset_uri=good if passed else None,
             quarantined=quarantined,
             docs_url=keep_docs(self.engine, self._storage, self._prefix),
@@ -200,19 +199,19 @@ def keep_docs(engine: Engine, storage: Storage, prefix: str) -> str:
 
 
 def keep_result(outcome: Outcome, storage: Storage, prefix: str) -> dict[str, Any]:
-    """Keep the whole result as JSON, and return it with short lists: an XCom is no place for a million values."""
+    """Upload the whole result as JSON, and return it with short lists: an XCom is no place for a million values."""
     described: dict[str, Any] = outcome.result.describe_dict()
     storage.put_bytes(f"{prefix}/result.json", json.dumps(described, indent=1, default=str).encode())
     return shortened(described)
 
 
 def worth_keeping(name: str) -> bool:
-    """Leave out 3.5 MB of tutorial animations and fonts that every site would carry."""
+    """Leave out the 3.5 MB of tutorial animations and fonts in every site."""
     return not name.endswith((".gif", ".otf", "iterative-dev-loop.png"))
 
 
 def shortened(value: Any, key: str = "") -> Any:
-    """Return a description of Great Expectations with no more than `SAMPLES` of the unexpected values."""
+    """Return a description by Great Expectations with `SAMPLES` unexpected values at most."""
     if isinstance(value, dict):
         return {k: shortened(v, k) for k, v in value.items()}
     if isinstance(value, list):

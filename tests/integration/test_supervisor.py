@@ -103,7 +103,7 @@ def fixture(tmp_path: Path) -> Iterator[Fixture]:
     supervisor.down(made.stack)
     if made.process is not None:
         made.process.wait(10)
-    for folder in (made.stack.ray_dir, made.stack.serve_dir, made.stack.short_dir):
+    for folder in (made.stack.ray_dir, made.stack.serve_dir, made.stack.tmp_dir, made.stack.short_dir):
         folder.rmdir()
 
 
@@ -129,7 +129,7 @@ def test_a_service_that_fails_stops_everything_and_shows_its_log(fixture: Fixtur
     fixture.start('[daemon("first"), step("broken", "print(6 * 7); raise SystemExit(5)", needs=("first",))]')
     found = fixture.wait(lambda found: found.state == state.FAILED)
     assert found.failed == ["broken"]
-    assert found.services["broken"].note == "ended with 5"
+    assert found.services["broken"].note == "ended with exit code 5"
     assert supervisor.tail(fixture.stack.log_dir / "broken.log") == "42"
     assert fixture.process is not None
     assert fixture.process.wait(10) == 1
@@ -185,7 +185,7 @@ def test_a_start_that_fails_once_may_be_tried_again(fixture: Fixture) -> None:
         ' step=True, start_retries=1), daemon("first")]'
     )
     found = fixture.wait(lambda found: found.services["shy"].restarts == 1)
-    assert found.services["shy"].note == "ended with 1; started again"
+    assert found.services["shy"].note == "ended with exit code 1; it was started again"
 
 
 def test_down_finds_what_a_killed_supervisor_left(fixture: Fixture) -> None:

@@ -301,6 +301,6 @@ def test_the_suites_of_the_repository_run_on_sql(tmp_path: Path) -> None:
         outcome = ours(tmp_path, path, None, objects, values)  # type: ignore[arg-type]
         assert list(outcome.on_pandas.values()) in (
             [],
-            ["pandas says that NULL equals NULL, SQL that nothing does, and there are NULLs"],
+            ["there are NULLs: in pandas NULL equals NULL, in SQL it equals nothing"],
         )
         assert differences(objects, outcome, on_pandas(pd.read_parquet(path), objects, values)) == []

@@ -124,8 +124,11 @@ def test_bad_rows_of_a_table_are_set_aside(tmp_path: Path, orders_db: str) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"table": "nothing", "schema": "shop"}, "nothing cannot be read: relation .* does not exist"),
-        ({"query": "SELEC 1"}, "cannot be read: syntax error"),
+        (
+            {"table": "nothing", "schema": "shop"},
+            "nothing cannot be read from the database: relation .* does not exist",
+        ),
+        ({"query": "SELEC 1"}, "cannot be read from the database: syntax error"),
         ({"query": "WITH x AS (DELETE FROM shop.orders RETURNING *) SELECT * FROM x"}, "cannot be read"),
     ],
 )

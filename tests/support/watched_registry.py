@@ -70,7 +70,7 @@ class Registry:
     async def metrics(self, _: str) -> dict[str, float]:
         return {"auc": 0.5}
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 

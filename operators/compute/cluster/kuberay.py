@@ -1,4 +1,4 @@
-"""KubeRay by way of Airflow's Kubernetes provider, an optional extra."""
+"""KubeRay, through Airflow's Kubernetes provider, which is an optional extra."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMEOUT_S = 30
 
 
 class KubeRay:
-    """Make, read and delete RayClusters.
+    """Create, read and delete RayClusters.
 
     :param kubernetes_conn_id: Airflow connection of type ``kubernetes``
     :raises ConfigurationError: the provider is not installed
@@ -29,7 +29,7 @@ class KubeRay:
         self._core = client.CoreV1Api(hook.api_client)
 
     def create(self, cluster: KubeRayCluster, token: str) -> None:
-        """Make the secret with the token, and the cluster; what is there already stays as it is."""
+        """Create the secret with the token, and the cluster. What exists already stays as it is."""
         secret = {
             "metadata": {"name": _secret(cluster.name), "labels": {"app.kubernetes.io/managed-by": "taxiway"}},
             "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
@@ -58,7 +58,10 @@ def _secret(name: str) -> str:
 
 
 def _call(function: Any, *arguments: Any, accept: int) -> Any:
-    """Call Kubernetes; return None for the status that counts as done."""
+    """Call Kubernetes.
+
+    :param accept: status that is no error; None is returned for it
+    """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -69,7 +72,7 @@ def _call(function: Any, *arguments: Any, accept: int) -> Any:
             return None
         kind = ServiceError if error.status in (0, 408, 429) or (error.status or 0) >= 500 else ServiceRefusedError
         raise kind(
-            f"Kubernetes answered {function.__name__} with {error.status}: {error.reason}: {error.body}"
+            f"Kubernetes answered {function.__name__} with {error.status} {error.reason}: {error.body}"
         ) from None
     except HTTPError as error:
         raise ServiceError(f"Kubernetes did not answer {function.__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""A Ray cluster of one machine, started for a DAG and ended with every process of it."""
+"""A Ray cluster on one machine: started for a DAG, and ended with all its processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from operators.core.extras import require
 
 START_TIMEOUT_S = 120.0
 _GRACE_S = 5.0
-_MARKER = "TAXIWAY_LOCAL_RAY"  # carried by every process of a cluster and by nothing else
+_MARKER = "TAXIWAY_LOCAL_RAY"  # every process of a cluster carries it, and no other does
 _PORTS = (
     "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
     "metrics-export-port", "node-manager-port", "object-manager-port",
@@ -33,7 +33,7 @@ _PORTS = (
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """Where a local cluster is; nothing in it is secret.
+    """Where a local cluster is. Nothing here is secret.
 
     :param address: the dashboard's address
     :param token_path: file with the token, readable by this user alone
@@ -54,13 +54,14 @@ def start(
 ) -> LocalCluster:
     """Start a cluster on the loopback interface, or find the one that an earlier call started in this folder.
 
-    :param folder: the cluster's own, short (Ray puts sockets below it, whose paths hold 107 bytes), deleted by `stop`
-    :param num_cpus: CPUs that it hands out; None: the machine's
-    :param num_gpus: GPUs that it hands out; None: the machine's
+    :param folder: folder of the cluster alone; `stop` deletes it. Its path must be short: Ray puts sockets below it, and the
+        path of a socket has at most 107 bytes
+    :param num_cpus: CPU cores that it offers; None: all of the machine
+    :param num_gpus: GPUs that it offers; None: all of the machine
     :param object_store_bytes: memory of its object store
     :param env: more environment variables of its processes
     :raises ConfigurationError: Ray is not installed
-    :raises ServiceError: it did not start in time; the message has the end of its log
+    :raises ServiceError: the cluster did not start in time; the message has the end of its log
     """
     require("ray", "ray", purpose="a local Ray cluster")
     kept = _kept(folder)
@@ -73,7 +74,8 @@ def start(
     token_path.write_text(secrets.token_urlsafe(32))
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     cluster = LocalCluster(f"http://127.0.0.1:{ports['dashboard-port']}", str(token_path))
-    options = [f"--{name}={port}" for name, port in ports.items()]
+    options = ["--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    options += ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}={port}" for name, port in ports.items())]
     options += [f"--object-store-memory={object_store_bytes}", f"--temp-dir={folder / 'ray'}"]
     options += [
         f"--{name}={value:g}" for name, value in (("num-cpus", num_cpus), ("num-gpus", num_gpus)) if value is not None
@@ -81,20 +83,7 @@ def start(
     (folder / "tmp").mkdir(exist_ok=True)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "ray.scripts.scripts",
-                "start",
-                "--head",
-                "--block",
-                "--disable-usage-stats",
-                "--node-ip-address=127.0.0.1",
-                "--dashboard-host=127.0.0.1",
-                "--min-worker-port=0",
-                "--max-worker-port=0",
-                *options,
-            ],
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", *options],
             env=_environment(folder, token_path, env or {}),
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -116,12 +105,14 @@ def start(
 def stop(folder: Path, *, keep_folder: bool = False) -> None:
     """End every process of the cluster in this folder. If there is no cluster, nothing happens.
 
-    :raises ServiceError: a process outlives SIGKILL
+    :raises ServiceError: a process does not end
     """
     me = psutil.Process()
     left = processes.end_all(lambda: set(processes.marked(_MARKER, str(folder))) - {me}, grace_s=_GRACE_S)
     if left:
-        raise ServiceError(f"processes of the Ray cluster in {folder} do not end: {sorted(left)}")
+        raise ServiceError(
+            f"these processes of the Ray cluster in {folder} do not end, even by SIGKILL: {sorted(left)}"
+        )
     if not keep_folder:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -134,7 +125,7 @@ def _kept(folder: Path) -> LocalCluster | None:
 
 
 def _answers(cluster: LocalCluster) -> bool:
-    """Say whether the cluster takes jobs: the job API of a head that has just started does not, for some seconds."""
+    """Say whether the cluster takes jobs. For some seconds after the start its job API does not."""
     try:
         token = Path(cluster.token_path).read_text()
         RayJobs(RayAddress(cluster.address, token)).get("none")
@@ -146,7 +137,7 @@ def _answers(cluster: LocalCluster) -> bool:
 def _environment(folder: Path, token_path: Path, more: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {
-        # What a worker that is killed leaves goes with the cluster.
+        # Temporary files of a worker that is killed are deleted with the cluster.
         "TMPDIR": str(folder / "tmp"),
         **more,
         _MARKER: str(folder),

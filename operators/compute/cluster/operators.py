@@ -45,9 +45,8 @@ class _Start(BaseOperator):
     def _stop_operator(self, **kwargs: Any) -> _Stop:
         """Return the task that removes the cluster."""
 
-    @property
-    def _pulled(self) -> str:
-        return f"ti.xcom_pull(task_ids='{self.task_id}')"
+    def _pulled(self, key: str) -> str:
+        return f"{{{{ ti.xcom_pull(task_ids='{self.task_id}')['{key}'] }}}}"
 
 
 class _Stop(BaseOperator):
@@ -67,7 +66,7 @@ class _Stop(BaseOperator):
             by_run = ti.get_task_states(dag_id=ti.dag_id, task_ids=sorted(self.upstream_task_ids), run_ids=[ti.run_id])
             states = [str(state) for of_run in by_run.values() for state in of_run.values()]
         if not is_deleted(self.cleanup, states):
-            self.log.info("the cluster stays: cleanup is %s", self.cleanup)
+            self.log.info("the cluster is kept, because cleanup is %s", self.cleanup)
             return False
         self.remove(context)
         return True
@@ -116,8 +115,8 @@ class StartLocalRayOperator(_Start):
         """
         return {
             "ray_conn_id": None,
-            "address": f"{{{{ {self._pulled}['address'] }}}}",
-            "token_path": f"{{{{ {self._pulled}['token_path'] }}}}",
+            "address": self._pulled("address"),
+            "token_path": self._pulled("token_path"),
         }
 
     def execute(self, context: Any) -> dict[str, str]:
@@ -125,10 +124,8 @@ class StartLocalRayOperator(_Start):
         from operators.compute.cluster import local
 
         ti = context["ti"]
-        name = hashlib.sha256("\0".join([ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)]).encode()).hexdigest()[
-            :12
-        ]
-        folder = local.folder_for(name)
+        names = "\0".join([ti.dag_id, ti.run_id, ti.task_id, str(ti.map_index)])
+        folder = local.folder_for(hashlib.sha256(names.encode()).hexdigest()[:12])
         cluster = local.start(
             folder,
             num_cpus=self.num_cpus,
@@ -136,11 +133,11 @@ class StartLocalRayOperator(_Start):
             object_store_bytes=self.object_store_bytes,
             env=self.env,
         )
-        self.log.info("a Ray cluster listens at %s", cluster.address)
+        self.log.info("the Ray cluster is ready at %s", cluster.address)
         return {"address": cluster.address, "token_path": cluster.token_path, "folder": str(folder)}
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
-        return StopLocalRayOperator(folder=f"{{{{ {self._pulled}['folder'] }}}}", **kwargs)
+        return StopLocalRayOperator(folder=self._pulled("folder"), **kwargs)
 
 
 class StopLocalRayOperator(_Stop):
@@ -210,7 +207,7 @@ class CreateKubeRayClusterOperator(_Start):
         """Arguments for `SubmitRayJobOperator` and ``@task.ray`` that make them use this cluster:
         ``**ray.connection``.
         """
-        return {"ray_conn_id": self.ray_conn_id, "address": f"{{{{ {self._pulled}['address'] }}}}"}
+        return {"ray_conn_id": self.ray_conn_id, "address": self._pulled("address")}
 
     def execute(self, context: Any) -> Any:
         """Create the cluster, or find the one that an earlier try created."""
@@ -220,12 +217,12 @@ class CreateKubeRayClusterOperator(_Start):
         token = RayHook(self.ray_conn_id).resolve().token
         if not token:
             raise ConfigurationError(
-                f"the connection {self.ray_conn_id!r} has no token; without one anybody who reaches the Ray cluster runs code "
-                "on it. Put a random text of 32 characters or more into its password"
+                f"the connection {self.ray_conn_id!r} has no token. Without one anybody who reaches the Ray cluster can run code "
+                "on it. Write a random text of 32 characters or more into its password"
             )
         kuberay = KubeRay(self.kubernetes_conn_id)
         kuberay.create(described, token)
-        self.log.info("RayCluster %s/%s was asked for", described.namespace, described.name)
+        self.log.info("RayCluster %s/%s was created; waiting until it is ready", described.namespace, described.name)
         self.defer(
             trigger=KubeRayTrigger(
                 name=described.name,
@@ -239,12 +236,12 @@ class CreateKubeRayClusterOperator(_Start):
         )
 
     def resume(self, context: Any, event: Mapping[str, Any], name: str, namespace: str) -> dict[str, str]:
-        """Return where the cluster is; delete one that did not get ready."""
+        """Return where the cluster is. Delete it if it did not become ready."""
         if not event["ready"]:
             from operators.compute.cluster.kuberay import KubeRay
 
             KubeRay(self.kubernetes_conn_id).delete(name, namespace)
-            raise ServiceError(f"RayCluster {namespace}/{name} did not get ready and was deleted: {event['reason']}")
+            raise ServiceError(f"RayCluster {namespace}/{name} did not become ready and was deleted: {event['reason']}")
         return {"address": address(name, namespace), "name": name, "namespace": namespace}
 
     def _described(self) -> KubeRayCluster:
@@ -258,10 +255,9 @@ class CreateKubeRayClusterOperator(_Start):
             ) from None
 
     def _stop_operator(self, **kwargs: Any) -> _Stop:
-        pulled = self._pulled
         return DeleteKubeRayClusterOperator(
-            cluster_name=f"{{{{ {pulled}['name'] }}}}",
-            namespace=f"{{{{ {pulled}['namespace'] }}}}",
+            cluster_name=self._pulled("name"),
+            namespace=self._pulled("namespace"),
             kubernetes_conn_id=self.kubernetes_conn_id,
             **kwargs,
         )

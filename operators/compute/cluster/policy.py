@@ -1,4 +1,4 @@
-"""What a KubeRay cluster looks like, what its status means, and when a cluster is deleted. Pure."""
+"""The manifest of a KubeRay cluster, the meaning of its status, and when a cluster is deleted. Pure."""
 
 from __future__ import annotations
 
@@ -152,12 +152,12 @@ def address(cluster_name: str, namespace: str) -> str:
 
 
 def readiness(cluster: Mapping[str, Any] | None) -> tuple[bool, str]:
-    """Return whether a RayCluster is ready, and what to say of one that is not.
+    """Return whether a RayCluster is ready, and its state in words.
 
     :raises ValueError: it will never be ready
     """
     if cluster is None:
-        raise ValueError("it was deleted")
+        raise ValueError("somebody deleted it")
     status = cluster.get("status") or {}
     state, reason = status.get("state", ""), status.get("reason", "")
     if state in ("failed", "suspended"):
@@ -167,8 +167,8 @@ def readiness(cluster: Mapping[str, Any] | None) -> tuple[bool, str]:
 
 
 def is_deleted(cleanup: Cleanup, states: Collection[str | None]) -> bool:
-    """Say whether a cluster goes at the end of its DAG run.
+    """Say whether a cluster is deleted at the end of its DAG run.
 
-    :param states: of the tasks that used it
+    :param states: states of the tasks that used it
     """
     return cleanup == "always" or (cleanup == "on_exception" and bool(_FAILED & set(states)))

@@ -45,10 +45,12 @@ class KubeRayTrigger(KeptTrigger):
 
     async def on_kill(self) -> None:
         """Delete the cluster when a person ends the task."""
-        await asyncio.to_thread(self._delete)
+        from operators.compute.cluster.kuberay import KubeRay
+
+        await asyncio.to_thread(lambda: KubeRay(self.kubernetes_conn_id).delete(self.name, self.namespace))
 
     def _look(self) -> tuple[bool, str, bool]:
-        """Return whether the cluster is ready, what to say, and whether waiting on is of no use. In a thread: it blocks."""
+        """Return whether the cluster is ready, its state in words, and whether it never will be. Runs in a thread: it blocks."""
         from operators.compute.cluster.kuberay import KubeRay
         from operators.compute.cluster.policy import readiness
 
@@ -59,8 +61,3 @@ class KubeRayTrigger(KeptTrigger):
         except (TaxiwayError, ValueError) as error:
             return False, str(error), True
         return ready, reason, False
-
-    def _delete(self) -> None:
-        from operators.compute.cluster.kuberay import KubeRay
-
-        KubeRay(self.kubernetes_conn_id).delete(self.name, self.namespace)

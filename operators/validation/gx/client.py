@@ -1,9 +1,8 @@
-"""Run batches and checkpoints of Great Expectations, and judge them by severity. No Airflow."""
+"""Run batches and checkpoints of Great Expectations, and report them by severity. No Airflow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from operators.core.storage import Storage
@@ -11,26 +10,13 @@ from operators.validation.gx_context import Engine, Outcome, check_batch
 from operators.validation.policy import FailOn, Finding, finding
 from operators.validation.report import TableReport
 from operators.validation.suites import described, import_gx
-from operators.validation.validation import Checks, keep_docs, keep_result, shortened
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The result of a batch or a checkpoint.
-
-    :param described: Great Expectations' own description of it, with short lists
-    :param report: as of `TableReport.to_xcom`
-    """
-
-    described: dict[str, Any]
-    report: dict[str, Any]
-    text: str
+from operators.validation.validation import Checks, Validated, keep_docs, keep_result, shortened
 
 
 def open_context(context_type: str, cloud: Mapping[str, str]) -> Engine:
     """Return an engine over a context in memory, or over GX Cloud.
 
-    :param cloud: how to reach GX Cloud; default: its own environment variables
+    :param cloud: arguments for GX Cloud. Default: its own environment variables
     """
     if context_type != "cloud":
         return Engine()
@@ -45,10 +31,10 @@ def validate_batch(
     batch_parameters: Mapping[str, Any],
     storage: Storage | None,
     prefix: str,
-) -> Judged:
+) -> Validated:
     """Check a batch, and keep Data Docs and the full result.
 
-    :param storage: for Data Docs and the full result; None: the context keeps them itself
+    :param storage: where Data Docs and the full result are kept; None: the context keeps them itself
     """
     if storage is None:
         return _kept_by_context(engine.context, batch_definition, checks, batch_parameters)
@@ -61,7 +47,7 @@ def validate_batch(
     return _judged(keep_result(outcome, storage, prefix), [result], checks.fail_on, docs_url)
 
 
-def run_checkpoint(context: Any, checkpoint: Any, *, batch_parameters: Mapping[str, Any], fail_on: FailOn) -> Judged:
+def run_checkpoint(context: Any, checkpoint: Any, *, batch_parameters: Mapping[str, Any], fail_on: FailOn) -> Validated:
     """Run a checkpoint with its actions."""
     result = checkpoint.run(batch_parameters=dict(batch_parameters) or None)
     sites = [site["site_url"] for site in context.get_docs_sites_urls() if site["site_url"]]
@@ -70,7 +56,7 @@ def run_checkpoint(context: Any, checkpoint: Any, *, batch_parameters: Mapping[s
     )
 
 
-def _kept_by_context(context: Any, batch_definition: Any, checks: Checks, batch_parameters: Any) -> Judged:
+def _kept_by_context(context: Any, batch_definition: Any, checks: Checks, batch_parameters: Any) -> Validated:
     from great_expectations import ExpectationSuite, ValidationDefinition
 
     suite = context.suites.add_or_update(ExpectationSuite(name=checks.name, expectations=list(checks.objects)))
@@ -85,7 +71,7 @@ def _kept_by_context(context: Any, batch_definition: Any, checks: Checks, batch_
     return _judged(shortened(result.describe_dict()), [result], checks.fail_on, result.result_url)
 
 
-def _judged(described_: dict[str, Any], results: list[Any], fail_on: FailOn, docs_url: str | None) -> Judged:
+def _judged(described_: dict[str, Any], results: list[Any], fail_on: FailOn, docs_url: str | None) -> Validated:
     findings = tuple(f for result in results for f in _findings(result))
     report = TableReport(
         passed=not any(f.fails(fail_on) for f in findings),
@@ -94,7 +80,7 @@ def _judged(described_: dict[str, Any], results: list[Any], fail_on: FailOn, doc
         dataset_uri=None,
         docs_url=docs_url,
     )
-    return Judged(described_, report.to_xcom(), report.text())
+    return Validated(report, described_)
 
 
 def _findings(result: Any) -> list[Finding]:
@@ -108,6 +94,6 @@ def _findings(result: Any) -> list[Finding]:
 
 
 def _rows(result: Any) -> int:
-    """Return the number of rows as far as an expectation says it."""
+    """Return the number of rows, if an expectation reports it; otherwise 0."""
     counts = ((one.result or {}).get("element_count") for one in result.results)
     return max((int(count) for count in counts if count is not None), default=0)

@@ -74,7 +74,7 @@ class ValidateBatchOperator(Expecting):
             storage=Storage(self.storage_root()) if self.context_type == "ephemeral" else None,
             prefix=self.prefix(context),
         )
-        return self.finish(context, validated.described, validated.report, validated.text)
+        return self.finish(context, validated.described, validated.report)
 
 
 class ValidateCheckpointOperator(Validating):
@@ -113,7 +113,9 @@ class ValidateCheckpointOperator(Validating):
     ) -> None:
         super().__init__(**kwargs)
         if (context_type == "file") != (configure_file_data_context is not None):
-            raise ValueError(f"{self.task_id}: context_type 'file' and configure_file_data_context go together")
+            raise ValueError(
+                f"{self.task_id}: give configure_file_data_context and context_type='file' together, or neither"
+            )
         self.configure_checkpoint = configure_checkpoint
         self.batch_parameters = batch_parameters
         self.context_type = context_type
@@ -134,8 +136,8 @@ class ValidateCheckpointOperator(Validating):
             )
         finally:
             if inspect.isgenerator(made) and next(made, None) is not None:
-                raise ConfigurationError("configure_file_data_context must yield exactly once")
-        return self.finish(context, validated.described, validated.report, validated.text)
+                raise ConfigurationError("configure_file_data_context must yield one context, exactly once")
+        return self.finish(context, validated.described, validated.report)
 
 
 def _batch_parameters(context: Any, own: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -33,10 +33,11 @@ def validate(
     build: Callable[[Mapping[str, Path]], Dataset],
     parameters: Mapping[str, float] | None = None,
 ) -> ValidationReport:
-    """Check the raw tables; if they are good, build the dataset and check that too.
+    """Check the raw tables. If they are good, build the dataset and check it, too.
 
     Suites may use ``{$PARAMETER: "window_hours * 3 * 0.9"}``; ``window_hours`` and ``window_days`` are always there.
-    The report is kept as ``<prefix>/report.json`` and ``report.txt``, Data Docs as ``<prefix>/docs/``, also when it is bad.
+    The report is kept as ``<prefix>/report.json`` and ``report.txt``, the Data Docs as ``<prefix>/docs/``, also if the data
+    is refused.
     Where a suite allows it, bad rows are set aside as ``<prefix>/quarantine/<table>.parquet``, and the dataset is built
     without them.
 
@@ -89,7 +90,7 @@ def _require_known_tables(suites: Suites, frozen: Snapshot) -> None:
     for table in suites.tables:
         if table != DATASET and table not in frozen.tables:
             raise ConfigurationError(
-                f"{suites.path}: there is no table {table!r}; {suggestion(table, [*frozen.tables, DATASET])}"
+                f"{suites.path}: the snapshot has no table {table!r}; {suggestion(table, [*frozen.tables, DATASET])}"
             )
 
 
@@ -97,7 +98,7 @@ def _unbuilt(error: Exception) -> Finding:
     return Finding(
         table=DATASET,
         column=None,
-        expectation="the model's query runs on the tables",
+        expectation="the query that builds the dataset runs on the tables",
         severity="critical",
         ok=False,
         detail=" ".join(str(error).split())[:300],
@@ -105,7 +106,7 @@ def _unbuilt(error: Exception) -> Finding:
 
 
 class _Run:
-    """One validation: what was found so far, and what was set aside."""
+    """One validation: its findings so far, and the rows that were set aside."""
 
     def __init__(
         self, folder: Path, suites: Suites, storage: Storage, prefix: str, parameters: Mapping[str, float]
@@ -117,7 +118,7 @@ class _Run:
         self._parameters = parameters
 
     def check(self, table: str, path: Path, gaps: Mapping[str, tuple[str, ...]]) -> Path:
-        """Check one table; return the file that goes on."""
+        """Check one table. Return the file to build the dataset from: the table, or its good rows."""
         folder = self._folder / "split" / table
         folder.mkdir(parents=True)
         with open_duckdb(folder, path.parent) as db:
@@ -128,7 +129,7 @@ class _Run:
         return self._keep(table, examined) or path
 
     def check_dataset(self, dataset: Dataset) -> Dataset:
-        """Check what was built; return what goes on."""
+        """Check the dataset. Return it, or the dataset of its good rows."""
         path = self._storage.download(dataset.key, self._folder / "dataset.parquet")
         good = self.check(DATASET, path, {})
         if good == path:
@@ -140,12 +141,12 @@ class _Run:
         return Dataset(key=key, uri=self._storage.url(key), digest=digest, rows=rows, columns=columns)
 
     def _keep(self, table: str, examined: Examined) -> Path | None:
-        """Keep the rows that were set aside; return the others."""
+        """Upload the rows that were set aside, and return the file of the others; None if none was set aside."""
         if examined.split is None:
             return None
         key = f"{self._prefix}/quarantine/{table}.parquet"
         self._storage.upload(examined.split.bad, key)
         self.quarantined[table] = Quarantined(
-            uri=self._storage.url(key), rows=examined.split.rows, of_rows=examined.rows
+            uri=self._storage.url(key), rows=examined.split.rows, of_rows=examined.outcome.rows
         )
         return examined.split.good

@@ -18,8 +18,7 @@ from operators.core.settings import storage_url
 from operators.core.spec import PredictionSpec
 from operators.core.spec_training import Table
 from operators.validation.links import DataDocsLink, docs_link
-
-REPORT_KEY = "report"
+from operators.validation.operators import REPORT_KEY
 
 
 class ValidateSnapshotOperator(BaseOperator):
@@ -149,7 +148,9 @@ class SnapshotOperator(BaseOperator):
             try:
                 return datetime.fromisoformat(self.as_of).replace(tzinfo=None)
             except ValueError:
-                raise ConfigurationError(f"as_of is {self.as_of!r}; write a time such as 2013-03-01T00:00:00") from None
+                raise ConfigurationError(
+                    f"as_of is {self.as_of!r}; write an ISO time, e.g. 2013-03-01T00:00:00"
+                ) from None
         logical = context.get("logical_date") or datetime.now(UTC)
         end = logical.replace(tzinfo=None)
         last = self.spec.retraining.end
@@ -161,9 +162,13 @@ class SnapshotOperator(BaseOperator):
         try:
             others = json.loads(self.sources or "{}")
         except ValueError:
-            raise ConfigurationError(f"sources is not JSON: {self.sources!r}") from None
+            raise ConfigurationError(
+                f'sources is {self.sources!r}; write a JSON object, e.g. {{"table": "s3://bucket/key"}}'
+            ) from None
         if unknown := set(others) - set(tables):
-            raise ConfigurationError(f"sources names unknown tables {sorted(unknown)}; the spec has {sorted(tables)}")
+            raise ConfigurationError(
+                f"sources names tables that the spec does not have: {sorted(unknown)}; it has {sorted(tables)}"
+            )
         return {
             name: table.model_copy(update={"source": others[name]}) if name in others else table
             for name, table in tables.items()

@@ -62,7 +62,7 @@ def test_the_environments_token_is_not_sent_to_a_connections_host(monkeypatch: p
     ("given", "said"),
     [
         ({}, "has no host"),
-        ({"host": "ray://h"}, "must be http or https"),
+        ({"host": "ray://h"}, "http:// or https://"),
         ({"host": "ray://h", "port": 10001}, "dashboard"),
     ],
 )

@@ -213,7 +213,9 @@ def test_waits_share_their_connections(dashboard: Dashboard) -> None:
 @pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
 def test_a_variable_that_redirects_is_refused(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://elsewhere:8265")
-    with pytest.raises(ConfigurationError, match=f"{name}=http://elsewhere:8265 would send Ray's clients elsewhere"):
+    with pytest.raises(
+        ConfigurationError, match=f"{name}=http://elsewhere:8265 would send Ray's clients to another cluster"
+    ):
         operator().execute(context())
     assert dashboard.submissions == 0
 
@@ -222,8 +224,8 @@ def test_a_variable_that_redirects_is_refused(dashboard: Dashboard, monkeypatch:
     ("runtime_env", "said"),
     [
         ({"env_varz": {}}, "did you mean 'env_vars'?"),
-        ({"working_dir": "/nowhere/at/all"}, "there is nothing at /nowhere/at/all"),
-        ({"working_dir": __file__}, "write a folder, a .zip or a .whl"),
+        ({"working_dir": "/nowhere/at/all"}, "/nowhere/at/all does not exist"),
+        ({"working_dir": __file__}, "use a folder, a .zip or a .whl"),
     ],
 )
 def test_a_wrong_runtime_env_is_refused_before_it_is_sent(dashboard: Dashboard, runtime_env: Any, said: str) -> None:

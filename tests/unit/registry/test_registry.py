@@ -22,7 +22,7 @@ from operators.registry.client import Registry
 from operators.registry.entities import read_metrics, read_version
 from operators.registry.hook import MlflowHook, server_of
 from operators.registry.operators import CompareVersionsOperator, RegisterModelOperator, SetAliasOperator, model_asset
-from operators.registry.policy import UNKNOWN, bounded, compare, displaces, links
+from operators.registry.policy import UNKNOWN, compare, displaces, event_extra, links
 from operators.registry.server import Server, quoted, read
 
 SECRET = "s3cr3t"
@@ -105,7 +105,8 @@ def test_the_table_shows_both_and_the_difference() -> None:
 
 
 def test_events_are_bounded() -> None:
-    assert len(bounded({str(n): 1.0 for n in range(200)})) == 50
+    extra = event_extra({}, metrics={str(n): 1.0 for n in range(200)}, aliases=(), tags={})
+    assert len(extra["metrics"]) == 50
 
 
 def test_metrics_that_are_not_finite_are_as_good_as_not_measured() -> None:
@@ -115,7 +116,7 @@ def test_metrics_that_are_not_finite_are_as_good_as_not_measured() -> None:
 
 
 def test_what_is_no_version_is_refused() -> None:
-    with pytest.raises(ServiceError, match="not a version"):
+    with pytest.raises(ServiceError, match="no model version"):
         read_version({"name": "m", "version": "latest"})
 
 
@@ -155,7 +156,7 @@ def test_credentials_and_certificates() -> None:
 
 @pytest.mark.parametrize("host", ["", None])
 def test_a_connection_without_a_host_is_explained(host: Any) -> None:
-    with pytest.raises(ConfigurationError, match="connection c has no host"):
+    with pytest.raises(ConfigurationError, match="connection 'c' has no host"):
         server_of(connection(host=host))
 
 

@@ -34,10 +34,10 @@ def test_a_port_can_be_set_by_name_and_is_shifted_too() -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"TAXIWAY_PORT_AIRFLOW": "many"}, "'many' is not a number"),
+        ({"TAXIWAY_PORT_AIRFLOW": "many"}, "is 'many'; it must be a whole number"),
         ({"TAXIWAY_PORT_MLFLOW": "8080"}, "would both use port 8080"),
         ({"TAXIWAY_PORT_EDGE": "18333"}, "would both use port 18333"),  # the gRPC twin of SeaweedFS's S3 port
-        ({"TAXIWAY_PORT_OFFSET": "60000"}, "outside 1024-65535"),
+        ({"TAXIWAY_PORT_OFFSET": "60000"}, "not in 1024-65535"),
     ],
 )
 def test_ports_that_cannot_work_are_refused(environ: dict[str, str], message: str) -> None:

@@ -81,7 +81,7 @@ def test_configuration_errors_exit_with_2(
     monkeypatch.setenv("TAXIWAY_HOME", str(tmp_path))
     monkeypatch.setenv("TAXIWAY_PORT_OFFSET", "x")
     assert main.main(["up"]) == 2
-    assert capsys.readouterr().err == "taxiway: TAXIWAY_PORT_OFFSET='x' is not a number\n"
+    assert capsys.readouterr().err == "taxiway: TAXIWAY_PORT_OFFSET is 'x'; it must be a whole number\n"
 
 
 def test_status_of_a_stack_that_is_down_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_csv_and_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--start", "2026-01-01"], "--time-column"),
         (["--time-column", "code"], "the time column code is VARCHAR"),
         (["--time-column", "when"], "the time column when is missing"),
-        (["--time-column", "at", "--start", "2030-01-01"], "no row in the window"),
+        (["--time-column", "at", "--start", "2030-01-01"], "no row between --start and --end"),
         (["-o", "{there}"], "somebody may have edited it"),
     ],
 )

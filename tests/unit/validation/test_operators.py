@@ -245,7 +245,7 @@ def test_rows_of_several_files_are_told_apart(tmp_path: Path, storage: str, suit
 def test_a_missing_column_is_said_in_words(storage: str, suite: str) -> None:
     frame = orders().rename(columns={"price": "prices"})
     with pytest.raises(
-        GXValidationFailed, match="column price is missing from orders; prices looks like it was renamed"
+        GXValidationFailed, match="column price is missing from orders; perhaps it is now called prices"
     ):
         operator(storage, configure_dataframe=lambda: frame, suite=suite).execute(context())
 
@@ -353,7 +353,7 @@ def test_a_checkpoint_with_its_actions(tmp_path: Path, storage: str, kind: str) 
 
 
 def test_a_checkpoint_of_a_file_context_needs_one() -> None:
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="together, or neither"):
         ValidateCheckpointOperator(task_id="validate", configure_checkpoint=batch, context_type="file")
 
 

@@ -80,12 +80,12 @@ def test_each_damage_stops(storage: Storage, suites: Suites, kind: str) -> None:
 def test_all_damage_is_reported_at_once_and_with_numbers(storage: Storage, suites: Suites) -> None:
     root = damage(storage, 2, ["renamed_column", "distance_in_metres", "half_weather"])
     text = run(storage, suites, freeze(storage, root)).text()
-    assert "column wind_speed is missing from weather in 2013-02.parquet; wind_kph looks like it was renamed" in text
+    assert "column wind_speed is missing from weather in 2013-02.parquet; perhaps it is now called wind_kph" in text
     assert "24,951 of 51,955 rows" in text
     assert "expected at least 3,823 and at most 4,251 rows, found 3,230" in text
     only_february = Window(start=datetime(2013, 2, 1), end=WINDOW.end)
     text = run(storage, suites, freeze(storage, root, only_february)).text()
-    assert "column wind_speed is missing from weather; wind_kph looks like it was renamed" in text
+    assert "column wind_speed is missing from weather; perhaps it is now called wind_kph" in text
     assert "Traceback" not in text
 
 
@@ -176,7 +176,7 @@ def write(path: Path, expectation: str) -> Path:
         ("{type: expect_column_to_exist, kwarg: {column: a}}", "unknown key 'kwarg'; did you mean 'kwargs'?"),
         (
             "{type: expect_column_to_exist, kwargs: {column: a}, quarantine: {max_rows_pct: 1}}",
-            "judges no single row, so it has none to set aside",
+            "is not about single rows, so no rows can be set aside for it",
         ),
         (
             "{type: expect_column_values_to_be_unique, kwargs: {column: a}, quarantine: {max_rows_pct: 101}}",
@@ -240,7 +240,7 @@ class TestPolicy:
 
     def test_a_lone_new_column_is_the_likely_new_name(self) -> None:
         found = column_findings("weather", [self.between], ["v"], {})
-        assert found[0].detail == "column wind_speed is missing from weather; v looks like it was renamed"
+        assert found[0].detail == "column wind_speed is missing from weather; perhaps it is now called v"
 
     def test_without_a_likely_name_none_is_guessed(self) -> None:
         found = column_findings("weather", [self.between], ["a", "b"], {})
