@@ -12,7 +12,8 @@ from operators.compute.module_job import RayModuleOperator
 from operators.core.loader import load_specs
 from operators.core.spec import PredictionSpec
 from operators.gates.operators import EvaluateOperator, GateOperator
-from operators.registry.operators import RegisterOperator, challenger_by_hand, model_asset
+from operators.registry.assets import challenger_by_hand, model_asset
+from operators.registry.operators import RegisterOperator
 from operators.rollout.approval.operators import ApproveOperator
 from operators.rollout.operations.operators import ScheduleRetirementOperator
 from operators.rollout.operators import (

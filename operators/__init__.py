@@ -43,6 +43,7 @@ _NAMES_OF = {
         "RemoveDrillCopiesOperator",
     ),
     "gates.operators": ("EvaluateOperator", "GateOperator"),
+    "registry.assets": ("challenger_by_hand", "model_asset"),
     "registry.hook": ("MlflowHook",),
     "registry.operators": (
         "CompareVersionsOperator",
@@ -51,8 +52,6 @@ _NAMES_OF = {
         "RegisterOperator",
         "SetAliasOperator",
         "TagVersionOperator",
-        "challenger_by_hand",
-        "model_asset",
     ),
     "registry.sensors": ("ModelAliasSensor", "ModelVersionSensor"),
     "registry.triggers": ("ModelEventTrigger", "new_changes"),
@@ -122,6 +121,10 @@ if TYPE_CHECKING:
         EvaluateOperator as EvaluateOperator,
         GateOperator as GateOperator,
     )
+    from operators.registry.assets import (
+        challenger_by_hand as challenger_by_hand,
+        model_asset as model_asset,
+    )
     from operators.registry.hook import MlflowHook as MlflowHook
     from operators.registry.operators import (
         CompareVersionsOperator as CompareVersionsOperator,
@@ -130,8 +133,6 @@ if TYPE_CHECKING:
         RegisterOperator as RegisterOperator,
         SetAliasOperator as SetAliasOperator,
         TagVersionOperator as TagVersionOperator,
-        challenger_by_hand as challenger_by_hand,
-        model_asset as model_asset,
     )
     from operators.registry.sensors import (
         ModelAliasSensor as ModelAliasSensor,

@@ -36,7 +36,7 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [{"name": "ray", "class-name": "operators.compute.decorators.ray_task"}],
         "extra-links": [
             "operators.compute.links.RayJobLink",
-            "operators.registry.operators.ModelVersionLink",
+            "operators.registry.links.ModelVersionLink",
             "operators.validation.links.DataDocsLink",
         ],
     }

@@ -8,54 +8,19 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow.sdk import AssetWatcher, BaseOperator, BaseOperatorLink, conf
-from airflow.sdk.definitions.asset import Model
+from airflow.sdk import BaseOperator, conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from operators.core.errors import ConfigurationError, RejectedError, ServiceRefusedError
 from operators.core.spec import ModelSpec
+from operators.registry.assets import CHALLENGER, model_asset
+from operators.registry.links import ModelVersionLink
 from operators.registry.policy import Direction, compare, displaces, event_extra, links
-from operators.registry.triggers import ModelEventTrigger
 
 if TYPE_CHECKING:
     from operators.registry.client import ModelVersion, Registry
 
 _DEFAULT_CONNECTION = "mlflow_default"
-_CHALLENGER = "challenger"
-
-
-def model_asset(name: str) -> Model:
-    """Return the asset of a registered model. Its events say that there is a new challenger.
-
-    :param name: name of the registered model
-    """
-    return Model(name=name, uri=f"x-mlflow://models/{name}", group="model")
-
-
-def challenger_by_hand(name: str) -> Model:
-    """Return the asset whose events say that a person has set the alias ``challenger`` in MLflow itself.
-
-    It is an asset of its own, because every DAG that names an asset must name the same watchers: otherwise Airflow
-    removes them.
-
-    :param name: name of the registered model
-    """
-    asset = f"{name}.challenger_by_hand"
-    trigger = ModelEventTrigger(
-        model=name, asset=asset, kinds=["alias_set"], aliases=[_CHALLENGER], foreign_only=True, mlflow_conn_id=None
-    )
-    watcher = AssetWatcher(name="mlflow", trigger=trigger)
-    return Model(name=asset, uri=f"x-mlflow://models/{name}/aliases/{_CHALLENGER}", group="model", watchers=[watcher])
-
-
-class ModelVersionLink(BaseOperatorLink):
-    """The version in MLflow's UI."""
-
-    name = "Model version"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """Return the address; empty before there is a version."""
-        return getattr(operator, "version_url", "")
 
 
 class RegistryOperator(BaseOperator):
@@ -225,7 +190,7 @@ class RegisterOperator(RegisterModelOperator):
     template_fields: Sequence[str] = (*RegisterModelOperator.template_fields, "trained")
 
     def __init__(self, *, spec: ModelSpec, trained: Any, **kwargs: Any) -> None:
-        super().__init__(model=spec.name, model_uri="", aliases=[_CHALLENGER], mlflow_conn_id=None, **kwargs)
+        super().__init__(model=spec.name, model_uri="", aliases=[CHALLENGER], mlflow_conn_id=None, **kwargs)
         self.spec = spec
         self.trained = trained
 

@@ -23,6 +23,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import BaseTrigger
 
 from operators.core.errors import RejectedError, ServiceRefusedError
+from operators.registry.assets import model_asset
 from operators.registry.change_stream import Interest, Watcher
 from operators.registry.client import CHALLENGER, CHAMPION, Registry
 from operators.registry.entities import alias_tag
@@ -34,7 +35,6 @@ from operators.registry.operators import (
     RegisterOperator,
     SetAliasOperator,
     TagVersionOperator,
-    model_asset,
 )
 from operators.registry.sensors import ModelAliasSensor, ModelVersionSensor, RegistrySensor
 from operators.registry.server import Server

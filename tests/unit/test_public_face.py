@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FACE = ROOT / "operators" / "__init__.py"
 # Bases that only the operators themselves build on, and the link that the provider registers.
 INTERNAL = {
-    "operators.registry.operators": {"ModelVersionLink", "RegistryOperator"},
+    "operators.registry.operators": {"RegistryOperator"},
     "operators.registry.sensors": {"RegistrySensor"},
     "operators.rollout.operators": {"ReleaseOperator"},
     "operators.rollout.steps.operators": {"Before", "StepOperator", "StepTask"},

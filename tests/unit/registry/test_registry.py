@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.core.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from operators.registry.assets import model_asset
 from operators.registry.client import Registry
 from operators.registry.entities import read_metrics, read_version
 from operators.registry.hook import MlflowHook, server_of
-from operators.registry.operators import CompareVersionsOperator, RegisterModelOperator, SetAliasOperator, model_asset
+from operators.registry.operators import CompareVersionsOperator, RegisterModelOperator, SetAliasOperator
 from operators.registry.policy import UNKNOWN, compare, displaces, event_extra, links
 from operators.registry.server import Server, quoted, read
 
