@@ -78,7 +78,7 @@ def test_the_command_takes_effect_at_once(to: ReleaseMoves, world: World) -> Non
 
     # MLflow is away: the alias waits for `reconcile`, the traffic did not.
     assert process.returncode == 1
-    assert "`reconcile` will make up for it" in said
+    assert "the DAG `reconcile` will write it" in said
     copy_journal(to.ledger, to.agent)
     later = Reconciler(to.traffic, alive=lambda _: False, clock=_in_ten_minutes).run()
     assert later.actions[0].do == "return"
