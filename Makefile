@@ -22,14 +22,15 @@ down: ## stop the services, every process of them
 status: $(STAMP) ## show the services, their addresses and how to log in
 	@$(VENV)/bin/taxiway status
 
-# The system tests wait for Airflow most of the time, so what needs no quiet machine runs beside them, on two workers.
+# The system tests wait for Airflow most of the time, so what needs no quiet machine runs beside them, on two workers,
+# and behind them: each minute that a whole stack is up costs most of a core by itself.
 PYTEST := $(VENV)/bin/python -m pytest
 PATIENT := $(addprefix tests/integration/test_,$(addsuffix .py,by_hand console controller deployer drill_crashes explain_request \
 	ledger reconcile_crashes registry_mlflow registry_serving storage train validation_equivalence validation_sources wheel))
 
 test: lint ## lint, types, unit, integration and system tests; ARGS="tests/unit -k judge" runs these alone
 	@if [ -n "$(ARGS)" ]; then exec $(PYTEST) $(ARGS); fi; \
-	log=$$(mktemp); $(PYTEST) -n 2 --dist loadfile tests/unit tests/dags tests/docs tests/contract $(PATIENT) >"$$log" 2>&1 & beside=$$!; \
+	log=$$(mktemp); nice -n 15 $(PYTEST) -n 2 --dist loadfile tests/unit tests/dags tests/docs tests/contract $(PATIENT) >"$$log" 2>&1 & beside=$$!; \
 	$(PYTEST) tests/system; system=$$?; wait $$beside; quick=$$?; cat "$$log"; rm -f "$$log"; \
 	$(PYTEST) tests/integration $(PATIENT:%=--ignore=%); alone=$$?; \
 	exit $$((system | quick | alone))
