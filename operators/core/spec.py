@@ -136,6 +136,16 @@ class PredictionSpec(ModelSpec):
             raise ValueError(f"{task} models cannot be trained and released yet; what works: {', '.join(TASKS)}")
         return task
 
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        measured = TASKS[self.task].metrics
+        unknown = sorted({self.gate.metric, *self.gate.require} - set(measured))
+        if unknown:
+            raise ValueError(
+                f"gate: a {self.task} model has no metric {', '.join(unknown)}; it has: {', '.join(measured)}"
+            )
+        return self
+
     @property
     def files(self) -> Mapping[tuple[str, ...], str]:
         """The query and the suite."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from operators.core.durations import parse_duration_s
 from operators.core.errors import SpecError
 from operators.core.loader import INCLUDE, load_spec, spec_paths
 from operators.core.spec import ModelSpec, PredictionSpec, prediction_spec
+from operators.core.tasks import TASKS
 
 SECOND_MODEL = """
 name: on_time
@@ -64,6 +66,13 @@ def test_second_model_is_one_file(tmp_path: Path) -> None:
 def test_a_task_that_does_not_work_yet_says_what_does(tmp_path: Path) -> None:
     path = edited(tmp_path, "task: binary", "task: regression")
     assert "task: regression models cannot be trained and released yet; what works: binary" in message(path)
+
+
+def test_a_gate_names_only_metrics_that_the_task_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = replace(TASKS["binary"], metrics=("roc_auc", "brier"))
+    monkeypatch.setattr("operators.core.spec.TASKS", {"binary": without})
+    text = message(edited(tmp_path, "name: flight_delay", "name: flight_delay"))
+    assert "gate: a binary model has no metric log_loss; it has: roc_auc, brier" in text
 
 
 def test_an_unknown_kind_of_model_is_refused_with_its_line(tmp_path: Path) -> None:
